@@ -1,0 +1,1 @@
+"""Read a trained model, print and save one Result."""

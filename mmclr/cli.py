@@ -1,0 +1,89 @@
+"""The command line: one table from a command to the function that does it, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+
+from mmclr import __version__
+from mmclr.config import nearest
+from mmclr.errors import UserError
+
+# command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
+# and returns None or an exit status.
+COMMANDS = {
+    "demo": ("mmclr.demo:main", "train, evaluate and export a small model on real icons, then show a report"),
+    "train": (
+        "mmclr.train.run:main",
+        "train a model from a config in one process (several: accelerate launch -m mmclr.train)",
+    ),
+    "eval retrieval": (
+        "eval.retrieval:main",
+        "rank captions for images and images for captions: recall at 1, 5, 10",
+    ),
+    "eval zero_shot": ("eval.zero_shot:main", "classify images from class names and templates"),
+    "export transformers": (
+        "mmclr.export.transformers:main",
+        "write a CLIPModel folder with processor, tokenizer, card",
+    ),
+    "data index": ("data_tools.index:main", "scan shards into their sidecar indices"),
+    "data verify": ("data_tools.verify:main", "find truncated shards, half samples, undecodable pictures"),
+    "data stats": ("data_tools.stats:main", "count samples, captions, sizes"),
+    "data tokenizer": ("data_tools.tokenizer:main", "train a small BPE tokenizer on the captions of shards"),
+    "doctor": (
+        "mmclr.doctor:main",
+        "check this machine, and a run before it starts; --fix mends what can be mended",
+    ),
+    "papers": (
+        "mmclr.papers:main",
+        "list the objectives: formula, needs, cost, state, how to switch each on",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command that `argv` names; return its exit status."""
+    args = sys.argv[1:] if argv is None else argv
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        print(f"mmclr {__version__}")
+        return 0
+    name = next((n for n in (" ".join(args[:2]), args[0]) if n in COMMANDS), None)
+    if name is None:
+        return _unknown(args)
+    module, function = COMMANDS[name][0].split(":")
+    sys.argv[0] = f"mmclr {name}"
+    try:
+        return getattr(importlib.import_module(module), function)(args[len(name.split()) :]) or 0
+    except UserError as error:
+        print(f"mmclr {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"mmclr {name}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+
+
+def _unknown(args: list[str]) -> int:
+    inside = [name for name in COMMANDS if name.startswith(args[0] + " ")]
+    if inside and len(args) > 1 and args[1] not in ("-h", "--help"):
+        print(
+            f"mmclr: no command {' '.join(args[:2])!r}{nearest(' '.join(args[:2]), inside)}",
+            file=sys.stderr,
+        )
+        return 2
+    if inside:
+        print(_help(args[0] + " "))
+        return 0
+    print(f"mmclr: there is no command {args[0]!r}{nearest(args[0], COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def _help(prefix: str = "") -> str:
+    rows = [f"  mmclr {name:<22} {text}" for name, (_, text) in COMMANDS.items() if name.startswith(prefix)]
+    usage = f"usage: mmclr {prefix}COMMAND [arguments]    (mmclr COMMAND --help explains each)\n"
+    return "\n".join([usage, *rows])

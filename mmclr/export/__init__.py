@@ -1,0 +1,1 @@
+"""Checkpoints to the formats that other tools read."""

@@ -1,0 +1,1 @@
+"""Sources that compute named features from a batch."""

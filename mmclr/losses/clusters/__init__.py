@@ -1,0 +1,1 @@
+"""Objectives about prototypes, clusters and cluster labels."""

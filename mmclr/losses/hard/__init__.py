@@ -1,0 +1,1 @@
+"""Objectives about hard or synthesised negatives."""

@@ -1,0 +1,127 @@
+"""The contract of an objective, in four words: fields, setup, forward, after_step.
+
+A subclass names its key, states its hyper-parameters as annotated fields, and asks for what it needs by the
+ARGUMENT NAMES of forward; each must be a row of `mmclr.vocabulary`. The names are checked when the class is
+made, and the sources compute nothing that nobody asked for::
+
+    class CWCL(Objective, key="cwcl"):
+        text_weight: float = 1.0      # weight of the text-anchored direction, >= 0
+
+        def forward(self, image, text, scale, frozen_image, weights): ...
+
+Features are this rank's rows. What compares samples goes through `algebra` (streamed) or `parallel.gather`
+(dense); what averages over samples goes through `parallel.mean`. The value is the mean over the GLOBAL batch,
+the same on every rank; no objective mentions a rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import dataclass_transform
+
+from mmclr import losses, vocabulary
+from mmclr.config import ConfigError, check, config, nearest
+
+ALLOWED = {"setup", "forward", "after_step"}  # what a subclass may define besides fields and private helpers
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What `setup` may need to size its state; known before the first step."""
+
+    samples: int = 0  # samples in the training set (rows of per-sample state)
+    width: int = 0  # D, the embedding's width
+    steps: int = 0  # optimizer steps of the whole run
+    batch: int = 0  # B, the global batch
+
+
+@dataclass_transform(kw_only_default=True)
+class Objective(nn.Module):
+    """One term of the loss. Subclasses are keyword-only dataclasses, registered by their key."""
+
+    key: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    cost: ClassVar[str]  # "streamed": O(B) memory; "dense": builds [b, B]; "local": compares no samples
+
+    def __init_subclass__(cls, key: str, cost: str = "streamed") -> None:
+        super().__init_subclass__()
+        dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+        cls.key, cls.cost = key, cost
+        cls.needs = _needs(cls)
+        _refuse_strangers(cls)
+        _REGISTRY[key] = cls
+
+    def __new__(cls, **fields: Any) -> Objective:
+        # The generated __init__ sets fields, which nn.Module allows only once it is initialised itself.
+        self = super().__new__(cls)
+        nn.Module.__init__(self)
+        return self
+
+    def setup(self, facts: Facts) -> None:
+        """Create buffers and parameters; called once before training."""
+
+    def after_step(self) -> None:
+        """Update state after the optimizer's step (queues, averages, prototypes)."""
+
+    def extra_repr(self) -> str:
+        """Show the fields in the printed module."""
+        return ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))  # type: ignore[arg-type]
+
+
+_REGISTRY: dict[str, type[Objective]] = {}
+
+
+@cache
+def catalogue() -> Mapping[str, type[Objective]]:
+    """Return every objective by key, found by walking the rooms."""
+    for module in pkgutil.walk_packages(losses.__path__, losses.__name__ + "."):
+        importlib.import_module(module.name)
+    return dict(sorted(_REGISTRY.items()))
+
+
+def build(key: str, fields: Mapping[str, Any], where: str = "objectives") -> Objective:
+    """Make the objective `key` from its fields; faults are ConfigErrors with the path `where`."""
+    known = catalogue()
+    if key not in known:
+        raise ConfigError(f"{where}: there is no objective {key!r}{nearest(key, known)}")
+    values = check(_fields(known[key]), fields, where)
+    try:
+        return known[key](**vars(values))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _fields(cls: type[Objective]) -> type[Any]:
+    """Return the plain config whose fields are the objective's: a Module is not made until they are right."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    plain = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return config(type(cls.__name__, (), {"__annotations__": {f.name: hints[f.name] for f in fields}, **plain}))
+
+
+def _needs(cls: type[Objective]) -> tuple[str, ...]:
+    """Return the argument names of forward, each checked against the vocabulary."""
+    names = tuple(inspect.signature(cls.forward).parameters)[1:]
+    for name in names:
+        if name not in vocabulary.FEATURES:
+            hint = nearest(name, vocabulary.FEATURES)
+            raise TypeError(f"{cls.__name__}.forward asks for {name!r}, which is not in mmclr.vocabulary{hint}")
+    return names
+
+
+def _refuse_strangers(cls: type[Objective]) -> None:
+    """Refuse public methods beyond the contract: they would be a second way in."""
+    for name, value in vars(cls).items():
+        if inspect.isfunction(value) and not name.startswith("_") and name not in ALLOWED:
+            raise TypeError(
+                f"{cls.__name__}.{name}: an objective has only {', '.join(sorted(ALLOWED))}; prefix helpers with _"
+            )

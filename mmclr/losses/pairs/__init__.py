@@ -1,0 +1,1 @@
+"""Objectives about pairs: which pair is positive, and what the negatives are."""

@@ -1,0 +1,1 @@
+"""Objectives about terms that shape the geometry of the embedding."""

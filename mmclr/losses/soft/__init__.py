@@ -1,0 +1,1 @@
+"""Objectives about graded targets instead of one positive."""

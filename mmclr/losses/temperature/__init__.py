@@ -1,0 +1,1 @@
+"""Objectives about learnt, individual or scheduled temperatures."""

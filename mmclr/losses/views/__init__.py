@@ -1,0 +1,1 @@
+"""Objectives about several views of one sample."""

@@ -1,0 +1,1 @@
+"""The two towers, our own and foreign ones."""

@@ -1,0 +1,127 @@
+"""Collectives with exact adjoints: the only module that knows ranks.
+
+Every rank computes the same global loss L, so what autograd differentiates is the sum of L over the ranks, and
+each collective below has the true adjoint of the linear map that it is. The gradient that rank r then holds for
+a replicated parameter is W times its share of dL/dp, and the mean over ranks (what DDP, FSDP and DeepSpeed
+take) is exactly dL/dp. In one process every function here is the identity or a plain sum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# torch 2.13 renamed the two; the old names warn.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_scatter_sum = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+def world() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if _active() else 1
+
+
+def rank() -> int:
+    """Return this process's number, 0 to world() - 1."""
+    return dist.get_rank() if _active() else 0
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """Return this rank's rows of a global tensor: [B, ...] -> [b, ...]."""
+    rows = x.shape[0] // world()
+    return x.narrow(0, rank() * rows, rows)
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks in rank order: [b, ...] -> [B, ...]. Differentiable.
+
+    Every rank must bring the same number of rows.
+    """
+    return _Gather.apply(x) if world() > 1 else x
+
+
+def reduce_scatter(x: Tensor) -> Tensor:
+    """Sum a global tensor over ranks and keep this rank's rows: [B, ...] -> [b, ...]. Differentiable."""
+    return _ReduceScatter.apply(x) if world() > 1 else x
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum a tensor over ranks, elementwise. Differentiable."""
+    return _Total.apply(x) if world() > 1 else x
+
+
+def mean(x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over the samples of all ranks: [b, ...] -> [...]; rows count by `weights` [b] when given.
+
+    A batch whose weights are all zero has mean 0 (and gradient 0), not NaN.
+    """
+    if weights is None:
+        return total(x.sum(0)) / (x.shape[0] * world())
+    weights = weights.to(x.dtype)
+    norm = total(weights.sum())
+    summed = total((x * weights.view(-1, *[1] * (x.dim() - 1))).sum(0))
+    return summed / torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+def maximum(x: Tensor) -> Tensor:
+    """Elementwise maximum over ranks; no gradient."""
+    if world() == 1:
+        return x.detach()
+    out = x.detach().clone()
+    dist.all_reduce(out, op=dist.ReduceOp.MAX)
+    return out
+
+
+def _active() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _gather(x: Tensor) -> Tensor:
+    out = x.new_empty((world() * x.shape[0], *x.shape[1:]))
+    _all_gather(out, x.contiguous())
+    return out
+
+
+def _reduce_scatter(x: Tensor) -> Tensor:
+    out = x.new_empty((x.shape[0] // world(), *x.shape[1:]))
+    _scatter_sum(out, x.contiguous())
+    return out
+
+
+def _total(x: Tensor) -> Tensor:
+    out = x.contiguous().clone()
+    dist.all_reduce(out)
+    return out
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _reduce_scatter(grad)
+
+
+class _ReduceScatter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _reduce_scatter(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _gather(grad)
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _total(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _total(grad)

@@ -1,0 +1,1 @@
+"""The step, the run, and everything that keeps it from being lost."""

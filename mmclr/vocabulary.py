@@ -1,0 +1,96 @@
+"""THE page: every feature that an objective may ask for by naming an argument of its forward.
+
+Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
+L text tokens, P patches, M captions per image, V views, K prototypes, R reference features. A new feature is
+one row here and one source in `features/` that computes it; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes from which `example` makes a feature; letters as in the module's legend."""
+
+    b: int = 6
+    D: int = 8
+    M: int = 2
+    R: int = 5
+    dtype: torch.dtype = torch.float64
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One row of the vocabulary."""
+
+    shape: str  # letters of the legend; rows that start with b belong to samples
+    source: str  # who provides it: batch, student, frozen or trainer
+    meaning: str
+    make: Callable[[Sizes, torch.Generator], Tensor]  # a realistic random value, for laws and dry runs
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether the first dimension is this rank's samples."""
+        return self.shape.startswith("[b")
+
+
+def example(name: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Return a random value of the feature `name`: unit vectors where it is an embedding, ids with repeats."""
+    return FEATURES[name].make(sizes, generator)
+
+
+def _unit(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
+    def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
+        shape = [getattr(sizes, letter) for letter in letters]
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return F.normalize(x, dim=-1).to(sizes.dtype)
+
+    return make
+
+
+def _number(value: float) -> Callable[[Sizes, torch.Generator], Tensor]:
+    return lambda sizes, generator: torch.tensor(value, dtype=sizes.dtype)
+
+
+def _ids(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, max(2, 2 * sizes.b // 3), (sizes.b,), generator=generator)
+
+
+def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randperm(4 * sizes.b, generator=generator)[: sizes.b]
+
+
+def _weights(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.rand(sizes.b, generator=generator, dtype=torch.float64).add(0.5).to(sizes.dtype)
+
+
+FEATURES: dict[str, Feature] = {
+    "image": Feature("[b, D]", "student", "unit-norm image embedding of the model in training", _unit("b", "D")),
+    "text": Feature("[b, D]", "student", "unit-norm embedding of the (first) caption", _unit("b", "D")),
+    "texts": Feature(
+        "[b, M, D]", "student", "unit-norm embeddings of all M captions of each image", _unit("b", "M", "D")
+    ),
+    "scale": Feature("[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", _number(1 / 0.07)),
+    "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", _number(-10.0)),
+    "frozen_image": Feature(
+        "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", _unit("b", "R")
+    ),
+    "frozen_text": Feature(
+        "[b, R]", "frozen", "unit-norm text features of a frozen model; no gradient", _unit("b", "R")
+    ),
+    "image_id": Feature("[b]", "batch", "int64, equal for equal pictures (hash of the file's bytes)", _ids),
+    "caption_id": Feature(
+        "[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", _ids
+    ),
+    "label": Feature("[b]", "batch", "int64 class of the sample, from the shards' .cls or a json field", _ids),
+    "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
+    "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
+    "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", _number(0.25)),
+}

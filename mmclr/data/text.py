@@ -1,0 +1,183 @@
+"""Captions to token ids, by one transformers fast tokenizer that is saved with the model and exported as it is.
+
+All cleaning (quotes, HTML entities, full-width forms, spaces, case) is written into the tokenizer's own normalizer,
+so what the exported tokenizer does to a string is what training did. Mojibake is left alone: no rule of a
+normalizer can mend it; clean it when the shards are packed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmclr.errors import UserError
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loader workers must not inherit its threads
+
+BYTES = 512  # tokens that stand for single bytes: inside a word, and at its end
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+# CLIP's own: contractions, runs of letters, single digits, runs of anything else.
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+CLEANING = {
+    "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " ", "&amp;": "&",
+    "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
+}  # fmt: skip
+
+
+class Tokenizer:
+    """Turns strings into ids: BOS, the text's tokens, EOS. Longer texts are cut and keep EOS last."""
+
+    def __init__(self, backend: Any, context: int) -> None:
+        self.backend = backend
+        self.context = context
+        self.vocab_size: int = len(backend)
+        self.bos_id, self.eos_id, self.pad_id = backend.bos_token_id, backend.eos_token_id, backend.pad_token_id
+        self._encoder = backend.backend_tokenizer
+        self._encoder.no_padding()
+        self._encoder.enable_truncation(context)
+        self._encoder.encode_special_tokens = True  # "<|endoftext|>" inside a caption is text, not a token
+
+    @classmethod
+    def load(cls, source: str | Path, context: int | None = None) -> Tokenizer:
+        """Open `source`: "clip" for CLIP's vocabulary (offline), or a folder with tokenizer.json."""
+        if str(source) == "clip":
+            return cls(_wrap(_clip_vocabulary(), context or 77), context or 77)
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+        path = Path(source)
+        if not (path / "tokenizer.json").is_file():
+            raise UserError(
+                f"{path}: no tokenizer.json there; write tokenizer: clip, or make one with `mmclr data tokenizer`"
+            )
+        backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        if not isinstance(backend, PreTrainedTokenizerFast):
+            raise UserError(f"{path}: its tokenizer has no fast form, which batches and exports need")
+        return cls(backend, context or min(int(backend.model_max_length), 512))
+
+    @classmethod
+    def train(cls, captions: Iterable[str], size: int, context: int = 77) -> Tokenizer:
+        """Learn a byte-level BPE of `size` tokens from captions, in the form of CLIP's tokenizer.
+
+        The first 512 tokens are the bytes, inside and at the end of a word, so no text is unknown.
+        """
+        from tokenizers import models, pre_tokenizers, trainers
+
+        if size < BYTES + 2:
+            raise UserError(f"a tokenizer of {size} tokens is too small: {BYTES} stand for bytes, so ask for more")
+        tokenizer = _pipeline(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
+        trainer = trainers.BpeTrainer(
+            vocab_size=size + BYTES,  # the alphabet may take up to BYTES of these; the merges are cut below
+            min_frequency=2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(captions, trainer)
+        merges = [(a, b) for a, b in json.loads(tokenizer.to_str())["model"]["merges"]]
+        return cls(_wrap(_bpe(merges[: size - BYTES - 2]), context), context)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return ids [n, L], padded on the right to the longest, and lengths [n] with BOS and EOS counted."""
+        return self.pad(self.encode(texts))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, unpadded."""
+        return [encoding.ids for encoding in self._encoder.encode_batch(list(texts))]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return rows of ids as one tensor [n, L] and their lengths [n]."""
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        ids = torch.full((len(rows), int(lengths.max()) if rows else 0), self.pad_id, dtype=torch.int64)
+        for out, row in zip(ids, rows):
+            out[: len(row)] = torch.tensor(row)
+        return ids, lengths
+
+    def save(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
+        self.backend.model_max_length = self.context
+        self._encoder.no_truncation()
+        self.backend.save_pretrained(str(folder))
+        self._encoder.enable_truncation(self.context)
+
+
+def _pipeline(model: Any) -> Any:
+    """Return a tokenizers.Tokenizer around a BPE model: cleaning, words, bytes, BOS and EOS."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    tokenizer = Backend(model)
+    replacements = [normalizers.Replace(old, new) for old, new in CLEANING.items()]
+    spaces = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence(
+        [*replacements, normalizers.NFKC(), spaces, normalizers.Strip(), normalizers.Lowercase()]
+    )
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+    )
+    return tokenizer
+
+
+def _wrap(tokenizer: Any, context: int) -> Any:
+    """Return the transformers tokenizer around a trained tokenizers.Tokenizer, with BOS and EOS added to texts."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}", pair=None, special_tokens=[(BOS, bos), (EOS, eos)]
+    )
+    # Padding with EOS is harmless: pooling takes the first EOS and the mask is causal.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=EOS,
+        pad_token=EOS,
+        model_max_length=context,
+        split_special_tokens=True,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _clip_vocabulary() -> Any:
+    """Return CLIP's BPE (49,408 tokens), built from the vocabulary file inside open_clip's wheel."""
+    from importlib.util import find_spec
+
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise UserError("CLIP's vocabulary comes with open_clip, which is missing: pip install open_clip_torch")
+    with gzip.open(Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    merges = [(a, b) for a, b in map(str.split, lines[1 : 49408 - BYTES - 2 + 1])]
+    return _bpe(merges)
+
+
+def _bpe(merges: list[tuple[str, str]]) -> Any:
+    """Return the pipeline around a BPE in CLIP's order of ids: bytes, bytes at a word's end, merges, BOS, EOS."""
+    from tokenizers import models
+
+    letters = list(_byte_letters())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), BOS, EOS]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return _pipeline(
+        models.BPE(vocab=vocabulary, merges=merges, continuing_subword_prefix="", end_of_word_suffix="</w>")
+    )
+
+
+def _byte_letters() -> Iterable[str]:
+    """Yield the letter that stands for each byte, in the order of CLIP's ids: printable bytes come first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    yield from map(chr, printable)
+    yield from (chr(256 + i) for i in range(256 - len(printable)))

@@ -30,6 +30,7 @@ COMMANDS = {
     "data index": ("data_tools.index:main", "scan shards into their sidecar indices"),
     "data verify": ("data_tools.verify:main", "find truncated shards, half samples, undecodable pictures"),
     "data stats": ("data_tools.stats:main", "count samples, captions, sizes"),
+    "data icons": ("data_tools.icons:main", "pack about 14,000 named icons, the demo's pictures, into shards"),
     "data tokenizer": ("data_tools.tokenizer:main", "train a small BPE tokenizer on the captions of shards"),
     "doctor": (
         "mmclr.doctor:main",

@@ -1,0 +1,159 @@
+"""The transformer of CLIP, with transformers' parameter names, in two layouts: batched and packed.
+
+Only what the caller will read is computed: the last block can be asked for one pooled token per sequence, and a
+packed text holds no padding at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the activation of the released CLIP weights."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gelu": quick_gelu}
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Where n sequences of different lengths lie in one tensor [N, width] of their valid tokens.
+
+    Sequences are ordered by length, so those of equal length are a view [count, length, width]: attention
+    needs neither padding nor a mask beyond causality.
+    """
+
+    groups: tuple[tuple[int, int], ...]  # (count, length), lengths rising
+    last: Tensor  # [n] the row of each sequence's last token, in packed order
+    order: Tensor  # [n] the original number of each packed sequence
+
+    @classmethod
+    def pack(cls, tokens: Tensor, lengths: Tensor) -> tuple[Packed, Tensor, Tensor]:
+        """Return the layout of tokens [n, L] with lengths [n], the valid ids [N] and their positions [N]."""
+        lengths, order = torch.sort(lengths, stable=True)
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        valid = positions < lengths[:, None]
+        sizes, counts = torch.unique_consecutive(lengths.cpu(), return_counts=True)
+        groups = tuple(zip(counts.tolist(), sizes.tolist()))
+        return cls(groups, lengths.cumsum(0) - 1, order), tokens[order][valid], positions[valid]
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Return rows [n, ...] in packed order in their original order."""
+        return torch.empty_like(x).index_copy(0, self.order, x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate q, k, v projections (the names of transformers' CLIP)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """[n, L, width] -> [n, L, width]."""
+        q, k, v = self._project(x, self.q_proj, self.k_proj, self.v_proj)
+        return self.out_proj(self._attend(q, k, v, causal))
+
+    def packed(self, x: Tensor, layout: Packed) -> Tensor:
+        """[N, width] -> [N, width], causal within each sequence."""
+        q, k, v = self._project(x, self.q_proj, self.k_proj, self.v_proj)
+        sizes = [count * length for count, length in layout.groups]
+        rows = [
+            self._attend(a.unflatten(0, group), b.unflatten(0, group), c.unflatten(0, group), causal=True).flatten(0, 1)
+            for group, a, b, c in zip(layout.groups, q.split(sizes), k.split(sizes), v.split(sizes))
+        ]
+        return self.out_proj(torch.cat(rows))
+
+    def pooled(self, x: Tensor, query: Tensor) -> Tensor:
+        """Each sequence's one query [n, width] over all its tokens x [n, L, width] -> [n, width]."""
+        k, v = self._project(x, self.k_proj, self.v_proj)
+        return self.out_proj(self._attend(self.q_proj(query)[:, None], k, v, causal=False)[:, 0])
+
+    def packed_pooled(self, x: Tensor, query: Tensor, layout: Packed) -> Tensor:
+        """As `pooled`, over packed tokens x [N, width]; query [n, width] in packed order."""
+        k, v = self._project(x, self.k_proj, self.v_proj)
+        sizes = [count * length for count, length in layout.groups]
+        queries = self.q_proj(query).split([count for count, _ in layout.groups])
+        rows = [
+            self._attend(q[:, None], a.unflatten(0, group), b.unflatten(0, group), causal=False)[:, 0]
+            for group, q, a, b in zip(layout.groups, queries, k.split(sizes), v.split(sizes))
+        ]
+        return self.out_proj(torch.cat(rows))
+
+    def _project(self, x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+        """Apply several projections as one matmul."""
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        return F.linear(x, weight, bias).chunk(len(layers), -1)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        """[n, L, width] each -> [n, L, width]."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+class MLP(nn.Module):
+    """fc1, activation, fc2."""
+
+    def __init__(self, width: int, hidden: int, activation: str) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] -> [..., width]."""
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each added to its input."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
+        super().__init__()
+        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.self_attn = Attention(width, heads)
+        self.mlp = MLP(width, hidden, activation)
+
+    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None) -> Tensor:
+        """[n, L, width] or packed [N, width] -> the same."""
+        normed = self.layer_norm1(x)
+        x = x + (self.self_attn(normed, causal) if layout is None else self.self_attn.packed(normed, layout))
+        return x + self.mlp(self.layer_norm2(x))
+
+    def pooled(self, x: Tensor, layout: Packed | None = None) -> Tensor:
+        """The block's output at the pooled token only: the first (no layout) or the last -> [n, width]."""
+        normed = self.layer_norm1(x)
+        if layout is None:
+            x = x[:, 0] + self.self_attn.pooled(normed, normed[:, 0])
+        else:
+            x = x[layout.last] + self.self_attn.packed_pooled(normed, normed[layout.last], layout)
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(nn.Module):
+    """A stack of blocks."""
+
+    def __init__(self, width: int, layers: int, heads: int, hidden: int, activation: str, eps: float) -> None:
+        super().__init__()
+        blocks = [Block(width, heads, hidden, activation, eps) for _ in range(layers)]
+        self.layers: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None) -> Tensor:
+        """All tokens after the last block."""
+        for block in self.layers:
+            x = block(x, causal, layout)
+        return x
+
+    def pooled(self, x: Tensor, layout: Packed | None = None) -> Tensor:
+        """The pooled token after the last block, [n, width]: the last block computes nothing else."""
+        for block in self.layers[:-1]:
+            x = block(x, causal=layout is not None, layout=layout)
+        return self.layers[-1].pooled(x, layout)

@@ -1,0 +1,212 @@
+"""Our towers: exactly the architecture and parameter names of transformers' CLIPModel, so export is a copy.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021,
+arXiv 2103.00020.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmclr.config import ConfigError, config, merge, nearest
+from mmclr.models.blocks import Encoder, Packed
+
+Count = Annotated[int, Ge(1)]
+Activation = Literal["gelu", "quick_gelu"]
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+
+
+@config
+class ImageConfig:
+    """A vision transformer."""
+
+    size: Count = 224  # pixels a side
+    patch: Count = 32  # pixels a side
+    width: Count = 768
+    layers: Count = 12
+    heads: Count = 12
+    mlp: Count = 3072  # hidden units
+    activation: Activation = "gelu"
+    eps: float = 1e-5  # of the layer norms
+    mean: tuple[float, float, float] = MEAN  # subtracted from pixels in [0, 1]
+    std: tuple[float, float, float] = STD
+
+    def __post_init__(self) -> None:
+        if self.size % self.patch:
+            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}: choose one that is")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: choose one that is")
+
+
+@config
+class TextConfig:
+    """A causal text transformer, pooled at the end-of-text token."""
+
+    context: Count = 77  # tokens, with start and end
+    width: Count = 512
+    layers: Count = 12
+    heads: Count = 8
+    mlp: Count = 2048  # hidden units
+    activation: Activation = "gelu"
+    eps: float = 1e-5  # of the layer norms
+    vocab: int = 0  # tokens; 0: as many as the tokenizer has
+    bos: int = 0  # token ids; set from the tokenizer when vocab is 0
+    eos: int = 0
+    pad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: choose one that is")
+
+
+def _vit(width: int, layers: int, patch: int, text: int, embed: int) -> dict[str, Any]:
+    image = {"patch": patch, "width": width, "layers": layers, "heads": width // 64, "mlp": 4 * width}
+    return {"embed": embed, "image": image, "text": {"width": text, "heads": text // 64, "mlp": 4 * text}}
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ViT-Ti/16": _vit(192, 12, 16, text=256, embed=256),
+    "ViT-S/16": _vit(384, 12, 16, text=384, embed=384),
+    "ViT-B/32": _vit(768, 12, 32, text=512, embed=512),
+    "ViT-B/16": _vit(768, 12, 16, text=512, embed=512),
+    "ViT-L/14": _vit(1024, 24, 14, text=768, embed=768),
+    "icons": {  # the demo's: pictures of 32 pixels, names of a few words
+        "embed": 128,
+        "image": {"size": 32, "patch": 8, "width": 128, "layers": 4, "heads": 4, "mlp": 512},
+        "text": {"context": 16, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
+    },
+}
+
+
+@config
+class ModelConfig:
+    """Both towers. A preset fills in what is not written."""
+
+    preset: str | None = None  # a name in PRESETS
+    embed: Count = 512  # D, width of the shared embedding
+    image: ImageConfig
+    text: TextConfig
+    scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
+    max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, tree: Any) -> Any:
+        name = tree.get("preset") if isinstance(tree, dict) else None
+        if name is not None and name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS)}")
+        return merge(merge({"image": {}, "text": {}}, PRESETS.get(name or "", {})), tree)
+
+
+class VisionEmbeddings(nn.Module):
+    """Patches, a class token first, and learnt positions."""
+
+    def __init__(self, c: ImageConfig) -> None:
+        super().__init__()
+        self.patch = c.patch
+        self.patch_embedding = nn.Conv2d(3, c.width, c.patch, c.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(c.width))
+        self.position_embedding = nn.Embedding((c.size // c.patch) ** 2 + 1, c.width)
+
+    def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Pixels [b, 3, H, W] -> [b, 1 + P, width]; of the P patches only those in keep [b, p] if given."""
+        # A convolution whose stride is its size is one matmul over patches, and faster as such.
+        grid = pixels.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
+        patches = grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        positions = self.position_embedding.weight
+        x = F.linear(patches, self.patch_embedding.weight.flatten(1)) + positions[1:]
+        if keep is not None:
+            x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
+        first = (self.class_embedding + positions[0]).expand(x.shape[0], 1, -1)
+        return torch.cat([first.to(x.dtype), x], 1)
+
+
+class VisionTower(nn.Module):
+    """transformers' CLIPVisionTransformer (its name for the first norm is misspelt there too)."""
+
+    def __init__(self, c: ImageConfig) -> None:
+        super().__init__()
+        self.embeddings = VisionEmbeddings(c)
+        self.pre_layrnorm = nn.LayerNorm(c.width, c.eps)
+        self.encoder = Encoder(c.width, c.layers, c.heads, c.mlp, c.activation, c.eps)
+        self.post_layernorm = nn.LayerNorm(c.width, c.eps)
+
+    def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Pixels [b, 3, H, W] -> the class token's feature [b, width]."""
+        return self.post_layernorm(self.encoder.pooled(self.pre_layrnorm(self.embeddings(pixels, keep))))
+
+    def tokens(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Pixels [b, 3, H, W] -> all tokens after the last block [b, 1 + P, width], the class token first."""
+        return self.encoder(self.pre_layrnorm(self.embeddings(pixels, keep)))
+
+
+class TextEmbeddings(nn.Module):
+    """Tokens and learnt positions."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(c.vocab, c.width)
+        self.position_embedding = nn.Embedding(c.context, c.width)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Ids [N] at positions [N] -> [N, width]."""
+        return self.token_embedding(ids) + self.position_embedding(positions)
+
+
+class TextTower(nn.Module):
+    """transformers' CLIPTextTransformer. Causal and pooled at EOS, so padding can be left out exactly."""
+
+    def __init__(self, c: TextConfig) -> None:
+        super().__init__()
+        self.embeddings = TextEmbeddings(c)
+        self.encoder = Encoder(c.width, c.layers, c.heads, c.mlp, c.activation, c.eps)
+        self.final_layer_norm = nn.LayerNorm(c.width, c.eps)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Ids [n, L] of which the first lengths [n] are valid -> the feature at the last valid one [n, width]."""
+        layout, ids, positions = Packed.pack(tokens, lengths)
+        pooled = self.encoder.pooled(self.embeddings(ids, positions), layout)
+        return self.final_layer_norm(layout.restore(pooled))
+
+    def tokens(self, tokens: Tensor) -> Tensor:
+        """Ids [n, L] -> all tokens' features [n, L, width]; what lies behind a row's end is to be ignored."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        return self.final_layer_norm(self.encoder(self.embeddings(tokens, positions), causal=True))
+
+
+def initialise(vision: VisionTower, text: TextTower, projections: list[nn.Linear]) -> None:
+    """Draw all weights as CLIP does: normal, with the standard deviations of its released code."""
+    nn.init.normal_(text.embeddings.token_embedding.weight, std=0.02)
+    nn.init.normal_(text.embeddings.position_embedding.weight, std=0.01)
+    embeddings = vision.embeddings
+    width = embeddings.class_embedding.numel()
+    for weight in (embeddings.class_embedding, embeddings.position_embedding.weight):
+        nn.init.normal_(weight, std=width**-0.5)
+    nn.init.normal_(embeddings.patch_embedding.weight, std=(3 * embeddings.patch**2) ** -0.5)
+    for encoder in (vision.encoder, text.encoder):
+        _initialise_blocks(encoder)
+    for projection in projections:
+        nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+
+
+def _initialise_blocks(encoder: Encoder) -> None:
+    depth = (2 * len(encoder.layers)) ** -0.5  # residual branches shrink with their number
+    for name, layer in encoder.named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        width = layer.in_features
+        std = {"out_proj": depth * width**-0.5, "fc1": (2 * width) ** -0.5, "fc2": depth * layer.out_features**-0.5}
+        nn.init.normal_(layer.weight, std=std.get(name.rsplit(".", 1)[-1], width**-0.5))
+        nn.init.zeros_(layer.bias)
+
+
+def check_vocabulary(c: TextConfig) -> None:
+    """Refuse a text config whose token ids were never set."""
+    if c.vocab < 1:
+        raise ConfigError("model.text.vocab is 0: set it, or build the model with its tokenizer")

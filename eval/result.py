@@ -1,0 +1,150 @@
+"""What an evaluation says: numbers, how sure they are, and on what they were measured.
+
+The JSON has CLIP_benchmark's keys (dataset, model, pretrained, task, metrics, language), so its tools read it;
+what we add stands beside them. A number that cannot be given is null with a note, never NaN. What each sample
+contributed is kept next to it in one .npz, from which `mmclr eval compare` pairs two models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from eval.measurement import Measurement
+from mmclr.errors import UserError
+
+PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of what computes and decodes here."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one set in one task."""
+
+    dataset: str
+    model: str
+    task: str  # CLIP_benchmark's name: zeroshot_classification, zeroshot_retrieval, ...
+    metrics: dict[str, float | None]
+    pretrained: str = ""
+    language: str = "en"
+    n: dict[str, int] = field(default_factory=dict)  # metric -> independent units
+    ci95: dict[str, list[float] | None] = field(default_factory=dict)  # metric -> [low, high]
+    ci95_method: dict[str, str] = field(default_factory=dict)
+    ties: dict[str, int] = field(default_factory=dict)  # queries whose right answer ties with a wrong one
+    sizes: dict[str, int] = field(default_factory=dict)  # images, captions, classes, templates
+    skipped: dict[str, int] = field(default_factory=dict)  # samples left out, by reason
+    notes: list[str] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)  # model, data, prompts, transform
+    dtype: str = "float32"
+    seconds: float | None = None
+    versions: dict[str, str] = field(default_factory=installed)
+    measurements: dict[str, Measurement] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, measurements: Mapping[str, Measurement | None], **about: Any) -> Result:
+        """Make a Result from measured metrics; None stands for a metric that this set does not have."""
+        known = {name: m for name, m in measurements.items() if m is not None}
+        return cls(
+            metrics={name: m.mean if m else None for name, m in measurements.items()},
+            n={name: m.n for name, m in known.items()},
+            ci95={name: list(i) if (i := m.interval()) else None for name, m in known.items()},
+            ci95_method={name: m.method for name, m in known.items()},
+            measurements=known,
+            **about,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON file holds."""
+        fields = (f.name for f in dataclasses.fields(self) if f.name != "measurements")
+        return {name: getattr(self, name) for name in fields}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the JSON at `path`, and beside it PATH.samples.npz with what each sample contributed."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        if self.measurements:
+            np.savez_compressed(_beside(path), **_arrays(self.measurements))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a result written by `save` or by CLIP_benchmark; samples are read where the file is there."""
+        try:
+            tree = json.loads(Path(path).read_text(encoding="utf-8"))
+            known = {f.name for f in dataclasses.fields(cls)} - {"measurements"}
+            kept = {key: value for key, value in tree.items() if key in known}
+            return cls(**kept, measurements=_read_samples(_beside(Path(path))))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such result file") from None
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a result of mmclr eval or CLIP_benchmark ({error})") from None
+
+    def show(self, console: Console | None = None) -> None:
+        """Print a table of the metrics with their intervals."""
+        console = console or Console()
+        table = Table(title=f"{self.task} · {self.dataset} · {self.model}", title_justify="left")
+        for head, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
+            table.add_column(head, justify=justify)
+        for name, value in self.metrics.items():
+            interval = self.ci95.get(name)
+            span = f"{interval[0]:.4f} – {interval[1]:.4f}" if interval else ""
+            table.add_row(name, "–" if value is None else f"{value:.4f}", span, str(self.n.get(name, "")))
+        console.print(table)
+        for name, count in self.ties.items():
+            if count:
+                console.print(f"ties: {count} {name} have a wrong answer with exactly the right one's score")
+        for reason, count in self.skipped.items():
+            console.print(f"skipped: {count} samples ({reason})")
+        for note in self.notes:
+            console.print(f"note: {note}")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".samples.npz")
+
+
+def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, np.ndarray]:
+    """Pack measurements: 0/1 values as uint8, others as float64, ids as int64; names as METRIC|FIELD."""
+    out: dict[str, np.ndarray] = {}
+    for name, m in measurements.items():
+        whole = np.isin(m.values, (0, 1)).all()
+        out[f"{name}|values"] = m.values.astype(np.uint8) if whole else m.values
+        for part in ("clusters", "strata"):
+            if getattr(m, part) is not None:
+                out[f"{name}|{part}"] = np.asarray(getattr(m, part))
+        out[f"{name}|unit"] = np.asarray(m.unit)
+        out[f"{name}|share"] = np.asarray(m.share)
+    return out
+
+
+def _read_samples(path: Path) -> dict[str, Measurement]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as arrays:
+        parts: dict[str, dict[str, Any]] = {}
+        for key in arrays:
+            name, part = key.rsplit("|", 1)
+            value = arrays[key]
+            parts.setdefault(name, {})[part] = value if value.ndim else value.item()
+    return {name: Measurement(**fields) for name, fields in parts.items()}

@@ -88,3 +88,7 @@ def _help(prefix: str = "") -> str:
     rows = [f"  mmclr {name:<22} {text}" for name, (_, text) in COMMANDS.items() if name.startswith(prefix)]
     usage = f"usage: mmclr {prefix}COMMAND [arguments]    (mmclr COMMAND --help explains each)\n"
     return "\n".join([usage, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Import what training imports, as a fresh interpreter would, and print what happened as one line of JSON.
+
+The doctor runs this in a process of its own: an import that fails half-way, or crashes, leaves nothing behind,
+and an environment that was just mended is seen as the next command will see it.
+"""
+
+import importlib
+import json
+import sys
+import warnings
+
+IMPORTS = ["torch", "torchvision", "timm", "open_clip", "transformers.CLIPModel", "transformers.CLIPProcessor"]
+IMPORTS += ["accelerate", "webdataset"]
+
+
+def attempt(name):
+    """Import a module, or a lazy attribute of one; return what went wrong, or None."""
+    module, _, attribute = name.partition(".")
+    try:
+        getattr(importlib.import_module(module), attribute or "__name__")
+    except Exception as error:  # whatever it is, the doctor reports it
+        causes = [error]
+        while causes[-1].__cause__:
+            causes.append(causes[-1].__cause__)
+        return f"{type(causes[-1]).__name__}: {causes[-1]}"
+    return None
+
+
+def hardware():
+    """Return what this torch can compute on."""
+    import torch
+
+    kinds = {"cuda": torch.version.cuda, "rocm": getattr(torch.version, "hip", None)}
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    devices = [torch.cuda.get_device_properties(i) for i in range(count)]
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return {
+        "version": torch.__version__,
+        "built_for": next((f"{kind} {version}" for kind, version in kinds.items() if version), None),
+        "devices": [[device.name, device.total_memory] for device in devices],
+        "bf16": torch.cuda.is_bf16_supported()
+        if count
+        else any(capabilities.get(f"{i}_bf16") for i in ("avx512", "amx")),
+        "mps": torch.backends.mps.is_available(),
+    }
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    failures = {name: error for name in IMPORTS if (error := attempt(name))}
+    print(json.dumps({"failures": failures, "hardware": None if "torch" in failures else hardware()}), file=sys.stdout)

@@ -25,7 +25,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
 from mmclr import losses, vocabulary
@@ -72,9 +73,19 @@ class Objective(nn.Module):
     def after_step(self) -> None:
         """Update state after the optimizer's step (queues, averages, prototypes)."""
 
+    def __call__(self, **features: Tensor) -> Tensor:
+        """Return the term's value, float32 or float64: half-precision features are widened, autocast is off."""
+        device = next(iter(features.values())).device.type
+        with torch.autocast(device, enabled=False):
+            return super().__call__(**{name: _widen(value) for name, value in features.items()})
+
     def extra_repr(self) -> str:
         """Show the fields in the printed module."""
         return ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))  # type: ignore[arg-type]
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 _REGISTRY: dict[str, type[Objective]] = {}

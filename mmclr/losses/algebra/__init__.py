@@ -1,0 +1,6 @@
+"""The streamed engine: differentiable sums over all pairs of a global batch whose [B, B] matrix never exists."""
+
+from mmclr.losses.algebra.lse import Lse, dual_lse
+from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where
+
+__all__ = ["Either", "Equal", "Lse", "Mask", "Pairs", "Where", "dual_lse"]

@@ -1,0 +1,117 @@
+"""log-sum-exp of every row and every column of scale * x y^T, differentiable, in one pass over its tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmclr.losses.algebra import masks
+from mmclr.losses.algebra.sums import apart_gradient, apart_sums, shared_gradient, shared_sums
+from mmclr.losses.algebra.tiles import KEEP_BYTES, LN2, Strip, full_precision, widen
+
+Exclude = masks.Mask | Callable[[slice, slice], Tensor] | None
+
+
+class Lse(NamedTuple):
+    """What `dual_lse` returns; columns are this rank's, too."""
+
+    row: Tensor  # [n] log sum_j exp s_ij over the pairs that are not excluded; -inf for an empty sum
+    col: Tensor  # [m] log sum_i exp s_ij over the same pairs
+    pair: Tensor  # [n] s_ii; [0] where there are not as many columns as rows
+    excluded_row: Tensor  # [n] log sum_j exp s_ij over the excluded pairs; [0] without split=True
+    excluded_col: Tensor  # [m] likewise per column
+
+
+@full_precision
+def dual_lse(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float = 1.0,
+    *,
+    exclude: Exclude = None,
+    split: bool = False,
+    row_scale: Tensor | None = None,
+    col_scale: Tensor | None = None,
+    shared: bool = False,
+    keep_bytes: int = KEEP_BYTES,
+) -> Lse:
+    """Return the log-sum-exp per row and per column of s = scale * x y^T over the pairs of all ranks.
+
+    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. `exclude` leaves pairs out, and
+    `split` returns their sums, too. row_scale [n] and col_scale [m] multiply s in the row sums and in the column
+    sums. With `shared`, y is the same on all ranks (a queue). Tiles of up to `keep_bytes` are kept for the backward,
+    3 matmuls instead of 4. Differentiable once, in x, y, scale, row_scale and col_scale.
+    """
+    if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"dual_lse wants [n, D] and [m, D], got {list(x.shape)} and {list(y.shape)}")
+    mask = exclude if exclude is None or isinstance(exclude, masks.Mask) else masks.Where(exclude)
+    apart = row_scale is not None or col_scale is not None
+    plan = _Plan(mask, split and mask is not None, shared, keep_bytes, apart, torch.is_grad_enabled())
+    x, y = widen(x), widen(y)
+    return Lse(*_DualLse.apply(x, y, torch.as_tensor(scale).to(x), row_scale, col_scale, plan))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    mask: masks.Mask | None
+    split: bool
+    shared: bool
+    keep_bytes: int
+    apart: bool  # temperatures per row or column: no exponential can be shared
+    differentiate: bool
+
+
+class _DualLse(torch.autograd.Function):
+    """Saves O(B) vectors; the backward makes the tiles again, or takes those that were kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, row_scale: Tensor | None, col_scale: Tensor | None, plan: _Plan
+    ) -> tuple[Tensor, ...]:
+        strip = Strip(x, y, scale, shared=plan.shared)
+        fresh = strip.affordable(plan.keep_bytes) if plan.differentiate else 0
+        scales = (row_scale, None if col_scale is None else strip.complete(col_scale))
+        shared = None if plan.apart else shared_sums(strip, plan.mask, plan.split, fresh)
+        sums, ctx.shift, kept = shared or (apart_sums(strip, plan.mask, plan.split, *scales), None, [])
+        ctx.plan, ctx.groups = plan, len(sums)
+        ctx.save_for_backward(x, strip.y, scale, *scales, *[bits for group in sums for bits in group], *kept)
+        ctx.set_materialize_grads(False)
+        lse = [((row * LN2).to(x.dtype), (strip.own(col) * LN2).to(x.dtype)) for row, col in sums]
+        nothing = x.new_zeros(0)
+        pair = strip.pairs() if x.shape[0] == y.shape[0] and not plan.shared else nothing
+        return *lse[0], pair, *(lse[1] if plan.split else (nothing, nothing))
+
+    @staticmethod
+    @once_differentiable
+    @full_precision
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, every_y, scale, row_scale, col_scale, *rest = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        strip = Strip(x, every_y, scale, shared=plan.shared, gathered=True)
+        strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
+        sums = [(rest[2 * i], rest[2 * i + 1]) for i in range(ctx.groups)]
+        kept = rest[2 * ctx.groups :]
+        gradients = [_gradients(strip, *grads[:2]), _gradients(strip, *grads[3:])][: ctx.groups]
+        drow, dcol = (None if t is None else torch.zeros_like(t) for t in (row_scale, col_scale))
+        if ctx.shift is None:
+            of_tile = apart_gradient(strip, plan.mask, sums, gradients, (row_scale, col_scale), (drow, dcol))
+        else:
+            of_tile = shared_gradient(strip, plan.mask, sums, gradients, ctx.shift, len(kept))
+        for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
+            strip.collect(of_tile(number, tile, rows, cols), rows, cols)
+        if grads[2] is not None:
+            strip.collect_pairs(grads[2] * LN2)
+        dx, dy, dscale = strip.gradients()
+        return dx, dy, dscale, drow, None if dcol is None else strip.hand_back(dcol), None
+
+
+def _gradients(strip: Strip, row: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the rows' and of all columns' logarithms, zero where nobody asked."""
+    rows = strip.x.new_zeros(len(strip.x)) if row is None else row
+    cols = strip.x.new_zeros(len(strip.y)) if col is None else strip.spread(col)
+    return rows, cols

@@ -1,0 +1,165 @@
+"""The similarity matrix as a strip of tiles: one matmul makes a tile for rows AND columns, then it is dropped.
+
+A rank owns the rows x and sees the columns y of all ranks; y alone is gathered, so no pair is computed twice.
+Tiles are in bits, s_ij = scale * log2(e) * <x_i, y_j>, because exp2 costs half of exp.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from mmclr import parallel
+
+LN2 = math.log(2)
+KEEP_BYTES = 16 << 20  # tiles that the backward need not make again; a small batch is made once
+TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}  # rows and columns; 2 MiB stay in a CPU's cache
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a function of tensors outside autocast: similarities in half precision would not be worth training on."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return half-precision values as float32, differentiably; others as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Cut `count` rows into blocks of about equal size, at most `size`; multiples of 16 suit BLAS."""
+    if count == 0:
+        return []
+    step = -(-count // -(-count // size))
+    step = min(size, (step + 15) // 16 * 16)
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+class Strip:
+    """This rank's rows x [n, D] against the columns of all ranks, y [M, D].
+
+    With `shared`, y is the same tensor on every rank (a queue, prototypes) and is not gathered.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, scale: Tensor, *, shared: bool = False, gathered: bool = False) -> None:
+        self.x, self.shared = x, shared
+        self.y = y if shared or gathered else parallel.gather(y)
+        self.first = parallel.rank() * x.shape[0]  # global number of this rank's first row
+        self.factor = scale.to(x.dtype) / LN2
+        height, width = TILE.get(x.device.type, TILE["cpu"])
+        self.rows, self.cols = blocks(x.shape[0], height), blocks(self.y.shape[0], width)
+        self._buffers: dict[str, Tensor] = {}
+        self.dx: Tensor | None = None
+        self.dy: Tensor | None = None
+
+    def tiles(self, made: Sequence[Tensor] = (), fresh: int = 0) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield rows, columns and the tile of their similarities in bits, row block by row block.
+
+        The first tiles come from `made` where a former pass kept them. The first `fresh` are the caller's to
+        keep; the others are scratch that the next one overwrites.
+        """
+        given = iter(made)
+        for rows in self.rows:
+            self.scaled = torch.mul(
+                self.x[rows], self.factor, out=self.scratch("scaled", rows, slice(0, self.x.shape[1]))
+            )
+            for cols in self.cols:
+                tile = next(given, None)
+                if tile is None:
+                    shape = (rows.stop - rows.start, cols.stop - cols.start)
+                    tile = self.x.new_empty(shape) if fresh > 0 else self.scratch("tile", rows, cols)
+                    torch.mm(self.scaled, self.y[cols].T, out=tile)
+                fresh -= 1
+                yield rows, cols, tile
+
+    def scratch(self, name: str, rows: slice, cols: slice) -> Tensor:
+        """Return memory for a tile [h, w]; the same each time for one name."""
+        shape = (rows.stop - rows.start, cols.stop - cols.start)
+        size = math.prod(shape)
+        if name not in self._buffers or len(self._buffers[name]) < size:
+            self._buffers[name] = self.x.new_empty(size)
+        return self._buffers[name][:size].view(shape)
+
+    def affordable(self, keep_bytes: int) -> int:
+        """Return how many tiles fit into `keep_bytes`."""
+        if not (self.rows and self.cols):
+            return 0
+        return keep_bytes // (self.rows[0].stop * self.cols[0].stop * self.x.element_size())
+
+    def at(self, rows: slice) -> slice:
+        """Return the global numbers of this rank's `rows`."""
+        return slice(self.first + rows.start, self.first + rows.stop)
+
+    def bound(self) -> float:
+        """Return a number that no |similarity| of any rank exceeds, in bits."""
+        if not (self.rows and self.cols):
+            return 0.0
+        norm = torch.linalg.vector_norm
+        mine = norm(self.x, dim=1).amax() * norm(self.y, dim=1).amax() * self.factor.abs()
+        return float(parallel.maximum(mine))
+
+    def spread(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of all columns' sums from that of this rank's: [m] -> [M]."""
+        return parallel.total(gradient) if self.shared else parallel.gather(gradient)
+
+    def own(self, columns: Tensor) -> Tensor:
+        """Return this rank's part of a statistic of all columns: [M] -> [m]."""
+        return columns if self.shared else parallel.own_rows(columns)
+
+    def complete(self, own: Tensor) -> Tensor:
+        """Return the values of all columns from this rank's: [m] -> [M]."""
+        return own if self.shared else parallel.gather(own)
+
+    def hand_back(self, columns: Tensor) -> Tensor:
+        """Return the gradient of this rank's own y from that of all columns: [M, ...] -> [m, ...]."""
+        return columns if self.shared else parallel.reduce_scatter(columns)
+
+    def collect_into(self, need_x: bool, need_y: bool) -> None:
+        """Start gradients: `collect` adds to dx [n, D] and dy [M, D]."""
+        self.dx = torch.zeros_like(self.x) if need_x else None
+        self.dy = torch.zeros_like(self.y) if need_y else None
+
+    def collect(self, gradient: Tensor, rows: slice, cols: slice) -> None:
+        """Add what a tile's gradient [h, w] means for its rows and columns; only inside the loop over `tiles`."""
+        if self.dx is not None:
+            self.dx[rows].addmm_(gradient, self.y[cols])
+        if self.dy is not None:
+            self.dy[cols].addmm_(gradient.T, self.scaled)
+
+    def pairs(self) -> Tensor:
+        """Return the diagonal [n] of the similarities, in nats."""
+        dots = [(self.x[rows] * self.y[self.at(rows)]).sum(1, dtype=torch.float64) for rows in self.rows]
+        return torch.cat([*dots, self.x.new_zeros(0)]).mul(self.factor.double() * LN2).to(self.x.dtype)
+
+    def collect_pairs(self, gradient: Tensor) -> None:
+        """Add what the gradient [n] of the diagonal means for x and y."""
+        for rows in self.rows:
+            each = gradient[rows, None]
+            if self.dx is not None:
+                self.dx[rows].addcmul_(each, self.y[self.at(rows)])
+            if self.dy is not None:
+                self.dy[self.at(rows)].addcmul_(each, self.x[rows] * self.factor)
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of this rank's x and y and of scale."""
+        dscale = None
+        if self.dx is not None:
+            parts = [(self.x[rows] * self.dx[rows]).sum(dtype=torch.float64) for rows in self.rows]
+            dscale = (sum(parts, self.x.new_zeros((), dtype=torch.float64)) / LN2).to(self.x.dtype)
+            self.dx.mul_(self.factor)
+        return self.dx, None if self.dy is None else self.hand_back(self.dy), dscale

@@ -1,0 +1,69 @@
+"""clip against open_clip's loss, torch's cross-entropy, and the worked numbers of ConVIRT."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmclr.losses import build
+
+
+def batch(b, D=16, seed=0, dtype=torch.float32, **changes):
+    g = torch.Generator().manual_seed(seed)
+    image, text = (F.normalize(torch.randn(b, D, generator=g, dtype=torch.float64), dim=1).to(dtype) for _ in "ab")
+    ids = torch.arange(b)
+    return {
+        "image": image.requires_grad_(),
+        "text": text.requires_grad_(),
+        "scale": torch.tensor(14.3, dtype=dtype).requires_grad_(),
+        "image_id": ids,
+        "caption_id": ids,
+        "weights": torch.ones(b, dtype=dtype),
+    } | changes
+
+
+def gradients(loss, features):
+    return torch.autograd.grad(loss, [features[name] for name in ("image", "text", "scale")])
+
+
+@pytest.mark.parametrize("b", [1, 2, 5, 300, 1500])
+def test_equals_open_clip_value_and_gradients(b):
+    open_clip = pytest.importorskip("open_clip")
+    features = batch(b)
+    ours = build("clip", {})(**features)
+    theirs = open_clip.ClipLoss()(features["image"], features["text"], features["scale"])
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    for mine, other in zip(gradients(ours, features), gradients(theirs, features)):
+        assert (mine - other).norm() <= 1e-6 * other.norm() + 1e-7
+
+
+def test_equal_captions_and_equal_pictures_are_not_negatives():
+    b, ids = 40, torch.arange(40)
+    features = batch(b, dtype=torch.float64, image_id=ids // 2 * 2, caption_id=ids // 10)
+    same = (features["image_id"][:, None] == features["image_id"]) | (ids[:, None] // 10 == ids // 10)
+    s = (features["scale"] * features["image"] @ features["text"].T).masked_fill(same & ~torch.eye(b).bool(), -math.inf)
+    dense = (F.cross_entropy(s, ids) + F.cross_entropy(s.T, ids)) / 2
+    ours = build("clip", {})(**features)
+    torch.testing.assert_close(ours, dense, rtol=1e-12, atol=0)
+    for mine, other in zip(gradients(ours, features), gradients(dense, features)):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-14)
+
+
+def test_sample_weights_weigh_both_directions():
+    weights = torch.rand(30, dtype=torch.float64)
+    features = batch(30, dtype=torch.float64, weights=weights)
+    s, ids = features["scale"] * features["image"] @ features["text"].T, torch.arange(30)
+    each = (F.cross_entropy(s, ids, reduction="none") + F.cross_entropy(s.T, ids, reduction="none")) / 2
+    torch.testing.assert_close(build("clip", {})(**features), (weights * each).sum() / weights.sum())
+
+
+@pytest.mark.parametrize(("tau", "weight", "value"), [(0.5, 0.75, 0.936797), (0.5, 1, 0.946698), (0.1, 0.75, 1.956388)])
+def test_worked_numbers_of_convirt(tau, weight, value):
+    features = batch(3)
+    features |= {
+        "image": torch.tensor([[1, 0], [0, 1], [0.6, 0.8]]),
+        "text": torch.tensor([[0.8, 0.6], [-0.6, 0.8], [1, 0]]),
+        "scale": torch.tensor(1 / tau),
+    }
+    assert build("clip", {"image_weight": weight})(**features).item() == pytest.approx(value, abs=6e-7)

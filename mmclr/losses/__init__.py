@@ -1,5 +1,6 @@
-"""Objectives: one file per paper in the rooms, all of them a few lines over `algebra.py`."""
+"""Objectives: one file per paper in the rooms, all of them a few lines over `algebra`."""
 
-from mmclr.losses.objective import Objective, build, catalogue
+from mmclr.losses.objective import Facts, Objective, build, catalogue
+from mmclr.losses.ramp import Ramp, Weight
 
-__all__ = ["Objective", "build", "catalogue"]
+__all__ = ["Facts", "Objective", "Ramp", "Weight", "build", "catalogue"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 
 from mmclr import __version__
 from mmclr.config import nearest
-from mmclr.errors import UserError
+from mmclr.errors import run
 
 # command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
 # and returns None or an exit status.
@@ -57,16 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         return _unknown(args)
     module, function = COMMANDS[name][0].split(":")
     sys.argv[0] = f"mmclr {name}"
-    try:
-        return getattr(importlib.import_module(module), function)(args[len(name.split()) :]) or 0
-    except UserError as error:
-        print(f"mmclr {name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"mmclr {name}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        return 128 + signal.SIGPIPE
+    command = getattr(importlib.import_module(module), function)
+    return run(f"mmclr {name}", command, args[len(name.split()) :])
 
 
 def _unknown(args: list[str]) -> int:

@@ -8,6 +8,7 @@ take) is exactly dL/dp. In one process every function here is the identity or a 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -73,6 +74,21 @@ def maximum(x: Tensor) -> Tensor:
     out = x.detach().clone()
     dist.all_reduce(out, op=dist.ReduceOp.MAX)
     return out
+
+
+def agree(flag: bool) -> bool:
+    """Whether any rank says so. All ranks must ask at the same point of the program."""
+    if world() == 1:
+        return flag
+    asked = torch.tensor([flag], dtype=torch.uint8)
+    dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=_control())
+    return bool(asked.item())
+
+
+@cache
+def _control() -> Any:
+    """Return a group for host messages: where the default one is NCCL, asking it would wait for the device."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 def _active() -> bool:

@@ -1,0 +1,8 @@
+"""`accelerate launch -m mmclr.train CONFIG [key=value ...]`: what `mmclr train` does, in every process."""
+
+import sys
+
+from mmclr.errors import run
+from mmclr.train.run import main
+
+sys.exit(run("mmclr train", main, sys.argv[1:]))

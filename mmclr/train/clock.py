@@ -1,0 +1,38 @@
+"""Where the time of a run goes: samples a second, the share spent waiting for data, what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from mmclr.data.loader import Batch
+
+
+class Clock:
+    """Measures between two readings."""
+
+    def __init__(self, batch: int) -> None:
+        """`batch` is the global batch."""
+        self.batch = batch
+        self.saved = self.started = time.monotonic()
+        self.waited, self.steps = 0.0, 0
+
+    def wait(self, batches: Iterator[Batch]) -> Batch:
+        """Return the next batch, and count how long that took."""
+        start = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - start
+        self.steps += 1
+        return batch
+
+    def read(self, step: int, steps: int) -> dict[str, float]:
+        """Return samples_per_s, data_wait (a share) and left_s since the last reading, and start anew."""
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        rate = self.steps / seconds
+        row = {
+            "samples_per_s": round(rate * self.batch, 1),
+            "data_wait": round(self.waited / seconds, 4),
+            "left_s": round((steps - step) / max(rate, 1e-9), 1),
+        }
+        self.started, self.waited, self.steps = time.monotonic(), 0.0, 0
+        return row

@@ -1,0 +1,81 @@
+"""What a run says: one JSON line per logged step, and a progress bar or plain lines on the terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Log:
+    """RUN/log.jsonl. After a resume it continues as if the run had never stopped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        """Keep the lines up to `step`: what a killed run did after its last checkpoint will be done again."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.is_file() and step else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that was cut when the run was killed
+
+
+class Display:
+    """Progress on the terminal: a bar where it is one, a line now and then where it is a file."""
+
+    def __init__(self, steps: int, done: int, quiet: bool) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[facts]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=steps, completed=done, facts="")
+        self._printed = 0.0
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        self._bar.update(self._task, completed=step)
+
+    def show(self, row: dict[str, Any], every: float = 15.0) -> None:
+        """Show a logged row; where there is no bar, at most one line per `every` seconds."""
+        facts = f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  data wait {row['data_wait']:.0%}"
+        self._bar.update(self._task, facts=facts)
+        if not self.console.is_terminal and time.monotonic() - self._printed > every:
+            self._printed = time.monotonic()
+            self.console.print(f"step {row['step']}: {facts}  left {row['left_s']:.0f} s", highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print a message above the bar."""
+        self.console.print(text, highlight=False)

@@ -1,0 +1,86 @@
+"""A run: everything that its config says, checked before anything is touched."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Lt
+
+from mmclr.config import config, load
+from mmclr.data.loader import DataConfig
+from mmclr.models.clip import ModelConfig
+from mmclr.train.average import AverageConfig
+from mmclr.train.optimizer import OptimConfig
+
+
+@config
+class SaveConfig:
+    """When checkpoints are written; one is always written at the end and when the run is asked to stop."""
+
+    every_steps: Annotated[int, Ge(0)] = 0  # 0: not by steps
+    every_minutes: Annotated[float, Ge(0)] = 15.0  # 0: not by time
+    keep: Annotated[int, Ge(0)] = 2  # newest checkpoints that stay; 0: all
+
+
+@config
+class RunConfig:
+    """One training run."""
+
+    name: str = "run"
+    out: str = ""  # the run's folder; empty: runs/NAME
+    seed: int = 0
+    data: DataConfig
+    tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
+    model: ModelConfig
+    objectives: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"clip": {}})
+    optim: OptimConfig = OptimConfig()
+    average: AverageConfig = AverageConfig()
+    steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples
+    epochs: float | None = None
+    samples: Annotated[int, Ge(1)] | None = None
+    patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of patches left out in training
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
+    save: SaveConfig = SaveConfig()
+    log_every: Annotated[int, Ge(1)] = 10  # steps
+    resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
+        if not self.objectives:
+            raise ValueError("objectives: name at least one, for example objectives: {clip: {}}")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.out or f"runs/{self.name}")
+
+    def total_steps(self, samples_per_epoch: int) -> int:
+        """Return the number of optimizer steps."""
+        if self.steps is not None:
+            return self.steps
+        samples = self.samples if self.samples is not None else round((self.epochs or 0) * samples_per_epoch)
+        return max(1, samples // self.data.batch)
+
+
+def main(argv: list[str]) -> None:
+    """`mmclr train CONFIG [key=value ...]`."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s CONFIG [key=value ...]",
+        description="Train an image-text model on tar shards. CONFIG is a YAML file or the name of one that ships "
+        "with mmclr (base.yaml says what every key means); key=value overrides it, with dots for depth.",
+        epilog="example: mmclr train base.yaml 'data.train=shards/{00000..00099}.tar' model.preset=ViT-B/32 "
+        "data.batch=1024 epochs=30 optim.lr=5e-4. On several processes: accelerate launch --num_processes 8 -m "
+        "mmclr.train CONFIG ...; a killed run goes on when the same command is given again.",
+    )
+    parser.add_argument("config", metavar="CONFIG")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(argv)
+    run = load(RunConfig, args.config, args.overrides)
+    from mmclr.train.trainer import train
+
+    train(run)

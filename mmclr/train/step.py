@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mmclr import vocabulary
 from mmclr.config import ConfigError
-from mmclr.losses.objective import Facts, Objective
-from mmclr.losses.weight import Ramp
+from mmclr.losses.objective import Facts
+from mmclr.losses.terms import Term
 
 FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "batch"}
 
@@ -22,16 +22,16 @@ FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.s
 class Step(nn.Module):
     """batch -> (total, terms). Only the features that an objective asks for are computed."""
 
-    def __init__(self, sources: Sequence[nn.Module], objectives: Mapping[str, tuple[Objective, Ramp]]) -> None:
-        """`objectives` maps a term's name to its objective and its weight (a number or a ramp over progress)."""
+    def __init__(self, sources: Sequence[nn.Module], terms: Mapping[str, Term]) -> None:
+        """`terms` maps a term's name to its objective and its weight."""
         super().__init__()
         self.sources = nn.ModuleList(sources)
-        self.objectives = nn.ModuleDict({name: objective for name, (objective, _) in objectives.items()})
-        self.weights = {name: weight for name, (_, weight) in objectives.items()}
-        self.wanted = frozenset(need for objective, _ in objectives.values() for need in objective.needs)
+        self.objectives = nn.ModuleDict({name: term.objective for name, term in terms.items()})
+        self.weights = {name: term.weight for name, term in terms.items()}
+        self.wanted = frozenset(need for term in terms.values() for need in term.objective.needs)
         provided = FROM_BATCH | {"progress"} | {name for source in sources for name in source.provides}
-        for name, (objective, _) in objectives.items():
-            lacking = [need for need in objective.needs if need not in provided]
+        for name, term in terms.items():
+            lacking = [need for need in term.objective.needs if need not in provided]
             if lacking:
                 raise ConfigError(f"objectives.{name} needs {lacking[0]!r}, which nothing in this run provides")
 

@@ -19,7 +19,7 @@ from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
-from mmclr.losses.weight import build_terms
+from mmclr.losses.terms import build_terms
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import checkpoint, lock, optimizer
 from mmclr.train.average import Average
@@ -186,4 +186,4 @@ def _precision(wanted: str) -> str:
 
 def _bias(terms: Any) -> float | None:
     """Return the logit bias at the start, if an objective asks for one."""
-    return -10.0 if any("bias" in objective.needs for objective, _ in terms.values()) else None
+    return -10.0 if any("bias" in term.objective.needs for term in terms.values()) else None

@@ -1,0 +1,39 @@
+"""The terms of a config's loss: {name: {use: key, weight: number or ramp, the objective's fields...}}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmclr.config import ConfigError, check, config
+from mmclr.losses.objective import Objective, build
+from mmclr.losses.ramp import Ramp, Weight
+
+
+class Term(NamedTuple):
+    """An objective and its weight over the training."""
+
+    objective: Objective
+    weight: Ramp
+
+
+@config
+class _Head:
+    use: str
+    weight: Weight
+
+
+def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]:
+    """Make the objectives of a config, all faults in one ConfigError. `use` is the name, `weight` is 1 by default."""
+    terms, faults = {}, []
+    for name, fields in tree.items():
+        where = f"objectives.{name}"
+        try:
+            own = {"use": name, "weight": 1.0, **(fields or {})}
+            head = check(_Head, {key: own.pop(key) for key in ("use", "weight")}, where)
+            terms[name] = Term(build(head.use, own, where), head.weight)
+        except ConfigError as error:
+            faults.append(str(error))
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return terms

@@ -1,6 +1,7 @@
 # mmclr: every target works on a fresh clone; nothing has to be installed first but Python and a C++ compiler.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format bench papers clean
 
@@ -9,11 +10,13 @@ help:  ## explain every target
 
 # The stamp is newer than what it was made from, so a second run installs nothing.
 .venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmclr needs Python 3.10 or later: make PYTHON=python3.12 ...")'
+	@echo "installing into .venv (1.6 GB, a few minutes; the next make starts at once)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,deepspeed,dev]'
+	$(PIP) install --quiet -c constraints.txt torch torchvision
+	$(PIP) install --quiet -c constraints.txt -e '.[demo,deepspeed,dev]'
 	$(BIN)/mmclr doctor --fix
-	touch $@
+	@touch $@
 
 setup: .venv/.ready  ## create .venv and install everything (the other targets do this by themselves)
 

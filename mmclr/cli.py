@@ -44,7 +44,10 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` names; return its exit status."""
-    args = sys.argv[1:] if argv is None else argv
+    return run("mmclr", _dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def _dispatch(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_help())
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,12 +18,16 @@ def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) 
     rank = os.environ.get("RANK", "0")
     who = name if rank == "0" else f"{name} [rank {rank}]"
     try:
-        return command(args) or 0
+        status = command(args) or 0
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"{who}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(f"{who}: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
+    except BrokenPipeError:  # `| head` has read enough; Python must not try to write the rest when it ends
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

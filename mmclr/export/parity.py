@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,5 +76,3 @@ def _unit(output: Any) -> Tensor:
 
 def _largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
-
-

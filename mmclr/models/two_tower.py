@@ -81,8 +81,10 @@ class TwoTower(nn.Module):
                     f"{path}: no {name} there; name a checkpoint's model/ folder or a transformers CLIP folder"
                 )
         weights = read_weights(path / "model.safetensors")
-        bias = 0.0 if "logit_bias" in weights else None
-        model = cls(from_transformers(path), bias)
+        bias = json.loads((path / "config.json").read_text()).get("mmclr", {}).get("logit_bias")
+        if bias is not None:  # CLIPModel has no place for it among its weights
+            weights.setdefault("logit_bias", torch.tensor(float(bias)))
+        model = cls(from_transformers(path), bias=0.0 if "logit_bias" in weights else None)
         load_weights(model, weights, str(path))
         return model.eval()
 
@@ -155,7 +157,7 @@ def from_transformers(folder: Path) -> ModelConfig:
         "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048, "bos_token_id": 49406,
         "eos_token_id": 49407, "pad_token_id": 1, **defaults})  # fmt: skip
     pixels = _read_pixels(folder)
-    ours = tree.get("mmclr", {})
+    ours = {key: value for key, value in tree.get("mmclr", {}).items() if key in ("preset", "scale", "max_scale")}
     scale = math.exp(tree.get("logit_scale_init_value", math.log(1 / 0.07)))
     return check(
         ModelConfig,

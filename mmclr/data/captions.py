@@ -1,0 +1,174 @@
+"""The text of a sample: which field, which of several captions, which sentence, and small edits of its words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmclr.config import config
+from mmclr.data.ledger import Fault
+from mmclr.data.random import Words, key, uniform
+from mmclr.data.shards import Sample
+
+FIELD, CHOICE, PART, EDIT = range(16, 20)  # stages; those of pictures are below
+SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
+
+
+@config
+class TextEdits:
+    """Random edits of a caption's words (J. Wei, K. Zou, EDA, EMNLP 2019, arXiv 1901.11196), without synonyms."""
+
+    probability: float = 0.0  # that a caption is edited at all
+    delete: float = 0.1  # probability of leaving out each word; one always stays
+    swap: float = 0.1  # pairs of words that change places, as a share of the words
+
+
+class Field:
+    """Where a caption stands: "txt" for a member, "json:a.b" for a field of one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.extension, _, path = text.partition(":")
+        self.path = path.split(".") if path else []
+
+    def texts(self, sample: Sample) -> list[str] | None:
+        """Return the captions that stand there, None when the field is not there. Raises Fault."""
+        data = sample.members.get(self.extension)
+        if data is None:
+            return None
+        value = self.value(data) if self.path else decode(data, self.extension)
+        if value is None:
+            return None
+        values = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, (str, int, float)) for v in values):
+            raise Fault("bad_text", f"{self.text} is a {type(value).__name__}, not a caption or a list of captions")
+        return [str(v) for v in values]
+
+    def value(self, data: bytes) -> Any:
+        """Return the value of the field in a json member, None when it is not there. Raises Fault."""
+        try:
+            value: Any = json.loads(decode(data, self.extension))
+        except (ValueError, RecursionError) as error:
+            raise Fault("bad_text", f"{self.extension} is not JSON: {error}") from error
+        for name in self.path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+
+def decode(data: bytes, extension: str) -> str:
+    """Return UTF-8 bytes as text. Raises Fault."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Fault("bad_text", f"{extension} is not UTF-8 at byte {error.start}") from error
+
+
+class Chooser:
+    """Takes M captions from each sample, by keyed draws."""
+
+    def __init__(
+        self, fields: dict[str, float], split: str, edits: TextEdits, captions: int, max_characters: int
+    ) -> None:
+        self.fields = [(Field(text), weight) for text, weight in fields.items()]
+        self.extensions = tuple(dict.fromkeys(field.extension for field, _ in self.fields))
+        self.split, self.edits, self.captions, self.max_characters = split, edits, captions, max_characters
+        self.fixed = len(self.fields) == 1 and split == "none" and not edits.probability and captions == 1
+
+    def candidates(self, sample: Sample) -> list[tuple[float, list[str]]]:
+        """Return (weight, captions) of each field that has any. Raises Fault when none has.
+
+        A field that cannot be read counts only when no other field gives a caption.
+        """
+        found, first = [], None
+        for field, weight in self.fields:
+            try:
+                texts = field.texts(sample)
+            except Fault as fault:
+                first = first or fault
+                continue
+            if texts is not None:
+                parts = [part for text in texts for part in self._parts(text)]
+                if parts:
+                    found.append((weight, parts))
+                else:
+                    first = first or Fault("empty_caption", f"{field.text} has nothing but spaces")
+        if not found:
+            has = ", ".join(sample.members) or "none"
+            missing = Fault("no_caption", f"no {' or '.join(f.text for f, _ in self.fields)} among its members {has}")
+            raise first or missing
+        return found
+
+    def choose(self, candidates: list[tuple[float, list[str]]], word: Words) -> list[str]:
+        """Return M captions; different ones as long as there are any. word: [1], what the draws are keyed by."""
+        if len(candidates) == 1 and len(candidates[0][1]) == 1 and not self.edits.probability:
+            return candidates[0][1] * self.captions
+        taken: list[str] = []
+        left = [(weight, list(texts)) for weight, texts in candidates]
+        for turn in range(self.captions):
+            if not left:
+                left = [(weight, list(texts)) for weight, texts in candidates]
+            where, which = uniform(key(word, FIELD, turn), 2)[0]
+            total = np.cumsum([weight for weight, _ in left])
+            place = min(int(np.searchsorted(total, where * total[-1], side="right")), len(left) - 1)
+            texts = left[place][1]
+            taken.append(texts.pop(int(which * len(texts))))
+            if not texts:
+                left.pop(place)
+        return [self._edit(text, word, turn) for turn, text in enumerate(taken)]
+
+    def _parts(self, text: str) -> list[str]:
+        pieces = [text]
+        if self.split == "lines":
+            pieces = text.splitlines()
+        elif self.split == "sentences":
+            pieces = SENTENCES.split(text)
+        return [piece.strip() for piece in pieces if piece.strip()]
+
+    def _edit(self, text: str, word: Words, turn: int) -> str:
+        edits, words = self.edits, text.split()
+        if not edits.probability or len(words) < 2:
+            return text
+        draws = uniform(key(word, EDIT, turn), 1 + 2 * len(words))[0]
+        if draws[0] >= edits.probability:
+            return text
+        for i in range(round(edits.swap * len(words))):
+            a, b = (draws[1 + 2 * i : 3 + 2 * i] * len(words)).astype(int)
+            words[a], words[b] = words[b], words[a]
+        keep = draws[1 + len(words) :] >= edits.delete
+        if not keep.any():
+            keep[int(draws[1] * len(words))] = True
+        return " ".join(w for w, kept in zip(words, keep) if kept)
+
+
+def text_id(text: str) -> int:
+    """Return an int64 that equal captions share: case and spaces do not count."""
+    return identity(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"))
+
+
+def identity(data: bytes) -> int:
+    """Return an int64 that equal bytes share, on every machine."""
+    return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "little", signed=True)
+
+
+def number(field: Field, sample: Sample, default: int | float, words: bool = False) -> int | float:
+    """Return the number of a member or json field; with `words`, other text becomes the number of its hash."""
+    texts = field.texts(sample)
+    if not texts:
+        return default
+    text = texts[0].strip()
+    try:
+        return int(text) if isinstance(default, int) else float(text)
+    except ValueError:
+        if words and text:
+            return identity(text.encode())
+        raise Fault("bad_label", f"{field.text} is {text[:40]!r}") from None
+
+
+def extensions(fields: Sequence[str]) -> tuple[str, ...]:
+    """Return the members that fields stand in."""
+    return tuple(dict.fromkeys(Field(text).extension for text in fields if text))

@@ -1,0 +1,128 @@
+"""What was left out or changed, and why: every sample that training does not see as stored is counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from mmclr import parallel
+from mmclr.errors import UserError
+
+EXAMPLES = 5  # kept for each reason, to be shown to people
+
+# reason: what it means. The order is the order of the counts that ranks add up.
+REASONS = {
+    "truncated": "the shard ends inside the sample",
+    "no_image": "the sample has no picture",
+    "no_caption": "the sample has none of the caption fields",
+    "empty_caption": "the caption is empty",
+    "bad_text": "the caption or its json cannot be read",
+    "bad_label": "the label or weight is not a number",
+    "bad_image": "the picture cannot be decoded",
+    "too_many_pixels": "the picture is larger than data.max_pixels",
+    "unreadable": "the shard cannot be read at that place",
+    "cut_caption": "the caption was longer than data.max_characters and was cut; the sample is kept",
+}
+KEPT = {"cut_caption"}  # reasons that lose nothing
+
+
+class Fault(Exception):
+    """A sample cannot be used; `reason` is a key of REASONS, the message says what exactly."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class Entry(NamedTuple):
+    """One sample with a fault."""
+
+    shard: str
+    row: int
+    key: str
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}, sample {self.row} ({self.key}): {REASONS[self.reason]}: {self.detail}"
+
+
+class Ledger:
+    """Counts by reason, with the first few examples of each.
+
+    `excluded` is what the index already left out (the same on every rank); `counts` is what this rank met while
+    reading, once for each time that it was met.
+    """
+
+    def __init__(self) -> None:
+        self.excluded: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.before: dict[str, int] = {}  # met by all ranks before this run was resumed
+        self.examples: dict[str, list[Entry]] = {}
+        self.restarts = 0  # worker processes that died or hung and were replaced
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Count faults that were met while reading."""
+        for entry in entries:
+            self.counts[entry.reason] = self.counts.get(entry.reason, 0) + 1
+            self._show(entry)
+
+    def exclude(self, reason: str, count: int, examples: Iterable[Entry] = ()) -> None:
+        """Count samples that the index leaves out of the dataset."""
+        self.excluded[reason] = self.excluded.get(reason, 0) + count
+        for entry in examples:
+            self._show(entry)
+
+    def _show(self, entry: Entry) -> None:
+        shown = self.examples.setdefault(entry.reason, [])
+        if len(shown) < EXAMPLES and entry not in shown:
+            shown.append(entry)
+
+    @property
+    def lost(self) -> int:
+        """How many times this rank could not use a sample."""
+        return sum(count for reason, count in self.counts.items() if reason not in KEPT)
+
+    def summed(self, device: torch.device | str = "cpu") -> dict[str, int]:
+        """Return the counts of all ranks since the start of training. Every rank must call it."""
+        mine = torch.tensor([self.counts.get(reason, 0) for reason in REASONS], device=device)
+        ours = parallel.total(mine).tolist()
+        both = {reason: self.before.get(reason, 0) + count for reason, count in zip(REASONS, ours)}
+        return {reason: count for reason, count in both.items() if count}
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps. Every rank must call it."""
+        return self.summed()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the counts of a checkpoint."""
+        self.before = {reason: int(count) for reason, count in state.items() if reason in REASONS}
+        self.counts = {}
+
+    def lines(self, counts: dict[str, int] | None = None) -> list[str]:
+        """Return what people should read: one line per reason and its first examples."""
+        out = []
+        for title, table in (("left out", self.excluded), ("met", self.counts if counts is None else counts)):
+            for reason, count in table.items():
+                kept = "kept" if reason in KEPT else title
+                out.append(f"{count} sample{'s' * (count != 1)} {kept}: {REASONS[reason]}")
+                out += [f"  {entry}" for entry in self.examples.get(reason, [])]
+        if self.restarts:
+            out.append(f"{self.restarts} loader workers died or hung and were replaced; their batches were made again")
+        return out
+
+    def check(self, seen: int, policy: str, max_rate: float) -> None:
+        """Raise UserError when a fault may not be passed over, or when there are too many of them.
+
+        `seen` is the number of samples this rank has read; the rate is judged from the thousandth on.
+        """
+        if policy == "raise" and self.lost:
+            first = next(e for reason, entries in self.examples.items() if reason in self.counts for e in entries)
+            raise UserError(f"{first}; data.faults=substitute or skip goes on without such samples")
+        if self.lost > max_rate * max(seen, 1000):
+            lines = "\n".join(self.lines())
+            raise UserError(
+                f"{self.lost} of {seen} samples could not be used, more than data.max_faults={max_rate}:\n{lines}"
+            )

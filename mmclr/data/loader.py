@@ -1,0 +1,133 @@
+"""The loader: an endless stream of batches in which every sample comes once per epoch, wherever it is resumed.
+
+Its state is the number of samples of the global stream that were handed out. Ranks and workers take positions of
+that stream, never shards, so their numbers may change between a checkpoint and its continuation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mmclr.data.assembly import Assembler, Start
+from mmclr.data.batch import Batch
+from mmclr.data.captions import extensions
+from mmclr.data.index import open_indices
+from mmclr.data.ledger import Ledger
+from mmclr.data.order import Order
+from mmclr.data.plain import read_all
+from mmclr.data.settings import DataConfig, Source
+from mmclr.data.shards import Shards, fingerprint
+from mmclr.data.sources import expand
+from mmclr.data.workers import run_ahead
+from mmclr.errors import UserError
+
+__all__ = ["Batch", "DataConfig", "Loader", "Source", "read_all"]
+
+
+class Loader:
+    """Batches of this rank. `captions` is M, the captions per image.
+
+    Raises UserError when shards are missing, hold no usable sample, or fewer samples than a batch.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Any,
+        image_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        captions: int = 1,
+    ) -> None:
+        if config.batch % world:
+            raise UserError(f"data.batch={config.batch} cannot be divided among {world} processes")
+        self.config, self.rank, self.world = config, rank, world
+        self.ledger = Ledger()
+        self.parts = _open(config, self.ledger)
+        self.samples = sum(map(len, self.parts))
+        if self.samples < config.batch:
+            raise UserError(
+                f"data.batch={config.batch} is larger than the data: {self.samples} usable samples; "
+                f"lower data.batch\n" + "\n".join(self.ledger.lines())
+            )
+        weights = [source.weight for source in config.sources().values()]
+        self.order = Order([len(part) for part in self.parts], weights, seed, config.block, config.window)
+        self._assembler = Assembler(config, self.parts, self.order, tokenizer, image_size, seed, rank, world, captions)
+        self._seed = seed
+        self._read = 0  # rows of this rank that were handed out
+        self.position = 0  # samples of the global stream that were handed out
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Return after how many batches every sample has been seen (in a mixture: as many samples as there are)."""
+        return math.ceil(self.samples / self.config.batch)
+
+    @property
+    def epoch(self) -> float:
+        """Return how many epochs have been handed out."""
+        return self.position / self.samples
+
+    def shares(self) -> dict[str, float]:
+        """Return which part of the samples so far came from each source."""
+        return dict(zip(self.config.sources(), self.order.shares(self.position)))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches without end, from `position` on."""
+        config = self.config
+        batches = run_ahead(self._assembler, self._starts(), config.workers, config.patience, self._restarted)
+        for start, batch in zip(self._starts(), batches):
+            self.position = start.position + start.count
+            self._read += len(batch.keys)
+            self.ledger.add(batch.faults)
+            self.ledger.check(self._read, config.faults, config.max_faults)
+            yield batch.pin_memory() if torch.cuda.is_available() else batch
+
+    def _starts(self) -> Iterator[Start]:
+        position, batch = self.position, self.config.batch
+        while True:
+            count = batch
+            if self.config.tail == "pad":
+                count = min(batch, self.samples - position % self.samples)
+            yield Start(position, count)
+            position += count
+
+    def _restarted(self) -> None:
+        self.ledger.restarts += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream is, for a checkpoint: the same on every rank. Every rank must call it."""
+        return {
+            "position": self.position,
+            "seed": self._seed,
+            "samples": self.samples,
+            "data": fingerprint(self.parts),
+            "faults": self.ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. Raises UserError when the data or the seed are others."""
+        mine = self.state_dict()
+        for name, what in (("samples", "number of samples"), ("data", "shards"), ("seed", "seed")):
+            if state.get(name) != mine[name]:
+                raise UserError(
+                    f"this checkpoint's {what} ({state.get(name)}) is not the config's ({mine[name]}): the stream "
+                    "cannot go on where it stopped; use the same data, or start without the loader's state"
+                )
+        self.position = int(state["position"])
+        self.ledger.load_state_dict(state.get("faults", {}))
+
+
+def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:
+    """Return the usable samples of each source."""
+    captions = extensions(list(config.captions()))
+    extras = extensions([config.label, config.weight])
+    parts = []
+    for source in config.sources().values():
+        indices = open_indices(expand(source.urls, config.allow_pipe))
+        parts.append(Shards(indices, captions, extras, ledger))
+    return parts

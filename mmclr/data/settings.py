@@ -1,0 +1,81 @@
+"""The `data:` part of a config."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmclr.config import config
+from mmclr.data.augment import Augment
+from mmclr.data.captions import TextEdits
+
+
+@config
+class Source:
+    """One part of a mixture."""
+
+    urls: str | list[str]  # brace URLs, globs, '::'-joined lists
+    weight: float = 1.0  # share of the samples, relative to the other sources
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight must be above 0, not {self.weight}")
+
+
+@config
+class DataConfig:
+    """Which pairs are trained on, how they are read, and what is done to them."""
+
+    train: str | list[str] | dict[str, Source]  # shards: "data/{00000..00099}.tar", a glob, or a mixture by name
+    caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities
+    label: str = ""  # "cls" or "json:field": integers, or words that are hashed; "" for none
+    weight: str = ""  # "json:field": the sample's weight in every mean; "" for 1
+    subset: str = ""  # DataComp subset file (.npy of 128-bit uids): only these samples
+    batch: int = 256  # pairs in a global batch, all ranks together
+    workers: int = 2  # processes per rank that decode; 0 = a thread of this one
+    augment: Augment = Augment()
+    views: int = 0  # further views of each picture, for self-supervised parts
+    view_augment: Augment = Augment(
+        crop_scale=(0.08, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, colour=0.8, grey=0.2,
+        blur=0.5,
+    )  # fmt: skip
+    split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
+    edits: TextEdits = TextEdits()
+    faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: weight 0, another one, or an error
+    max_faults: float = 0.01  # share of bad samples above which the run ends
+    block: int = 1  # neighbours that stay together; 1 = every sample anywhere, 64 to 512 for slow storage
+    window: int = 16  # blocks that are mixed with each other, when block > 1
+    tail: Literal["carry", "pad"] = "carry"  # end of an epoch: goes on into the next, or is padded with weight 0
+    bucket: bool = False  # sort this rank's rows by length, so that micro-batches are padded less
+    decoder: Literal["pillow", "turbo"] = "pillow"  # turbo = libjpeg-turbo through simplejpeg; other last bits
+    resample: Literal["bicubic", "bilinear", "hamming", "box", "lanczos"] = "bicubic"
+    background: tuple[int, int, int] = (255, 255, 255)  # shows through transparent pixels and beyond the border
+    max_pixels: int = 64_000_000  # of a picture; larger ones are bad samples, found before they are decoded
+    max_characters: int = 10_000  # of a caption; the rest is cut (and counted)
+    cache: Literal["none", "decoded"] = "none"  # decoded = pictures and token ids stay in memory once decoded
+    cache_bytes: int = 4_000_000_000  # at most this much for each rank, divided among its workers
+    allow_pipe: bool = False  # pipe: URLs run shell commands
+    patience: float = 600.0  # seconds after which a silent worker counts as hung
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "block", "window", "max_pixels", "max_characters"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("workers", "views"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not self.train:
+            raise ValueError("train names no shards")
+        if self.tail == "pad" and len(self.sources()) > 1:
+            raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
+        if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
+            raise ValueError("caption needs a field, and probabilities above 0 when there are several")
+        if not all(0 <= part <= 255 for part in self.background):
+            raise ValueError(f"background is red, green, blue, 0 to 255 each, not {list(self.background)}")
+
+    def sources(self) -> dict[str, Source]:
+        """Return the sources by name, one that is called "train" when there is no mixture."""
+        return self.train if isinstance(self.train, dict) else {"train": Source(urls=self.train)}
+
+    def captions(self) -> dict[str, float]:
+        """Return the caption fields with their probabilities."""
+        return {self.caption: 1.0} if isinstance(self.caption, str) else self.caption

@@ -1,0 +1,167 @@
+"""The samples of a list of shards as one numbered sequence: number -> shard, row -> bytes of its members."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmclr.data.index import Ints, ShardIndex
+from mmclr.data.ledger import EXAMPLES, Entry, Fault, Ledger
+from mmclr.data.sources import Reader
+from mmclr.errors import UserError
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp", "tif", "tiff", "ppm")
+GAP = 1 << 16  # bytes between two members that are read over rather than read around
+
+
+class Sample(NamedTuple):
+    """One stored sample. `members` are the bytes by extension."""
+
+    shard: str
+    row: int
+    key: str
+    members: dict[str, bytes]
+
+    def image(self) -> bytes:
+        """Return the bytes of the picture. Raises Fault."""
+        for extension in IMAGES:
+            if extension in self.members:
+                return self.members[extension]
+        raise Fault("no_image", f"it has {', '.join(self.members) or 'nothing'}")
+
+    def entry(self, fault: Fault) -> Entry:
+        """Return the ledger's line for a fault of this sample."""
+        return Entry(self.shard, self.row, self.key, fault.reason, fault.detail)
+
+
+class Shards:
+    """The usable samples of shards, numbered 0 to len - 1 in the order of the shards.
+
+    A sample is usable when it has a picture and one of `captions` (extensions); the others are counted in `ledger`.
+    `picked`, when given, says for a shard which of its rows are wanted.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[ShardIndex],
+        captions: Sequence[str] = ("txt",),
+        extras: Sequence[str] = (),
+        ledger: Ledger | None = None,
+        images: bool = True,
+    ) -> None:
+        self.indices = list(indices)
+        self.wanted = frozenset([*captions, *extras, *(IMAGES if images else ())])
+        self.reader = Reader()
+        self._rows: list[Ints | None] = []  # usable rows; None where all are
+        self._captions, self._images = frozenset(captions), images
+        ledger = ledger if ledger is not None else Ledger()
+        counts = [self._select(index, ledger) for index in self.indices]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        if not len(self):
+            raise UserError(self._nothing(ledger))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash that changes when the number or order of the samples may have changed."""
+        text = ";".join(f"{index.url.rsplit('/', 1)[-1]}:{index.stat.size}" for index in self.indices)
+        return hashlib.sha256(f"{text};{self._ends.tolist()}".encode()).hexdigest()[:16]
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Return which shard and which row of it a sample is."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        row = number - (int(self._ends[shard - 1]) if shard else 0)
+        rows = self._rows[shard]
+        return shard, row if rows is None else int(rows[row])
+
+    def read(self, number: int, extensions: Iterable[str] | None = None) -> Sample:
+        """Return a sample with the members of `extensions` (all that were asked for, if None)."""
+        shard, row = self.locate(number)
+        index = self.indices[shard]
+        wanted = self.wanted if extensions is None else frozenset(extensions)
+        members = [member for member in index.members(row) if member[0] in wanted]
+        return Sample(index.url, row, index.key(row), dict(self._bytes(index, row, members)))
+
+    def where(self, number: int) -> Entry:
+        """Return shard, row and key of a sample, to be completed with a reason."""
+        shard, row = self.locate(number)
+        return Entry(self.indices[shard].url, row, self.indices[shard].key(row), "unreadable", "")
+
+    def _bytes(self, index: ShardIndex, row: int, members: list[tuple[str, int, int]]) -> Iterable[tuple[str, bytes]]:
+        try:
+            for group in _near(members):
+                start = group[0][1]
+                end = max(offset + size for _, offset, size in group)
+                data = self.reader.read(index.url, start, end - start)
+                if len(data) < end - start:
+                    raise Fault("unreadable", f"the shard is shorter than when it was indexed, at byte {start}")
+                for extension, offset, size in group:
+                    yield extension, data[offset - start : offset - start + size]
+        except OSError as error:
+            raise Fault("unreadable", f"{error.strerror or error}") from error
+
+    def _select(self, index: ShardIndex, ledger: Ledger) -> int:
+        """Choose the usable rows of a shard and count the others; return how many are usable."""
+        reasons = [self._lack(kind) for kind in index.kinds]
+        if not any(reasons):
+            self._rows.append(None)
+            return len(index)
+        rows = np.flatnonzero(np.array([reason is None for reason in reasons])[index.kind]).astype(np.int64)
+        self._rows.append(rows)
+        last = len(index) - 1
+        lost = np.setdiff1d(np.arange(len(index)), rows)
+        for reason in sorted({reason for reason in reasons if reason}):
+            mine = [row for row in lost if reasons[index.kind[row]] == reason and not (row == last and index.truncated)]
+            self._exclude(index, reason, mine, ledger)
+        self._exclude(index, "truncated", [row for row in lost if row == last and index.truncated], ledger)
+        return len(rows)
+
+    def _exclude(self, index: ShardIndex, reason: str, rows: list[Any], ledger: Ledger) -> None:
+        if rows:
+            has = [
+                ", ".join(sorted(index.kinds[index.kind[row]])) or "nothing of it is left" for row in rows[:EXAMPLES]
+            ]
+            entries = [Entry(index.url, int(row), index.key(row), reason, f"has {h}") for row, h in zip(rows, has)]
+            ledger.exclude(reason, len(rows), entries)
+
+    def _lack(self, kind: frozenset[str]) -> str | None:
+        if self._images and not kind & frozenset(IMAGES):
+            return "no_image"
+        return "no_caption" if self._captions and not kind & self._captions else None
+
+    def _nothing(self, ledger: Ledger) -> str:
+        urls = [index.url for index in self.indices]
+        seen = sorted({extension for index in self.indices for extension in index.extensions})
+        lines = "\n".join(ledger.lines())
+        return (
+            f"no usable sample in {len(urls)} shards ({urls[0]}, ...): their members are {', '.join(seen) or 'none'}; "
+            f"captions are looked for in {', '.join(sorted(self._captions))}\n{lines}"
+        )
+
+
+def _near(members: list[tuple[str, int, int]]) -> Iterable[list[tuple[str, int, int]]]:
+    """Group members that one read may cover."""
+    group: list[tuple[str, int, int]] = []
+    for member in members:
+        if group and not 0 <= member[1] - (group[-1][1] + group[-1][2]) <= GAP:
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
+
+
+def fingerprint(parts: Sequence[Shards]) -> str:
+    """Return one hash for several lists of shards."""
+    return hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()[:16]
+
+
+def bounds(parts: Sequence[Shards]) -> NDArray[np.int64]:
+    """Return where each list begins when they are numbered one after the other: [n + 1]."""
+    return np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)

@@ -7,7 +7,7 @@ models measured on the same samples can be compared pair by pair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -24,12 +24,9 @@ class Measurement:
     strata: np.ndarray | None = None  # [n] ids; the metric is the mean over strata of the means inside them
     unit: str = "samples"  # what one sample, or one cluster, is: images, captions, names
     share: bool = True  # whether the metric lies in 0..1 (Wilson) or anywhere (normal interval)
-    weights: np.ndarray = field(init=False, repr=False)  # [n], sum 1: the metric is sum(weights * values)
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.values, dtype=np.float64)
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "weights", _weights(len(values), self.strata))
+        object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
 
     @property
     def n(self) -> int:
@@ -39,13 +36,15 @@ class Measurement:
     @property
     def mean(self) -> float | None:
         """Return the metric; None where there is no sample."""
-        return float(self.weights @ self.values) if len(self.values) else None
+        if not len(self.values):
+            return None
+        return float(self.values.mean() if self.strata is None else _by_stratum(self.values, self.strata)[0].mean())
 
     def variance(self) -> float:
         """Return the variance of the metric over samples (or clusters, or inside strata) drawn anew."""
         if self.strata is not None:
             return _stratified_variance(self.values, self.strata)
-        deviations = self.weights * (self.values - self.mean)
+        deviations = (self.values - self.mean) / len(self.values)
         if self.clusters is None:
             return float(deviations @ deviations)
         _, where = np.unique(self.clusters, return_inverse=True)
@@ -81,18 +80,16 @@ class Measurement:
         return n if self.clusters is None else min(n, len(self.values))  # negative correlation is mostly noise
 
 
-def _weights(n: int, strata: np.ndarray | None) -> np.ndarray:
-    if strata is None:
-        return np.full(n, 1 / max(n, 1))
+def _by_stratum(values: np.ndarray, strata: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return means, sizes and sums of squared deviations of the strata."""
     _, where, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    return 1 / (len(counts) * counts[where])
+    means = np.bincount(where, values) / counts
+    return means, counts, np.bincount(where, (values - means[where]) ** 2)
 
 
 def _stratified_variance(values: np.ndarray, strata: np.ndarray) -> float:
     """Variance of a mean of stratum means; a stratum of one sample borrows the spread of all samples."""
-    _, where, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    means = np.bincount(where, values) / counts
-    squares = np.bincount(where, (values - means[where]) ** 2)
+    _, counts, squares = _by_stratum(values, strata)
     inside = np.where(counts > 1, squares / np.maximum(counts - 1, 1), values.var())
     return float((inside / counts).sum()) / len(counts) ** 2
 

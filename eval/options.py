@@ -1,0 +1,128 @@
+"""What the evaluation commands have in common: the model, the set, where the result goes.
+
+Names that CLIP_benchmark's command line has are accepted too, so a script swaps over by changing the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eval.embedder import DTYPES, Embedded, Embedder
+from eval.result import Result
+from eval.sets import EvalSet, Templates, read_lines
+from eval.sources import open_set
+from mmclr.config import nearest
+from mmclr.errors import UserError
+
+
+def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentParser:
+    """Return the parser of `mmclr eval SUITE`."""
+    p = argparse.ArgumentParser(
+        f"mmclr eval {suite}",
+        description=what,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("source", nargs="?", metavar="MODEL", help="a run, a checkpoint, or an exported folder")
+    p.add_argument("--model", help="the same, as CLIP_benchmark names it")
+    p.add_argument("--pretrained", default="", help="goes into the result as it is (CLIP_benchmark's field)")
+    p.add_argument(
+        "--data", "--dataset_root", "--dataset-root", required=True, metavar="DATA",
+        help="shards (braces, globs, '::'-joined), a folder in CLIP_benchmark's layout, a folder of class folders, "
+        "a .csv (filepath, title) or a .json of captions (COCO's or Karpathy's)",
+    )  # fmt: skip
+    p.add_argument("--dataset", default="", metavar="NAME", help="the set's name in the result")
+    p.add_argument("--split", default="test", help="folder of CLIP_benchmark's layout, or split of Karpathy's json")
+    p.add_argument("--caption", default="txt", metavar="FIELD", help="where shards keep captions: txt or json:FIELD")
+    p.add_argument("--language", default="en", help="goes into the result as it is")
+    p.add_argument("--out", "--output", type=Path, metavar="FILE", help="write the result as JSON, samples beside it")
+    p.add_argument("--skip_existing", "--skip-existing", action="store_true", help="do nothing where FILE exists")
+    p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
+    p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    p.add_argument("--precision", choices=DTYPES, default="float32", help="of the encoders; scores are float32")
+    p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
+    p.set_defaults(label="", classnames=None, template=None, templates=None)
+    return p
+
+
+def add_classes(p: argparse.ArgumentParser) -> None:
+    """Add what says which classes there are and how they are put into words."""
+    p.add_argument("--label", default="", metavar="FIELD", help="where shards keep the class: cls or json:FIELD")
+    p.add_argument("--classnames", type=Path, metavar="FILE", help="names, one a line (or a JSON list); default: the "
+                   "sorted distinct values of the label")  # fmt: skip
+    p.add_argument(
+        "--template", nargs="+", metavar="TEXT", help="templates with a slot {c}; default: the set's, or {c}"
+    )
+    p.add_argument("--templates", type=Path, metavar="FILE", help="templates, one a line; or a JSON list, or a JSON "
+                   "mapping from each class to its own prompts")  # fmt: skip
+
+
+def finish(args: argparse.Namespace, run: Callable[[Embedder, EvalSet], Result]) -> None:
+    """Load model and set, run the suite, print and save its result."""
+    source = args.source or args.model
+    if not source:
+        raise UserError("name a model: a run, a checkpoint, or an exported folder")
+    if args.skip_existing and args.out and args.out.is_file():
+        print(f"{args.out} exists: nothing done")
+        return
+    data = dataset(args)
+    embedder = Embedder.load(
+        source, device=args.device, precision=args.precision, batch=args.batch, workers=args.workers
+    )
+    embedder.pretrained = args.pretrained
+    result = run(embedder, data)
+    result.show()
+    if args.out:
+        print(f"written: {result.save(args.out)}")
+
+
+def dataset(args: argparse.Namespace) -> EvalSet:
+    """Open the set that the arguments name."""
+    templates = args.template or (_templates(args.templates) if args.templates else None)
+    classnames = _names(args.classnames) if args.classnames else []
+    return open_set(args.data, name=args.dataset, split=args.split, caption=args.caption, label=args.label,
+                    classnames=classnames, templates=templates, language=args.language)  # fmt: skip
+
+
+def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, Any]:
+    """Return what every result says of its model and data."""
+    data = embedded.data
+    return {
+        "dataset": data.name,
+        "language": data.language,
+        "model": embedder.name,
+        "pretrained": embedder.pretrained,
+        "skipped": dict(data.skipped),
+        "dtype": embedder.precision,
+        "hashes": {
+            "model": embedder.hash,
+            "pictures": embedded.hash,
+            "annotations": data.annotation_hash,
+            "transform": embedder.transform_hash,
+            **hashes,
+        },
+    }
+
+
+def _names(path: Path) -> list[str]:
+    if path.suffix != ".json":
+        return read_lines(_there(path))
+    names = json.loads(_there(path).read_text("utf-8"))
+    if not isinstance(names, list):
+        raise UserError(f"{path}: class names are a JSON list of strings, in the order of class numbers")
+    return [str(name) for name in names]
+
+
+def _templates(path: Path) -> Templates:
+    return json.loads(_there(path).read_text("utf-8")) if path.suffix == ".json" else read_lines(_there(path))
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file{nearest(path.name, sorted(p.name for p in path.parent.glob('*')))}")
+    return path

@@ -1,0 +1,80 @@
+"""Classifying pictures from nothing but class names and templates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+
+from eval import classifier, options, scores
+from eval.embedder import Embedded, Embedder
+from eval.measurement import Measurement
+from eval.ranking import Relevance, rank
+from eval.result import Result
+from eval.sets import EvalSet, text_hash
+
+
+def run(embedder: Embedder, data: EvalSet) -> Result:
+    """Measure acc1, acc5 and mean per-class recall; mean average precision where a picture has several classes."""
+    data.need_classes()
+    began = time.perf_counter()
+    weights = classifier.build(embedder, data.classnames, data.templates)
+    embedded = embedder.pictures(data)
+    measured, ties, notes = (_several if data.multilabel else _single)(embedded, weights)
+    templates = data.templates
+    return Result.of(
+        measured,
+        task="zeroshot_classification",
+        ties=ties,
+        sizes={"images": len(embedded.data), "classes": len(data.classnames), "templates": _count(templates)},
+        notes=notes,
+        seconds=round(time.perf_counter() - began, 3),
+        **options.about(embedder, embedded, prompts=text_hash(repr((list(data.classnames), templates)))),
+    )
+
+
+Measured = tuple[dict[str, Measurement | None], dict[str, int], list[str]]
+
+
+def _single(embedded: Embedded, weights: torch.Tensor) -> Measured:
+    labels = embedded.data.labels
+    ranks = rank(embedded.images, weights, Relevance(torch.arange(len(labels)), labels))
+    measured = {
+        "acc1": scores.accuracy(ranks, 1),
+        "acc5": scores.accuracy(ranks, 5),
+        "mean_per_class_recall": scores.mean_per_class_recall(ranks, labels),
+    }
+    notes = [] if ranks.size >= 5 else [f"acc5 is null: there are {ranks.size} classes"]
+    absent = ranks.size - len(labels.unique())
+    if absent:
+        notes.append(f"{absent} of {ranks.size} classes have no picture; mean_per_class_recall leaves them out")
+    return measured, {"images": ranks.n_tied}, notes
+
+
+def _several(embedded: Embedded, weights: torch.Tensor) -> Measured:
+    targets = embedded.data.labels
+    absent = int((targets.sum(0) == 0).sum())
+    notes = [f"{absent} of {targets.shape[1]} classes have no picture and count 0"] if absent else []
+    measured = {"mean_average_precision": scores.mean_average_precision(embedded.images @ weights.T, targets)}
+    return measured, {}, notes
+
+
+def _count(templates: object) -> int:
+    return sum(map(len, templates.values())) if isinstance(templates, Mapping) else len(templates)  # type: ignore[arg-type]
+
+
+def main(argv: list[str]) -> int | None:
+    """Classify pictures from class names and templates."""
+    parser = options.parser("zero_shot", __doc__, EXAMPLES)
+    options.add_classes(parser)
+    args = parser.parse_args(argv)
+    options.finish(args, run)
+
+
+EXAMPLES = """examples:
+  mmclr eval zero_shot runs/clip --data wds_cifar10                  (CLIP_benchmark's layout, split test)
+  mmclr eval zero_shot runs/clip --data 'test-{00000..00003}.tar' --label json:subgroup \\
+      --template 'an icon of {c}' 'a drawing of {c}'
+  mmclr eval zero_shot exported/ --data 'val-*.tar' --label cls --classnames names.txt --templates templates.json
+"""

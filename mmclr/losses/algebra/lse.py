@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmclr.losses.algebra import masks
-from mmclr.losses.algebra.sums import apart_gradient, apart_sums, shared_gradient, shared_sums
+from mmclr.losses.algebra.sums import Apart, Group, Shared
 from mmclr.losses.algebra.tiles import KEEP_BYTES, LN2, Strip, full_precision, widen
 
 Exclude = masks.Mask | Callable[[slice, slice], Tensor] | None
@@ -50,8 +50,7 @@ def dual_lse(
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"dual_lse wants [n, D] and [m, D], got {list(x.shape)} and {list(y.shape)}")
     mask = exclude if exclude is None or isinstance(exclude, masks.Mask) else masks.Where(exclude)
-    apart = row_scale is not None or col_scale is not None
-    plan = _Plan(mask, split and mask is not None, shared, keep_bytes, apart, torch.is_grad_enabled())
+    plan = _Plan(mask, split and mask is not None, shared, keep_bytes, torch.is_grad_enabled())
     x, y = widen(x), widen(y)
     return Lse(*_DualLse.apply(x, y, torch.as_tensor(scale).to(x), row_scale, col_scale, plan))
 
@@ -62,7 +61,6 @@ class _Plan:
     split: bool
     shared: bool
     keep_bytes: int
-    apart: bool  # temperatures per row or column: no exponential can be shared
     differentiate: bool
 
 
@@ -74,44 +72,48 @@ class _DualLse(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, row_scale: Tensor | None, col_scale: Tensor | None, plan: _Plan
     ) -> tuple[Tensor, ...]:
         strip = Strip(x, y, scale, shared=plan.shared)
-        fresh = strip.affordable(plan.keep_bytes) if plan.differentiate else 0
-        scales = (row_scale, None if col_scale is None else strip.complete(col_scale))
-        shared = None if plan.apart else shared_sums(strip, plan.mask, plan.split, fresh)
-        sums, ctx.shift, kept = shared or (apart_sums(strip, plan.mask, plan.split, *scales), None, [])
-        ctx.plan, ctx.groups = plan, len(sums)
-        ctx.save_for_backward(x, strip.y, scale, *scales, *[bits for group in sums for bits in group], *kept)
+        way, sums = _sums(strip, plan, row_scale, col_scale)
+        ctx.plan, ctx.way, ctx.groups = plan, way, len(sums)
+        ctx.save_for_backward(x, strip.y, scale, *way.kept)
+        way.kept = []
         ctx.set_materialize_grads(False)
-        lse = [((row * LN2).to(x.dtype), (strip.own(col) * LN2).to(x.dtype)) for row, col in sums]
-        nothing = x.new_zeros(0)
-        pair = strip.pairs() if x.shape[0] == y.shape[0] and not plan.shared else nothing
+        lse = [(row.to(x.dtype), strip.own(col).to(x.dtype)) for row, col in sums]
+        nothing = x.new_empty(0)
+        pair = strip.pairs(scale) if x.shape[0] == y.shape[0] and not plan.shared else nothing
         return *lse[0], pair, *(lse[1] if plan.split else (nothing, nothing))
 
     @staticmethod
     @once_differentiable
     @full_precision
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, every_y, scale, row_scale, col_scale, *rest = ctx.saved_tensors
-        plan: _Plan = ctx.plan
-        strip = Strip(x, every_y, scale, shared=plan.shared, gathered=True)
+        x, every_y, scale, *kept = ctx.saved_tensors
+        strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
-        sums = [(rest[2 * i], rest[2 * i + 1]) for i in range(ctx.groups)]
-        kept = rest[2 * ctx.groups :]
         gradients = [_gradients(strip, *grads[:2]), _gradients(strip, *grads[3:])][: ctx.groups]
-        drow, dcol = (None if t is None else torch.zeros_like(t) for t in (row_scale, col_scale))
-        if ctx.shift is None:
-            of_tile = apart_gradient(strip, plan.mask, sums, gradients, (row_scale, col_scale), (drow, dcol))
-        else:
-            of_tile = shared_gradient(strip, plan.mask, sums, gradients, ctx.shift, len(kept))
+        of_tile = ctx.way.gradient(strip, gradients, len(kept))
         for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
             strip.collect(of_tile(number, tile, rows, cols), rows, cols)
         if grads[2] is not None:
             strip.collect_pairs(grads[2] * LN2)
-        dx, dy, dscale = strip.gradients()
-        return dx, dy, dscale, drow, None if dcol is None else strip.hand_back(dcol), None
+        drow, dcol = ctx.way.dscales
+        return *strip.gradients(), drow, None if dcol is None else strip.hand_back(dcol), None
 
 
-def _gradients(strip: Strip, row: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
+def _sums(
+    strip: Strip, plan: _Plan, row_scale: Tensor | None, col_scale: Tensor | None
+) -> tuple[Shared | Apart, list[Group]]:
+    """Return the way that was taken and its sums."""
+    if row_scale is None and col_scale is None:
+        shared = Shared(plan.mask, plan.split)
+        sums = shared.sums(strip, strip.affordable(plan.keep_bytes) if plan.differentiate else 0)
+        if sums is not None:
+            return shared, sums
+    apart = Apart(plan.mask, plan.split, row_scale, None if col_scale is None else strip.complete(col_scale))
+    return apart, apart.sums(strip)
+
+
+def _gradients(strip: Strip, row: Tensor | None, col: Tensor | None) -> Group:
     """Return the gradients of the rows' and of all columns' logarithms, zero where nobody asked."""
-    rows = strip.x.new_zeros(len(strip.x)) if row is None else row
-    cols = strip.x.new_zeros(len(strip.y)) if col is None else strip.spread(col)
+    rows = strip.x.new_zeros(strip.x.shape[0]) if row is None else row
+    cols = strip.x.new_zeros(strip.y.shape[0]) if col is None else strip.spread(col)
     return rows, cols

@@ -49,10 +49,12 @@ class Equal(Mask):
 
     def __init__(self, rows: Tensor, cols: Tensor | None = None, *, shared: bool = False) -> None:
         every_row = parallel.gather(rows)
-        every_col = every_row if cols is None else cols if shared else parallel.gather(cols)
-        # Small numbers are exact as float32, hashes of 64 bits are not.
-        small = torch.unique(torch.cat([every_row, every_col]), return_inverse=True)[1]
-        self._rows, self._cols = small.split([len(every_row), len(every_col)])
+        if cols is None:
+            self._rows = self._cols = _small(every_row)
+        else:
+            every_col = cols if shared else parallel.gather(cols)
+            small = _small(torch.cat([every_row, every_col]))
+            self._rows, self._cols = small.split([len(every_row), len(every_col)])
 
     def keep(self, rows: slice, cols: slice, out: Tensor) -> Tensor:
         """Write 1 where the ids differ."""
@@ -83,3 +85,8 @@ class Either(Mask):
         for mask in others:
             mask.drop(out, rows, cols, torch.empty_like(out))
         return out
+
+
+def _small(ids: Tensor) -> Tensor:
+    """Return the ids renumbered from 0: small numbers are exact as float32, hashes of 64 bits are not."""
+    return torch.unique(ids, return_inverse=True)[1].float()

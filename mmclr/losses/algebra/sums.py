@@ -1,9 +1,7 @@
-"""The sums behind `dual_lse`, in two ways that give the same answer; each a forward and the gradient of a tile.
+"""The sums behind `dual_lse`, in two ways with one answer: Shared is fast, Apart is right for any input.
 
-Shared: ONE exponential 2^(s - c) per pair serves its row and its column. The norms of the features certify that
-it cannot overflow; when a sum comes near underflow the way is given up (None) and the other is taken.
-Apart: rows and columns have each their own running maximum (and temperature), so any input is right.
-Sums are log2 of the kept pairs by row [n] and by column [M], and with `split` of the excluded pairs, too.
+Each way has `sums`, a pass over the tiles, and `gradient`, the function from a tile to its gradient. Pairs fall
+in groups: the kept, and with `split` the excluded, too. A group's sums are those of its rows [n] and columns [M].
 """
 
 from __future__ import annotations
@@ -18,164 +16,148 @@ from mmclr import parallel
 from mmclr.losses.algebra.masks import Mask
 from mmclr.losses.algebra.tiles import LN2, Strip
 
-Sums = list[tuple[Tensor, Tensor]]  # by group (kept, excluded): rows [n] and all columns [M], float64, in bits
-Gradients = Sequence[tuple[Tensor, Tensor]]  # likewise, of the logarithms in nats
+Group = tuple[Tensor, Tensor]  # a value per row [n] and per column of all ranks [M]
+TileGradient = Callable[[int, Tensor, slice, slice], Tensor]  # (number, tile, rows, cols) -> [h, w]
 SPARE_BITS = 20  # headroom above the largest exponential, for sums of a million of them
-SAFE_BITS = 40  # a sum this far above underflow has lost less than 2^-40 per pair
+SAFE_BITS = 40  # a sum this far above underflow has lost less than 2^-40 of itself per pair
 
 
-def shared_sums(strip: Strip, mask: Mask | None, split: bool, fresh: int) -> tuple[Sums, float, list[Tensor]] | None:
-    """Return the sums, the shift c and the first `fresh` tiles of exponentials; None if a sum may have underflowed."""
-    info = torch.finfo(strip.x.dtype)
-    shift = max(0.0, strip.bound() - math.log2(info.max) + SPARE_BITS)
-    totals = [_zeros(strip) for _ in range(2 if split else 1)]
-    kept = []
-    for number, (rows, cols, tile) in enumerate(strip.tiles(fresh=fresh)):
-        _exponentials(tile, shift)
-        parts = _parts(strip, tile, rows, cols, mask, split)
-        for (row, col), part in zip(totals, parts):
-            row[rows] += part.sum(1)
-            col[cols] += part.sum(0)
-        if number < fresh:
-            kept.append(tile.add_(parts[0]) if split else tile)
-    totals = [(row, parallel.total(col)) for row, col in totals]
-    if shift > 0 and _underflow(totals, math.log2(info.tiny) + SAFE_BITS):
-        return None
-    return [(row.log2() + shift, col.log2() + shift) for row, col in totals], shift, kept
+class Shared:
+    """ONE exponential 2^(s - c) per pair serves its row and its column.
+
+    The features' norms certify that it does not overflow. When a sum comes near underflow the way is given up.
+    """
+
+    def __init__(self, mask: Mask | None, split: bool) -> None:
+        self.mask, self.split = mask, split
+        self.kept: list[Tensor] = []  # tiles of exponentials that the backward need not make again
+        self.dscales = (None, None)
+
+    def sums(self, strip: Strip, fresh: int) -> list[Group] | None:
+        """Return the logarithms of the sums, in nats; None if a sum may have underflowed."""
+        info = torch.finfo(strip.x.dtype)
+        self.shift = max(0.0, strip.bound() - math.log2(info.max) + SPARE_BITS)
+        totals = [(_zeros(strip.x), _zeros(strip.y)) for _ in range(2 if self.split else 1)]
+        for number, (rows, cols, tile) in enumerate(strip.tiles(fresh=fresh)):
+            parts = self._parts(strip, self._exponentials(tile), rows, cols)
+            for (row, col), part in zip(totals, parts):
+                row[rows].add_(part.sum(1))
+                col[cols].add_(part.sum(0))
+            if number < fresh:
+                self.kept.append(tile.add_(parts[0]) if self.split else tile)
+        totals = [(row, parallel.total(col)) for row, col in totals]
+        if self.shift > 0 and _any_below(totals, 2.0 ** (math.log2(info.tiny) + SAFE_BITS)):
+            return None
+        self.shares = [(_share(row, strip.x.dtype), _share(col, strip.x.dtype)) for row, col in totals]
+        return [(self._log(row), self._log(col)) for row, col in totals]
+
+    def gradient(self, strip: Strip, gradients: Sequence[Group], made: int) -> TileGradient:
+        """Return the function from a tile (exponentials, if its number is below `made`) to its gradient."""
+        factors = [(g_row * row, g_col * col) for (g_row, g_col), (row, col) in zip(gradients, self.shares)]
+
+        def weighted(group: int, rows: slice, cols: slice, out: Tensor) -> Tensor:
+            return torch.add(factors[group][0][rows, None], factors[group][1][cols], out=out)
+
+        def gradient(number: int, tile: Tensor, rows: slice, cols: slice) -> Tensor:
+            made_before = number < made
+            if not made_before:
+                self._exponentials(tile)
+            if not self.split:
+                kept = tile if made_before else self._parts(strip, tile, rows, cols)[0]
+                return weighted(0, rows, cols, strip.scratch("spare", rows, cols)).mul_(kept)
+            whole = strip.scratch("whole", rows, cols).copy_(tile)
+            kept, excluded = self._parts(strip, whole, rows, cols)
+            excluded.mul_(weighted(1, rows, cols, strip.scratch("weights", rows, cols)))
+            return excluded.addcmul_(kept, weighted(0, rows, cols, strip.scratch("weights", rows, cols)))
+
+        return gradient
+
+    def _exponentials(self, tile: Tensor) -> Tensor:
+        if self.shift > 0:
+            tile.sub_(self.shift)
+        return tile.exp2_()
+
+    def _parts(self, strip: Strip, tile: Tensor, rows: slice, cols: slice) -> tuple[Tensor, ...]:
+        """Return the exponentials of each group; those of the last are in `tile`. Each is exact, as e - e = 0."""
+        if self.mask is None:
+            return (tile,)
+        spare = strip.scratch("spare", rows, cols)
+        if not self.split:
+            self.mask.drop(tile, strip.at(rows), cols, spare)
+            return (tile,)
+        kept = self.mask.keep(strip.at(rows), cols, spare).mul_(tile)
+        return kept, tile.sub_(kept)
+
+    def _log(self, total: Tensor) -> Tensor:
+        return total.log_().add_(self.shift * LN2) if self.shift > 0 else total.log_()
 
 
-def shared_gradient(
-    strip: Strip, mask: Mask | None, sums: Sums, gradients: Gradients, shift: float, made: int
-) -> Callable[[int, Tensor, slice, slice], Tensor]:
-    """Return the function from a tile (its exponentials, if its number is below `made`) to its gradient."""
-    factors = [
-        tuple(_share(g, bits, shift).to(strip.x.dtype) for g, bits in zip(gs, group))
-        for gs, group in zip(gradients, sums)
-    ]
+class Apart:
+    """Rows and columns have each their own running maximum, and their own temperatures if given.
 
-    def gradient(number: int, tile: Tensor, rows: slice, cols: slice) -> Tensor:
-        if number >= made:
-            _exponentials(tile, shift)
-        if len(factors) == 1:
-            if mask is not None and number >= made:
-                mask.drop(tile, strip.at(rows), cols, strip.scratch("spare", rows, cols))
-            return _weigh(strip, tile, rows, cols, *factors[0])
-        tile = strip.scratch("whole", rows, cols).copy_(tile)
-        inside, outside = _parts(strip, tile, rows, cols, mask, True)
-        other = outside * (factors[1][0][rows, None] + factors[1][1][cols])
-        return inside.mul_(factors[0][0][rows, None] + factors[0][1][cols]).add_(other)
+    The sums are of exp(row_scale_i s_ij) by row and of exp(col_scale_j s_ij) by column; col_scale is of all columns.
+    """
 
-    return gradient
+    def __init__(self, mask: Mask | None, split: bool, row_scale: Tensor | None, col_scale: Tensor | None) -> None:
+        self.mask, self.split = mask, split
+        self.scales = (row_scale, col_scale)
+        self.kept: list[Tensor] = []
+        self.dscales: tuple[Tensor | None, ...] = (None, None)
 
+    def sums(self, strip: Strip) -> list[Group]:
+        """Return the logarithms of the sums, in nats; -inf where a sum is empty."""
+        running = [(_Running(strip.x), _Running(strip.y)) for _ in range(2 if self.split else 1)]
+        for rows, cols, tile in strip.tiles():
+            for group, (row, col) in enumerate(running):
+                row.add(rows, self._scaled(strip, tile, rows, cols, group, 0), 1)
+                col.add(cols, self._scaled(strip, tile, rows, cols, group, 1), 0)
+        bits = [(row.bits(), col.over_ranks().bits()) for row, col in running]
+        self.bits = [tuple(torch.where(b == -torch.inf, torch.inf, b).to(strip.x.dtype) for b in pair) for pair in bits]
+        return [(row * LN2, col * LN2) for row, col in bits]
 
-def _exponentials(tile: Tensor, shift: float) -> None:
-    if shift > 0:
-        tile.sub_(shift)
-    tile.exp2_()
+    def gradient(self, strip: Strip, gradients: Sequence[Group], made: int) -> TileGradient:
+        """Return the function from a tile to its gradient; it adds up the scales' own in `dscales`."""
+        self.dscales = tuple(None if scale is None else torch.zeros_like(scale) for scale in self.scales)
 
+        def gradient(number: int, tile: Tensor, rows: slice, cols: slice) -> Tensor:
+            out = strip.scratch("gradient", rows, cols).zero_()
+            for group in range(len(self.bits)):
+                for side, at in enumerate((rows, cols)):
+                    part = self._scaled(strip, tile, rows, cols, group, side)
+                    part.sub_(_stand(self.bits[group][side][at], side)).exp2_()
+                    part.mul_(_stand(gradients[group][side][at] * LN2, side))
+                    out.add_(self._through_scale(tile, part, at, side))
+            return out
 
-def _parts(strip: Strip, tile: Tensor, rows: slice, cols: slice, mask: Mask | None, split: bool) -> tuple[Tensor, ...]:
-    """Return the kept exponentials; with `split` also the excluded, which stay in `tile`. Each is exact: e - e = 0."""
-    if mask is None:
-        return (tile,)
-    spare = strip.scratch("spare", rows, cols)
-    if not split:
-        mask.drop(tile, strip.at(rows), cols, spare)
-        return (tile,)
-    inside = mask.keep(strip.at(rows), cols, spare).mul_(tile)
-    return inside, tile.sub_(inside)
+        return gradient
 
+    def _scaled(self, strip: Strip, tile: Tensor, rows: slice, cols: slice, group: int, side: int) -> Tensor:
+        """Return the tile times its rows' (side 0) or columns' (1) scale, -inf outside the group, in scratch memory."""
+        part, scale = strip.scratch("part", rows, cols), self.scales[side]
+        if scale is None:
+            part.copy_(tile)
+        else:
+            torch.mul(tile, _stand(scale[rows if side == 0 else cols], side), out=part)
+        if self.mask is None:
+            return part
+        keep = self.mask.keep(strip.at(rows), cols, strip.scratch("spare", rows, cols))
+        return part.masked_fill_(keep == group, -torch.inf)
 
-def _weigh(strip: Strip, tile: Tensor, rows: slice, cols: slice, row: Tensor, col: Tensor) -> Tensor:
-    """Return tile_ij * (row_i + col_j) in scratch memory: a kept tile stays as it is."""
-    return torch.add(row[rows, None], col[cols], out=strip.scratch("spare", rows, cols)).mul_(tile)
-
-
-def _share(gradient: Tensor, bits: Tensor, shift: float) -> Tensor:
-    """Return gradient / sum, in the unit of the exponentials; an empty sum has none."""
-    return torch.where(bits == -torch.inf, 0.0, gradient.double() * LN2 * (shift - bits).exp2())
-
-
-def _zeros(strip: Strip) -> tuple[Tensor, Tensor]:
-    rows, cols = strip.x.shape[0], strip.y.shape[0]
-    return tuple(strip.x.new_zeros(size, dtype=torch.float64) for size in (rows, cols))  # type: ignore[return-value]
-
-
-def _underflow(totals: Sums, least: float) -> bool:
-    """Say whether any rank has a sum below 2^least: what underflowed might have mattered."""
-    low = [(part < 2.0**least).any() for group in totals for part in group]
-    return bool(parallel.maximum(torch.stack(low).any().float()))
-
-
-def apart_sums(
-    strip: Strip, mask: Mask | None, split: bool, row_scale: Tensor | None, col_scale: Tensor | None
-) -> Sums:
-    """Return the sums of 2^(row_scale_i s_ij) by row and of 2^(col_scale_j s_ij) by column (col_scale of all, [M])."""
-    running = [(_Running(strip.x, len(strip.x)), _Running(strip.x, len(strip.y))) for _ in range(2 if split else 1)]
-    for rows, cols, tile in strip.tiles():
-        for excluded, (row, col) in enumerate(running):
-            row.add(rows, _scaled(strip, tile, rows, cols, mask, bool(excluded), row_scale, 0), 1)
-            col.add(cols, _scaled(strip, tile, rows, cols, mask, bool(excluded), col_scale, 1), 0)
-    return [(row.bits(), col.over_ranks().bits()) for row, col in running]
-
-
-def apart_gradient(
-    strip: Strip,
-    mask: Mask | None,
-    sums: Sums,
-    gradients: Gradients,
-    scales: tuple[Tensor | None, Tensor | None],
-    dscales: tuple[Tensor | None, Tensor | None],
-) -> Callable[[int, Tensor, slice, slice], Tensor]:
-    """Return the function from a tile to its gradient; it adds to `dscales`, the gradients of row and col scales."""
-    lse = [[torch.where(bits == -torch.inf, torch.inf, bits).to(strip.x.dtype) for bits in group] for group in sums]
-    factors = [[(g * LN2).to(strip.x.dtype) for g in group] for group in gradients]
-
-    def gradient(number: int, tile: Tensor, rows: slice, cols: slice) -> Tensor:
-        out = strip.scratch("gradient", rows, cols).zero_()
-        for excluded in range(len(lse)):
-            for side, at in enumerate((rows, cols)):
-                shape = (-1, 1) if side == 0 else (1, -1)
-                part = _scaled(strip, tile, rows, cols, mask, bool(excluded), scales[side], side)
-                part.sub_(lse[excluded][side][at].view(shape)).exp2_().mul_(factors[excluded][side][at].view(shape))
-                scale, dscale = scales[side], dscales[side]
-                if scale is not None and dscale is not None:
-                    dscale[at] += (part * tile).sum(1 - side)
-                    part.mul_(scale[at].view(shape))
-                out.add_(part)
-        return out
-
-    return gradient
-
-
-def _scaled(
-    strip: Strip,
-    tile: Tensor,
-    rows: slice,
-    cols: slice,
-    mask: Mask | None,
-    excluded: bool,
-    scale: Tensor | None,
-    side: int,
-) -> Tensor:
-    """Return the tile times its row's (side 0) or column's (1) scale, -inf outside the group, in scratch memory."""
-    part = strip.scratch("part", rows, cols)
-    if scale is None:
-        part.copy_(tile)
-    else:
-        torch.mul(tile, scale[rows, None] if side == 0 else scale[cols], out=part)
-    if mask is None:
-        return part
-    keep = mask.keep(strip.at(rows), cols, strip.scratch("spare", rows, cols))
-    return part.masked_fill_(keep == float(excluded), -torch.inf)
+    def _through_scale(self, tile: Tensor, part: Tensor, at: slice, side: int) -> Tensor:
+        """Return the gradient of the tile from that of scale * tile, and add up the scale's."""
+        scale, dscale = self.scales[side], self.dscales[side]
+        if scale is None or dscale is None:
+            return part
+        dscale[at].add_((part * tile).sum(1 - side))
+        return part.mul_(_stand(scale[at], side))
 
 
 class _Running:
-    """log2 of sums of 2^z that come in tiles: a maximum so far, and the sum relative to it."""
+    """log2 of sums of 2^z that come in tiles: the largest z so far, and the sum relative to it."""
 
-    def __init__(self, like: Tensor, size: int) -> None:
-        self.peak = like.new_full((size,), -torch.inf)
-        self.total = like.new_zeros(size, dtype=torch.float64)
+    def __init__(self, like: Tensor) -> None:
+        self.peak = like.new_full((like.shape[0],), -torch.inf)
+        self.total = _zeros(like)
 
     def add(self, at: slice, z: Tensor, dim: int) -> None:
         """Add a tile's sums along `dim`; z is overwritten."""
@@ -197,3 +179,23 @@ class _Running:
     def bits(self) -> Tensor:
         """Return the logarithms, -inf for an empty sum."""
         return torch.where(self.total == 0, -torch.inf, self.peak + self.total.log2())
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return like.new_zeros(like.shape[0], dtype=torch.float64)
+
+
+def _share(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return d log(total) / d log2(one exponential), by exponential; finite where a sum is empty, as its tiles are 0."""
+    return total.clamp_min(2.0**6 * torch.finfo(dtype).tiny).reciprocal_().mul_(LN2).to(dtype)
+
+
+def _stand(vector: Tensor, side: int) -> Tensor:
+    """Return a vector of rows (side 0) as a column, and one of columns as a row."""
+    return vector[:, None] if side == 0 else vector
+
+
+def _any_below(totals: Sequence[Group], least: float) -> bool:
+    """Say whether any rank has a sum below `least`."""
+    low = [(part < least).any() for group in totals for part in group]
+    return bool(parallel.maximum(torch.stack(low).any().float()))

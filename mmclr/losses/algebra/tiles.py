@@ -30,6 +30,8 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         device = next(a.device.type for a in args if isinstance(a, Tensor))
+        if not torch.is_autocast_enabled(device):
+            return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
@@ -109,9 +111,8 @@ class Strip:
         """Return a number that no |similarity| of any rank exceeds, in bits."""
         if not (self.rows and self.cols):
             return 0.0
-        norm = torch.linalg.vector_norm
-        mine = norm(self.x, dim=1).amax() * norm(self.y, dim=1).amax() * self.factor.abs()
-        return float(parallel.maximum(mine))
+        norms = [torch.linalg.vector_norm(side, dim=1).amax() for side in (self.x, self.y)]
+        return float(parallel.maximum(norms[0] * norms[1] * self.factor.abs()))
 
     def spread(self, gradient: Tensor) -> Tensor:
         """Return the gradient of all columns' sums from that of this rank's: [m] -> [M]."""
@@ -141,10 +142,10 @@ class Strip:
         if self.dy is not None:
             self.dy[cols].addmm_(gradient.T, self.scaled)
 
-    def pairs(self) -> Tensor:
+    def pairs(self, scale: Tensor) -> Tensor:
         """Return the diagonal [n] of the similarities, in nats."""
-        dots = [(self.x[rows] * self.y[self.at(rows)]).sum(1, dtype=torch.float64) for rows in self.rows]
-        return torch.cat([*dots, self.x.new_zeros(0)]).mul(self.factor.double() * LN2).to(self.x.dtype)
+        dots = [(self.x[rows] * self.y[self.at(rows)]).sum(1) for rows in self.rows]
+        return (dots[0] if len(dots) == 1 else torch.cat([*dots, self.x.new_empty(0)])) * scale
 
     def collect_pairs(self, gradient: Tensor) -> None:
         """Add what the gradient [n] of the diagonal means for x and y."""
@@ -160,6 +161,6 @@ class Strip:
         dscale = None
         if self.dx is not None:
             parts = [(self.x[rows] * self.dx[rows]).sum(dtype=torch.float64) for rows in self.rows]
-            dscale = (sum(parts, self.x.new_zeros((), dtype=torch.float64)) / LN2).to(self.x.dtype)
+            dscale = (torch.stack(parts).sum() / LN2).to(self.x.dtype) if parts else torch.zeros_like(self.factor)
             self.dx.mul_(self.factor)
         return self.dx, None if self.dy is None else self.hand_back(self.dy), dscale

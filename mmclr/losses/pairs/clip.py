@@ -34,4 +34,4 @@ class Clip(Objective, key="clip"):
         same = Either(Equal(image_id), Equal(caption_id)) if self.duplicates == "mask" else Pairs()
         lse = dual_lse(image, text, scale, exclude=same, keep_bytes=self.keep_mib << 20)
         of_image, of_text = F.softplus(lse.row - lse.pair), F.softplus(lse.col - lse.pair)
-        return parallel.mean(self.image_weight * of_image + (1 - self.image_weight) * of_text, weights)
+        return parallel.mean(of_text.lerp(of_image, self.image_weight), weights)

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmclr.data import augment
-from mmclr.data.augment import Augment
+from mmclr.data.augment import Canvas, Recipe
 from mmclr.data.batch import Batch
 from mmclr.data.captions import Chooser, Field, identity, number, text_id
 from mmclr.data.decode import Picture
@@ -31,7 +30,8 @@ TOGETHER = 128  # pictures whose draws are made at once
 class Stored(NamedTuple):
     """A sample before anything random happens to it."""
 
-    picture: Picture | Image.Image  # its header, or upright RGB when it is kept in memory
+    size: tuple[int, int]  # width, height
+    picture: Picture | Canvas  # its header, or its pixels when it is kept in memory
     texts: list[tuple[float, list[str]]]
     image_id: int
     label: int
@@ -41,8 +41,8 @@ class Stored(NamedTuple):
     @property
     def cost(self) -> int:
         """Return the bytes it takes in memory, about: Pillow keeps RGB in 4 bytes."""
-        size = self.picture.size
-        return 4 * size[0] * size[1] + 1500 + 2 * sum(len(text) for _, texts in self.texts for text in texts)
+        pixels = self.picture.image.width * self.picture.image.height if isinstance(self.picture, Canvas) else 0
+        return 4 * pixels + 1500 + 2 * sum(len(text) for _, texts in self.texts for text in texts)
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,9 @@ class Rows:
     """The arrays of a batch while they are filled."""
 
     def __init__(self, count: int, size: int, views: int, captions: int) -> None:
-        self.pixels = np.zeros((count, size, size, 3), np.uint8)
-        self.views = np.zeros((count, views, size, size, 3), np.uint8) if views else None
+        self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
         self.texts = [[""] * captions for _ in range(count)]
-        self.ids = np.full((3, count), -1, np.int64)  # image, caption, label
+        self.ids = np.full((count, 3), -1, np.int64)  # image, caption, label
         self.weights = np.zeros(count, np.float32)
         self.keys = [""] * count
 
@@ -86,6 +85,7 @@ class Assembler:
         self.first = rank * self.rows
         self.chooser = Chooser(config.captions(), config.split, config.edits, captions, config.max_characters)
         self.captions = captions
+        self.augments = [config.augment] + [config.view_augment] * config.views
         self.label = Field(config.label) if config.label else None
         self.weight = Field(config.weight) if config.weight else None
         self.begins = bounds(parts)
@@ -113,15 +113,18 @@ class Assembler:
     def _fill(self, rows: Rows, part: Ints, sample: Ints, epoch: Ints, faults: list[Entry]) -> list[int]:
         """Fill the rows `part`; return those whose sample cannot be used."""
         words = key(np.full(len(part), self.seed), epoch[part], sample[part])
+        text_words = key(words, TEXT)
         opened = [self._open(int(n)) for n in sample[part]]
-        sizes = np.array([(1, 1) if isinstance(s, Entry) else s.picture.size for s in opened], np.int64)
-        plans = [self._plan(self.config.augment, sizes, words, 0)]
-        plans += [self._plan(self.config.view_augment, sizes, words, 1 + v) for v in range(self.config.views)]
+        sizes = np.array([s.size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
+        recipes = [
+            augment.draw(how, sizes, key(words, view), self.image_size) for view, how in enumerate(self.augments)
+        ]
         bad = []
         for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
-            if not isinstance(stored, Entry):
+            if isinstance(stored, Stored):
                 try:
-                    self._place(rows, row, stored, plans, i, words[i : i + 1], int(sample[row]), faults)
+                    self._paint(rows, row, stored, [drawn[i] for drawn in recipes])
+                    self._write(rows, row, stored, text_words[i : i + 1], int(sample[row]), faults)
                     continue
                 except Fault as fault:
                     stored = self._entry(int(sample[row]), fault)
@@ -129,58 +132,31 @@ class Assembler:
             bad.append(row)
         return bad
 
-    def _plan(self, how: Augment, sizes: Ints, words: Words, view: int) -> augment.Plan:
-        return augment.plan(how, sizes, key(words, view), self.image_size)
+    def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Recipe]) -> None:
+        """Put the views of a picture into their places. Raises Fault."""
+        canvas = stored.picture
+        if isinstance(canvas, Picture):
+            canvas = self._canvas(canvas, min(recipe.shrink(self.image_size) for recipe in recipes))
+        for view, recipe in enumerate(recipes):
+            pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)
+            rows.pixels[view, row] = np.frombuffer(pixels, np.uint8).reshape(rows.pixels.shape[2:])
 
-    def _place(
-        self,
-        rows: Rows,
-        row: int,
-        stored: Stored,
-        plans: list[augment.Plan],
-        i: int,
-        word: Words,
-        sample: int,
-        faults: list[Entry],
-    ) -> None:
-        """Decode, crop and write one sample. Raises Fault."""
-        image, factor = self._pixels(stored, min(_shrink(plan.box[i], self.image_size) for plan in plans))
-        for view, (plan, how) in enumerate(zip(plans, [self.config.augment] + [self.config.view_augment] * len(plans))):
-            pixels = self._view(image, factor, plan, how, i)
-            if view == 0:
-                rows.pixels[row] = pixels
-            elif rows.views is not None:
-                rows.views[row, view - 1] = pixels
-        texts = self.chooser.choose(stored.texts, key(word, TEXT))
+    def _canvas(self, picture: Picture, shrink: float) -> Canvas:
+        image = picture.pixels(self.config.background, shrink)
+        factor = max(1, round(picture.size[0] / image.width))
+        return augment.canvas(image, factor, self.augments, self.config.background)
+
+    def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
+        """Put everything but the pixels of a sample into its place."""
+        texts = self.chooser.choose(stored.texts, word)
         for at, text in enumerate(texts):
             if len(text) > self.config.max_characters:
-                fault = Fault("cut_caption", f"{len(text)} characters")
-                faults.append(self._entry(sample, fault))
+                faults.append(self._entry(sample, Fault("cut_caption", f"{len(text)} characters")))
                 texts[at] = text[: self.config.max_characters]
         rows.texts[row] = texts
-        rows.ids[:, row] = stored.image_id, text_id(texts[0]), stored.label
+        rows.ids[row] = stored.image_id, text_id(texts[0]), stored.label
         rows.weights[row] = stored.weight
         rows.keys[row] = stored.key
-
-    def _pixels(self, stored: Stored, shrink: float) -> tuple[Image.Image, int]:
-        """Return the picture as RGB, and by which factor it is smaller than its size says."""
-        if isinstance(stored.picture, Image.Image):
-            return stored.picture, 1
-        image = stored.picture.pixels(self.config.background, shrink)
-        return image, max(1, round(stored.picture.size[0] / image.size[0]))
-
-    def _view(self, image: Image.Image, factor: int, plan: augment.Plan, how: Augment, i: int) -> NDArray[np.uint8]:
-        """Return one augmented view: uint8 [H, W, 3]."""
-        left, top, right, bottom = (plan.box[i] / factor).tolist()
-        view = augment.crop(
-            image, (left, top, right, bottom), self.image_size, self.config.resample, self.config.background
-        )
-        if how.recolours:
-            view = augment.recolour(view, plan.colour[i])
-        if plan.sigma[i]:
-            view = augment.blur(view, float(plan.sigma[i]))
-        pixels = np.asarray(view)
-        return pixels[:, ::-1] if plan.flip[i] else pixels
 
     def _open(self, sample: int) -> Stored | Entry:
         """Read a sample and the header of its picture, or take it from memory."""
@@ -190,15 +166,17 @@ class Assembler:
             part = int(np.searchsorted(self.begins, sample, side="right")) - 1
             found = self.parts[part].read(sample - int(self.begins[part]))
             data = found.image()
-            picture: Picture | Image.Image = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
+            picture = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
             label = int(number(self.label, found, -1, words=True)) if self.label else -1
             weight = float(number(self.weight, found, 1.0)) if self.weight else 1.0
-            stored = Stored(picture, self.chooser.candidates(found), identity(data), label, weight, found.key)
-            if stored.cost <= self.keep:
-                assert isinstance(picture, Picture)
-                stored = stored._replace(picture=picture.pixels(self.config.background))
-                self.keep -= stored.cost
-                self._stored[sample] = stored
+            stored = Stored(
+                picture.size, picture, self.chooser.candidates(found), identity(data), label, weight, found.key
+            )
+            if self.config.cache == "decoded":
+                stored = stored._replace(picture=self._canvas(picture, 1.0))  # whole, whether it is kept or not
+                if stored.cost <= self.keep:
+                    self.keep -= stored.cost
+                    self._stored[sample] = stored
             return stored
         except Fault as fault:
             return self._entry(sample, fault)
@@ -222,10 +200,11 @@ class Assembler:
             order = np.argsort([len(ids) for ids in encoded[:: self.captions]], kind="stable")
             encoded = [encoded[row * self.captions + m] for row in order for m in range(self.captions)]
         tokens, lengths = self.tokenizer.pad(encoded)
-        image_id, caption_id, label = torch.from_numpy(rows.ids[:, order])
-        views = torch.from_numpy(_take(rows.views, order)).permute(0, 1, 4, 2, 3) if rows.views is not None else None
+        image_id, caption_id, label = torch.from_numpy(rows.ids[order].T.copy())
+        pixels = torch.from_numpy(_take(rows.pixels, order)).permute(0, 1, 4, 2, 3)  # in memory channels last
         return Batch(
-            pixels=torch.from_numpy(_take(rows.pixels, order)).permute(0, 3, 1, 2),
+            pixels=pixels[0],
+            views=pixels[1:].transpose(0, 1) if self.config.views else None,
             tokens=tokens,
             lengths=lengths,
             image_id=image_id,
@@ -234,7 +213,6 @@ class Assembler:
             index=torch.from_numpy(index[order]),
             weights=torch.from_numpy(rows.weights[order]),
             keys=[rows.keys[row] for row in order],
-            views=views,
             faults=faults,
         )
 
@@ -261,10 +239,5 @@ def _chunks(rows: Ints) -> list[Ints]:
     return [rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)]
 
 
-def _shrink(box: augment.Floats, size: int) -> float:
-    """Return how much larger a crop is than what it becomes."""
-    return float(min(box[2] - box[0], box[3] - box[1]) / size)
-
-
 def _take(rows: NDArray[np.uint8], order: Ints) -> NDArray[np.uint8]:
-    return rows if (order[:-1] < order[1:]).all() else rows[order]
+    return rows if (order[:-1] < order[1:]).all() else rows[:, order]

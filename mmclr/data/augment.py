@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,38 +57,53 @@ class Augment:
             raise ValueError(f"crop_scale is a share of the area, at most 1, not {self.crop_scale[1]}")
 
     @property
+    def reach(self) -> float:
+        """How far a crop may reach beyond the picture, as a share of its size."""
+        return self.shift + max(0.0, (1 / self.zoom[0] - 1) / 2)
+
+    @property
     def recolours(self) -> bool:
         """Whether any colour changes."""
         return self.grey > 0 or self.colour > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-class Plan(NamedTuple):
-    """What is done to each picture of a batch."""
+class Recipe(NamedTuple):
+    """What is done to one picture."""
 
-    box: Floats  # [b, 4] left, top, right, bottom in pixels of the picture; may reach beyond it
-    flip: NDArray[np.bool_]  # [b]
-    colour: Floats  # [b, 4] brightness, contrast, saturation (factors), hue (turns)
-    sigma: Floats  # [b] of the blur, in output pixels; 0 for none
+    box: tuple[float, float, float, float]  # left, top, right, bottom in its pixels; may reach beyond it
+    flip: bool
+    colour: tuple[float, float, float, float] | None  # brightness, contrast, saturation (factors), hue (turns)
+    sigma: float  # of the blur, in output pixels; 0 for none
+
+    def shrink(self, size: int) -> float:
+        """Return by which factor the box is larger than `size`."""
+        left, top, right, bottom = self.box
+        return min(right - left, bottom - top) / size
 
 
-def plan(augment: Augment, sizes: NDArray[np.int64], keys: Words, image_size: int) -> Plan:
+def draw(augment: Augment, sizes: NDArray[np.int64], keys: Words, image_size: int) -> list[Recipe]:
     """Draw what happens to pictures of `sizes` [b, 2] (width, height); keys [b] tell them apart."""
     count = len(keys)
-    box = _moved(augment, _crops(augment, sizes, keys), keys)
-    colour = np.tile([1.0, 1.0, 1.0, 0.0], (count, 1))
-    if augment.recolours:
-        draws = uniform(key(keys, COLOUR), 6)
-        spread = [augment.brightness, augment.contrast, augment.saturation, augment.hue]
-        changed = (2 * draws[:, :4] - 1) * spread + [1, 1, 1, 0]
-        colour = np.where(draws[:, 4:5] < augment.colour, changed, colour)
-        colour[draws[:, 5] < augment.grey, 2:] = 0  # no saturation, no turn
-    sigma = np.zeros(count)
-    if augment.blur:
-        draws = uniform(key(keys, BLUR), 2)
-        low, high = np.array(augment.blur_sigma) * image_size / 224
-        sigma = np.where(draws[:, 0] < augment.blur, low + (high - low) * draws[:, 1], 0.0)
-    flip = uniform(key(keys, FLIP), 1)[:, 0] < augment.flip
-    return Plan(box, flip, colour, sigma)
+    boxes = _moved(augment, _crops(augment, sizes, keys), keys).tolist()
+    flips = (uniform(key(keys, FLIP), 1)[:, 0] < augment.flip).tolist() if augment.flip else [False] * count
+    colours = _colours(augment, keys).tolist() if augment.recolours else [None] * count
+    sigmas = _sigmas(augment, keys, image_size).tolist() if augment.blur else [0.0] * count
+    return list(map(Recipe, boxes, flips, colours, sigmas))
+
+
+def _colours(augment: Augment, keys: Words) -> Floats:
+    draws = uniform(key(keys, COLOUR), 6)
+    spread = [augment.brightness, augment.contrast, augment.saturation, augment.hue]
+    changed = (2 * draws[:, :4] - 1) * spread + [1, 1, 1, 0]
+    colours = np.where(draws[:, 4:5] < augment.colour, changed, [1.0, 1.0, 1.0, 0.0])
+    colours[draws[:, 5] < augment.grey, 2:] = 0  # no saturation, no turn
+    return colours
+
+
+def _sigmas(augment: Augment, keys: Words, image_size: int) -> Floats:
+    draws = uniform(key(keys, BLUR), 2)
+    low, high = np.array(augment.blur_sigma) * image_size / 224
+    return np.where(draws[:, 0] < augment.blur, low + (high - low) * draws[:, 1], 0.0)
 
 
 def _crops(augment: Augment, sizes: NDArray[np.int64], keys: Words) -> Floats:
@@ -120,36 +137,49 @@ def _moved(augment: Augment, box: Floats, keys: Words) -> Floats:
     return np.concatenate([middle - half, middle + half], 1)
 
 
-def crop(
-    image: Image.Image, box: tuple[float, float, float, float], size: int, resample: str, background: Colour
-) -> Image.Image:
-    """Resize the part `box` of an RGB picture to size x size; what lies beyond the picture is background."""
-    width, height = image.size
-    left, top, right, bottom = box
-    if left < 0 or top < 0 or right > width or bottom > height:
-        # What sticks out decides the margin: a picture that has moved far is not copied into a huge one.
-        margin = [int(np.ceil(max(0.0, side))) for side in (-left, -top, right - width, bottom - height)]
-        wide = Image.new("RGB", (width + margin[0] + margin[2], height + margin[1] + margin[3]), background)
-        wide.paste(image, (margin[0], margin[1]))
-        image, box = wide, (left + margin[0], top + margin[1], right + margin[0], bottom + margin[1])
-    return image.resize((size, size), RESAMPLING[resample], box=box)
+class Canvas(NamedTuple):
+    """A decoded picture with a margin of background, from which views are cut."""
+
+    image: Image.Image
+    factor: int  # by which the picture is smaller than its file says
+    margin: tuple[int, int]  # left and right, above and below
 
 
-def recolour(image: Image.Image, colour: Floats) -> Image.Image:
+def canvas(image: Image.Image, factor: int, augments: Sequence[Augment], background: Colour) -> Canvas:
+    """Put an RGB picture on a canvas as large as the boxes of any of `augments` may reach."""
+    reach = max(how.reach for how in augments)
+    margin = math.ceil(reach * image.width), math.ceil(reach * image.height)
+    if margin == (0, 0):
+        return Canvas(image, factor, margin)
+    wide = Image.new("RGB", (image.width + 2 * margin[0], image.height + 2 * margin[1]), background)
+    wide.paste(image, margin)
+    return Canvas(wide, factor, margin)
+
+
+def cut(canvas: Canvas, recipe: Recipe, size: int, resample: str) -> bytes:
+    """Return the view of a canvas that a recipe makes: size x size RGB pixels."""
+    left, top, right, bottom = recipe.box
+    factor, (x, y) = canvas.factor, canvas.margin
+    box = (left / factor + x, top / factor + y, right / factor + x, bottom / factor + y)
+    view = canvas.image.resize((size, size), RESAMPLING[resample], box)
+    if recipe.colour is not None:
+        view = _recolour(view, *recipe.colour)
+    if recipe.sigma:
+        view = view.filter(ImageFilter.GaussianBlur(recipe.sigma))
+    if recipe.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view.tobytes()
+
+
+def _recolour(image: Image.Image, brightness: float, contrast: float, saturation: float, hue: float) -> Image.Image:
     """Apply brightness, contrast (about the mean grey), saturation and hue, as one linear map of RGB."""
-    brightness, contrast, saturation, hue = colour.tolist()
     matrix = brightness * contrast * _saturate(saturation) @ _turn_hue(hue)
-    grey = 0.0
+    offset = 0.0
     if contrast != 1:
-        grey = float(np.asarray(image.reduce(max(1, image.width // 32))).reshape(-1, 3).mean(0) @ LUMA)
-    offset = brightness * (1 - contrast) * grey
+        small = np.asarray(image.reduce(max(1, image.width // 32)))
+        offset = brightness * (1 - contrast) * float(small.reshape(-1, 3).mean(0) @ LUMA)
     rows = [(*row, offset) for row in matrix.tolist()]
     return image.convert("RGB", tuple(value for row in rows for value in row))
-
-
-def blur(image: Image.Image, sigma: float) -> Image.Image:
-    """Blur with a Gaussian of width sigma, in pixels."""
-    return image.filter(ImageFilter.GaussianBlur(sigma))
 
 
 def _saturate(factor: float) -> Floats:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,11 +94,10 @@ class Tokenizer:
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return rows of ids as one tensor [n, L] and their lengths [n]."""
-        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        ids = torch.full((len(rows), int(lengths.max()) if rows else 0), self.pad_id, dtype=torch.int64)
-        for out, row in zip(ids, rows):
-            out[: len(row)] = torch.tensor(row)
-        return ids, lengths
+        lengths = np.array([len(row) for row in rows], np.int64)
+        ids = np.full((len(rows), int(lengths.max(initial=0))), self.pad_id, np.int64)
+        ids[np.arange(ids.shape[1]) < lengths[:, None]] = [token for row in rows for token in row]
+        return torch.from_numpy(ids), torch.from_numpy(lengths)
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""

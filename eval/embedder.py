@@ -66,7 +66,7 @@ class Embedder:
     @property
     def scale(self) -> float:
         """Inverse temperature of the model's softmax."""
-        return float(self.model.scale)
+        return float(self.model.scale.detach())
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
         """Return the unit-norm embeddings [n, D] of strings, float32 on the CPU."""

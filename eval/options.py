@@ -40,6 +40,8 @@ def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentPars
     p.add_argument("--caption", default="txt", metavar="FIELD", help="where shards keep captions: txt or json:FIELD")
     p.add_argument("--language", default="en", help="goes into the result as it is")
     p.add_argument("--out", "--output", type=Path, metavar="FILE", help="write the result as JSON, samples beside it")
+    p.add_argument("--examples", type=int, default=12, metavar="N", help="queries or pictures kept beside FILE for "
+                   "`mmclr report` to show (0: none)")  # fmt: skip
     p.add_argument("--skip_existing", "--skip-existing", action="store_true", help="do nothing where FILE exists")
     p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
     p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")

@@ -19,10 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from eval.examples import Example, save
 from eval.measurement import Measurement
 from mmclr.errors import UserError
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
+BESIDE = {"measurements", "examples"}  # kept in files of their own
 
 
 def installed() -> dict[str, str]:
@@ -58,6 +60,7 @@ class Result:
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=installed)
     measurements: dict[str, Measurement] = field(default_factory=dict, repr=False, compare=False)
+    examples: dict[str, list[Example]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, measurements: Mapping[str, Measurement | None], **about: Any) -> Result:
@@ -74,17 +77,18 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON file holds."""
-        fields = (f.name for f in dataclasses.fields(self) if f.name != "measurements")
-        return {name: getattr(self, name) for name in fields}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in BESIDE}
 
     def save(self, path: str | Path) -> Path:
-        """Write the JSON at `path`, and beside it PATH.samples.npz with what each sample contributed."""
+        """Write the JSON at `path`; beside it NAME.samples.npz (what each sample gave) and NAME.examples.json."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
         if self.measurements:
-            np.savez_compressed(_beside(path), **_arrays(self.measurements))
+            np.savez_compressed(path.with_suffix(".samples.npz"), **_arrays(self.measurements))
+        if self.examples:
+            save(path.with_suffix(".examples.json"), self.examples)
         return path
 
     @classmethod
@@ -92,9 +96,9 @@ class Result:
         """Read a result written by `save` or by CLIP_benchmark; samples are read where the file is there."""
         try:
             tree = json.loads(Path(path).read_text(encoding="utf-8"))
-            known = {f.name for f in dataclasses.fields(cls)} - {"measurements"}
+            known = {f.name for f in dataclasses.fields(cls)} - BESIDE
             kept = {key: value for key, value in tree.items() if key in known}
-            return cls(**kept, measurements=_read_samples(_beside(Path(path))))
+            return cls(**kept, measurements=_read_samples(Path(path).with_suffix(".samples.npz")))
         except FileNotFoundError:
             raise UserError(f"{path}: no such result file") from None
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
@@ -118,10 +122,6 @@ class Result:
             console.print(f"skipped: {count} samples ({reason})")
         for note in self.notes:
             console.print(f"note: {note}")
-
-
-def _beside(path: Path) -> Path:
-    return path.with_suffix(".samples.npz")
 
 
 def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, np.ndarray]:

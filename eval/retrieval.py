@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from eval import options
+from eval import examples, options
 from eval.embedder import Embedder
 from eval.measurement import Measurement
 from eval.progress import bar
@@ -23,11 +23,11 @@ RELATIONS = {
 }
 
 
-def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: str = "pair") -> Result:
+def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: str = "pair", show: int = 0) -> Result:
     """Measure recall@k of pictures for captions (image_retrieval) and of captions for pictures (text_retrieval).
 
     A hit is any right answer among the first k, by its chance where scores tie. Intervals treat captions of one
-    picture as one unit, and the gallery as given.
+    picture as one unit, and the gallery as given. `show` queries, from the best found to the worst, become examples.
     """
     data.need_captions()
     began = time.perf_counter()
@@ -50,6 +50,9 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
         ties={"captions": to_image.n_tied, "images": to_text.n_tied},
         sizes={"images": len(data), "captions": len(texts)},
         notes=notes(to_image, to_text, relation, ks),
+        examples=examples.collect(
+            finds=show and examples.finds(embedded, texts, captions, relevance, examples.spread(to_image, show))
+        ),
         seconds=round(time.perf_counter() - began, 3),
         **options.about(embedder, embedded, prompts=text_hash("\0".join(texts))),
     )
@@ -92,7 +95,7 @@ def main(argv: list[str]) -> int | None:
 
 
 def _run(embedder: Embedder, data: EvalSet, args: argparse.Namespace) -> Result:
-    return run(embedder, data, ks=args.recall_k, relation=args.relation)
+    return run(embedder, data, ks=args.recall_k, relation=args.relation, show=args.examples)
 
 
 EXAMPLES = """examples:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-from eval import classifier, options, scores
+from eval import classifier, examples, options, scores
 from eval.embedder import Embedded, Embedder
 from eval.measurement import Measurement
 from eval.ranking import Relevance, rank
@@ -15,8 +15,11 @@ from eval.result import Result
 from eval.sets import EvalSet, text_hash
 
 
-def run(embedder: Embedder, data: EvalSet) -> Result:
-    """Measure acc1, acc5 and mean per-class recall; mean average precision where a picture has several classes."""
+def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
+    """Measure acc1, acc5 and mean per-class recall; mean average precision where a picture has several classes.
+
+    `show` pictures become examples.
+    """
     data.need_classes()
     began = time.perf_counter()
     weights = classifier.build(embedder, data.classnames, data.templates)
@@ -29,6 +32,7 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
         ties=ties,
         sizes={"images": len(embedded.data), "classes": len(data.classnames), "templates": _count(templates)},
         notes=notes,
+        examples=examples.collect(guesses=show and _examples(embedded, weights, embedder.scale, show)),
         seconds=round(time.perf_counter() - began, 3),
         **options.about(embedder, embedded, prompts=text_hash(repr((list(data.classnames), templates)))),
     )
@@ -60,6 +64,13 @@ def _several(embedded: Embedded, weights: torch.Tensor) -> Measured:
     return measured, {}, notes
 
 
+def _examples(embedded: Embedded, weights: torch.Tensor, scale: float, count: int) -> list[examples.Example]:
+    if embedded.data.multilabel:
+        return []
+    which = torch.linspace(0, len(embedded.data) - 1, min(count, len(embedded.data))).round().long().tolist()
+    return examples.guesses(embedded, weights, scale, which)
+
+
 def _count(templates: object) -> int:
     return sum(map(len, templates.values())) if isinstance(templates, Mapping) else len(templates)  # type: ignore[arg-type]
 
@@ -69,7 +80,7 @@ def main(argv: list[str]) -> int | None:
     parser = options.parser("zero_shot", __doc__, EXAMPLES)
     options.add_classes(parser)
     args = parser.parse_args(argv)
-    options.finish(args, run)
+    options.finish(args, lambda embedder, data: run(embedder, data, show=args.examples))
 
 
 EXAMPLES = """examples:

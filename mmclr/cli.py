@@ -22,6 +22,7 @@ COMMANDS = {
         "rank captions for images and images for captions: recall at 1, 5, 10",
     ),
     "eval zero_shot": ("eval.zero_shot:main", "classify images from class names and templates"),
+    "report": ("mmclr.report.command:main", "write one HTML page of a run, of evaluations, or of both"),
     "export transformers": (
         "mmclr.export.transformers:main",
         "write a CLIPModel folder with processor, tokenizer, card",

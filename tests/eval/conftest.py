@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import types
 
 import numpy as np
 import pytest
@@ -40,6 +41,29 @@ def write_tar(path, samples):
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def peer_features(folder, pictures, texts):
+    """Unit features of transformers' own CLIPModel and tokenizer, from pixels of open_clip's own transform."""
+    from open_clip import image_transform
+    from transformers import AutoTokenizer, CLIPModel
+
+    model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+    transform = image_transform(model.config.vision_config.image_size, is_train=False)
+    pixels = torch.stack([transform(Image.open(io.BytesIO(p))) for p in pictures])
+    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(texts, return_tensors="pt", padding=True)
+    with torch.no_grad():
+        image = model.visual_projection(model.vision_model(pixels).pooler_output)
+        text = model.text_projection(model.text_model(**tokens).pooler_output)
+    return torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
+
+
+@pytest.fixture
+def toy():
+    """What the fixtures are made of."""
+    return types.SimpleNamespace(
+        COLOURS=COLOURS, SHAPES=SHAPES, picture=picture, write_tar=write_tar, peer_features=peer_features
+    )
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import picture
-from test_zero_shot import peer_features
 
 from eval import retrieval
 from eval.embedder import Embedder
@@ -27,26 +25,29 @@ def brute_recall(scores, right, k):
     return found / len(right)
 
 
-def test_several_captions_of_a_picture_equal_a_loop(embedder, layout, model_folder):
-    texts = [[f"a red square no {i}", f"picture {i} of a bar", f"{i} and {i + 1}"][: 1 + i % 3] for i in range(30)]
-    members = {f"s{i:07d}": {"png": picture(i), "txt": "\n".join(texts[i]).encode()} for i in range(30)}
+def test_several_captions_of_a_picture_equal_a_loop(toy, embedder, layout, model_folder):
+    texts = [[f"a red square no {i}", f"toy.picture {i} of a bar", f"{i} and {i + 1}"][: 1 + i % 3] for i in range(30)]
+    members = {f"s{i:07d}": {"png": toy.picture(i), "txt": "\n".join(texts[i]).encode()} for i in range(30)}
     result = retrieval.run(embedder, benchmark(layout(members, "retrieval", classnames=())), ks=(1, 5, 10))
     order = [i for part in (0, 1) for i in range(part, 30, 2)]
     flat = [text for i in order for text in texts[i]]
     owner = [place for place, i in enumerate(order) for _ in texts[i]]
-    image, text = peer_features(model_folder, [picture(i) for i in order], flat)
+    image, text = toy.peer_features(model_folder, [toy.picture(i) for i in order], flat)
     scores = text @ image.T
     for k in (1, 5, 10):
         to_image = brute_recall(scores, [{o} for o in owner], k)
         mine = [{c for c, o in enumerate(owner) if o == place} for place in range(30)]
         assert result.metrics[f"image_retrieval_recall@{k}"] == pytest.approx(to_image)
         assert result.metrics[f"text_retrieval_recall@{k}"] == pytest.approx(brute_recall(scores.T, mine, k))
-    assert result.n["image_retrieval_recall@1"] == 30  # captions of one picture are one unit
+    assert result.n["image_retrieval_recall@1"] == 30  # captions of one toy.picture are one unit
     assert "clustered by images" in result.ci95_method["image_retrieval_recall@1"]
 
 
-def test_a_newline_inside_a_caption_survives_the_layout(layout):
-    members = {"s0": {"png": picture(0), "txt": rb"one\ntwo" + b"\nthree"}, "s1": {"png": picture(1), "txt": b"x"}}
+def test_a_newline_inside_a_caption_survives_the_layout(toy, layout):
+    members = {
+        "s0": {"png": toy.picture(0), "txt": rb"one\ntwo" + b"\nthree"},
+        "s1": {"png": toy.picture(1), "txt": b"x"},
+    }
     data = benchmark(layout(members, "retrieval", classnames=()))
     assert data.captions[0] == ["one\ntwo", "three"]
 
@@ -70,11 +71,11 @@ def test_lists_in_the_json_are_several_captions(shards):
     assert data.captions[7] == ["green cross", "cross no 7"]
 
 
-def test_a_collapsed_model_gets_chance(embedder, shards):
+def test_a_collapsed_model_gets_chance(toy, embedder, shards):
     model = embedder.model
     with torch.no_grad():
         kept = [p.clone() for p in model.parameters()]
-        model.visual_projection.weight.zero_()[:, 0] = 1  # every picture lands on one point, or on its mirror image
+        model.visual_projection.weight.zero_()[:, 0] = 1  # every toy.picture lands on one point, or on its mirror image
         model.text_projection.weight.zero_()
         model.text_projection.weight[0].fill_(1)
     try:
@@ -121,6 +122,10 @@ def test_the_command_takes_clip_benchmarks_names(shards, model_folder, tmp_path,
     tree = json.loads(out.read_text())
     assert tree["dataset"] == "wds/toy"
     assert list(tree["metrics"]) == [f"{way}_retrieval_recall@{k}" for k in (1, 3) for way in ("image", "text")]
+    shown = json.loads(out.with_suffix(".examples.json").read_text())["finds"]
+    ranks = [next((i for i, f in enumerate(query["found"]) if f["right"]), 99) for query in shown]
+    assert len(shown) == 12
+    assert ranks == sorted(ranks)  # from the best found to the worst
     assert "image_retrieval_recall@3" in capsys.readouterr().out
     with pytest.raises(UserError, match="name a model"):
         retrieval.main(["--data", shards])

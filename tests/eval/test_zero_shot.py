@@ -1,13 +1,12 @@
 """Zero-shot classification: the same numbers as transformers' model and scikit-learn; broken sets get a sentence."""
 
+import base64
 import io
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, SHAPES, picture, write_tar
-from PIL import Image
 from sklearn import metrics
 
 from eval import classifier, zero_shot
@@ -25,33 +24,18 @@ def embedder(model_folder):
 
 
 @pytest.fixture
-def classification(layout):
-    members = {f"s{i:07d}": {"png": picture(i), "cls": str(i % 6).encode()} for i in range(40)}
+def classification(toy, layout):
+    members = {f"s{i:07d}": {"png": toy.picture(i), "cls": str(i % 6).encode()} for i in range(40)}
     root = layout(members)
     (root / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
     return root
 
 
-def peer_features(folder, pictures, texts):
-    """Unit features of transformers' own CLIPModel and tokenizer, from pixels of open_clip's own transform."""
-    from open_clip import image_transform
-    from transformers import AutoTokenizer, CLIPModel
-
-    model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-    transform = image_transform(model.config.vision_config.image_size, is_train=False)
-    pixels = torch.stack([transform(Image.open(io.BytesIO(p))) for p in pictures])
-    tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)(texts, return_tensors="pt", padding=True)
-    with torch.no_grad():
-        image = model.visual_projection(model.vision_model(pixels).pooler_output)
-        text = model.text_projection(model.text_model(**tokens).pooler_output)
-    return torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
-
-
-def test_equals_transformers_and_scikit_learn(embedder, classification, model_folder):
+def test_equals_transformers_and_scikit_learn(toy, embedder, classification, model_folder):
     result = zero_shot.run(embedder, benchmark(classification))
     numbers = [i for part in (0, 1) for i in range(part, 40, 2)]  # the order of the shards
-    texts = [t.replace("{c}", c) for c in COLOURS for t in TEMPLATES]
-    image, text = peer_features(model_folder, [picture(i) for i in numbers], texts)
+    texts = [t.replace("{c}", c) for c in toy.COLOURS for t in TEMPLATES]
+    image, text = toy.peer_features(model_folder, [toy.picture(i) for i in numbers], texts)
     weights = torch.nn.functional.normalize(text.view(6, 3, -1).mean(1), dim=-1)
     logits, labels = (image @ weights.T).numpy(), np.array(numbers) % 6
     assert result.metrics["acc1"] == pytest.approx(metrics.accuracy_score(labels, logits.argmax(1)))
@@ -59,10 +43,10 @@ def test_equals_transformers_and_scikit_learn(embedder, classification, model_fo
     balanced = metrics.balanced_accuracy_score(labels, logits.argmax(1))
     assert result.metrics["mean_per_class_recall"] == pytest.approx(balanced)
     assert result.sizes == {"images": 40, "classes": 6, "templates": 3}
-    torch.testing.assert_close(classifier.build(embedder, COLOURS, TEMPLATES), weights, atol=1e-5, rtol=0)
+    torch.testing.assert_close(classifier.build(embedder, toy.COLOURS, TEMPLATES), weights, atol=1e-5, rtol=0)
 
 
-def test_several_classes_a_picture(embedder, layout, model_folder):
+def test_several_classes_a_picture(toy, embedder, layout, model_folder):
     rng = np.random.default_rng(0)
     vectors = rng.integers(0, 2, (40, 6))
 
@@ -71,23 +55,23 @@ def test_several_classes_a_picture(embedder, layout, model_folder):
         np.save(out, vector)
         return out.getvalue()
 
-    members = {f"s{i:07d}": {"png": picture(i), "npy": encode(vectors[i])} for i in range(40)}
+    members = {f"s{i:07d}": {"png": toy.picture(i), "npy": encode(vectors[i])} for i in range(40)}
     result = zero_shot.run(embedder, benchmark(layout(members, "multilabel")))
     numbers = [i for part in (0, 1) for i in range(part, 40, 2)]
-    image, text = peer_features(model_folder, [picture(i) for i in numbers], COLOURS)
+    image, text = toy.peer_features(model_folder, [toy.picture(i) for i in numbers], toy.COLOURS)
     expected = metrics.average_precision_score(vectors[numbers], (image @ text.T).numpy(), average="macro")
     assert result.metrics == {"mean_average_precision": pytest.approx(expected, abs=1e-6)}
 
 
-def test_ordinary_shards_name_their_classes_by_a_field(shards):
+def test_ordinary_shards_name_their_classes_by_a_field(toy, shards):
     data = ordinary(shards, caption="", label="json:colour")
-    assert list(data.classnames) == sorted(COLOURS)
-    assert [data.classnames[i] for i in data.labels] == [COLOURS[i % 6] for i in range(60)]
+    assert list(data.classnames) == sorted(toy.COLOURS)
+    assert [data.classnames[i] for i in data.labels] == [toy.COLOURS[i % 6] for i in range(60)]
     several = ordinary(shards, caption="", label="json:tags")
     assert several.multilabel
-    assert list(several.classnames) == sorted(COLOURS + SHAPES)
+    assert list(several.classnames) == sorted(toy.COLOURS + toy.SHAPES)
     assert several.labels.sum(1).tolist() == [2] * 60
-    numbered = ordinary(shards, caption="", label="cls", classnames=COLOURS)
+    numbered = ordinary(shards, caption="", label="cls", classnames=toy.COLOURS)
     assert numbered.labels.tolist() == [i % 6 for i in range(60)]
 
 
@@ -101,9 +85,9 @@ def test_each_class_may_have_its_own_prompts(embedder):
     torch.testing.assert_close(weights[1], mean / mean.norm())
 
 
-def test_undecodable_pictures_are_left_out_and_counted(embedder, layout):
-    members = {f"s{i:07d}": {"png": picture(i) if i % 10 else b"not a picture", "cls": b"1"} for i in range(40)}
-    members["odd"] = {"png": picture(1)}  # no class
+def test_undecodable_pictures_are_left_out_and_counted(toy, embedder, layout):
+    members = {f"s{i:07d}": {"png": toy.picture(i) if i % 10 else b"not a picture", "cls": b"1"} for i in range(40)}
+    members["odd"] = {"png": toy.picture(1)}  # no class
     result = zero_shot.run(embedder, benchmark(layout(members)))
     assert result.sizes["images"] == 36
     assert result.skipped == {"the sample has no cls": 1, "undecodable picture": 4}
@@ -135,7 +119,7 @@ def test_broken_layouts_get_a_sentence_and_no_number(classification, layout):
     refused("may say retrieval or multilabel")
 
 
-def test_broken_labels_and_templates_get_a_sentence(shards, embedder, tmp_path):
+def test_broken_labels_and_templates_get_a_sentence(toy, shards, embedder, tmp_path):
     with pytest.raises(UserError, match=r"template 1, 'a photo', has no slot \{c\}"):
         zero_shot.run(embedder, ordinary(shards, caption="", label="json:colour", templates=["a photo"]))
     with pytest.raises(UserError, match="no json has the field 'color'; did you mean colour"):
@@ -146,7 +130,7 @@ def test_broken_labels_and_templates_get_a_sentence(shards, embedder, tmp_path):
         ordinary(shards, caption="", label="json:colour", classnames=["red", "green"])
     with pytest.raises(UserError, match="nothing for class 'red'"):
         classifier.prompts(["red"], {"blue": ["x"]})
-    empty = write_tar(tmp_path / "empty" / "0.tar", {})
+    empty = toy.write_tar(tmp_path / "empty" / "0.tar", {})
     with pytest.raises(UserError, match="no usable sample"):
         open_set(str(empty), label="json:colour")
     (tmp_path / "folder").mkdir()
@@ -159,7 +143,7 @@ def test_a_set_without_classes_is_refused(shards, embedder):
         zero_shot.run(embedder, ordinary(shards))
 
 
-def test_the_command_writes_what_clip_benchmark_reads(shards, model_folder, tmp_path, capsys):
+def test_the_command_writes_what_clip_benchmark_reads(toy, shards, model_folder, tmp_path, capsys):
     out = tmp_path / "r.json"
     argv = [
         str(model_folder),
@@ -178,5 +162,10 @@ def test_the_command_writes_what_clip_benchmark_reads(shards, model_folder, tmp_
     assert tree["task"] == "zeroshot_classification"
     assert set(tree["hashes"]) == {"model", "pictures", "annotations", "transform", "prompts"}
     assert "acc1" in capsys.readouterr().out
+    shown = json.loads(out.with_suffix(".examples.json").read_text())["guesses"]
+    assert len(shown) == 12
+    assert shown[0]["truth"] == "red"
+    assert base64.b64decode(shown[0]["picture"]) == toy.picture(0)
+    assert sum(share for _, share in shown[0]["guesses"]) <= 1 + 1e-6
     zero_shot.main([*argv, "--skip_existing"])
     assert "nothing done" in capsys.readouterr().out

@@ -1,0 +1,95 @@
+"""`mmclr report`: the page of a run, of evaluations, or of both."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmclr.errors import UserError
+from mmclr.report.gallery import Found, Prediction, Query
+from mmclr.report.page import Page
+
+EXAMPLES = """examples:
+  mmclr report runs/clip                                   the curves of a run -> runs/clip/report.html
+  mmclr report runs/clip results/*.json --out page.html    with evaluations, their intervals and their pictures
+"""
+COLUMNS = ("set", "task", "metric", "value", "low", "high", "n")
+
+
+def main(argv: list[str]) -> int | None:
+    """Write one HTML page."""
+    parser = argparse.ArgumentParser(
+        "mmclr report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sources", nargs="+", type=Path, metavar="RUN|RESULT.json", help="run folders and results")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the first source")
+    parser.add_argument("--title", default="", help="default: the name of the first source")
+    args = parser.parse_args(argv)
+    first = args.sources[0]
+    out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    print(f"written: {build(args.sources, args.title).save(out)}")
+
+
+def build(sources: Iterable[Path], title: str = "") -> Page:
+    """Return the page of run folders (their log.jsonl) and results of evaluations (their examples, if there)."""
+    runs, results = [], []
+    for path in sources:
+        if path.is_dir():
+            if not (path / "log.jsonl").is_file():
+                raise UserError(f"{path}: no log.jsonl there; name a run's folder or a result of mmclr eval")
+            runs.append(path)
+        else:
+            results.append((path, read_result(path)))
+    page = Page(title or (runs + [path for path, _ in results])[0].stem)
+    if len(results) > 1:
+        page.table("Evaluations", COLUMNS, [row for _, tree in results for row in rows_of(tree)])
+    for path, tree in results:
+        page.result(tree, note="; ".join(tree.get("notes", [])))
+        add_examples(page, path.with_suffix(".examples.json"))
+    for run in runs:
+        page.curves(run / "log.jsonl", f"Training · {run.name}")
+    return page
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return the tree of an evaluation's JSON."""
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+        return {**tree, "dataset": tree["dataset"], "task": tree["task"], "metrics": dict(tree["metrics"])}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such run or result") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a result of mmclr eval ({error})") from None
+
+
+def rows_of(tree: Mapping[str, Any]) -> list[list[Any]]:
+    """Return one row of COLUMNS for each metric of a result."""
+    ci, n = tree.get("ci95", {}), tree.get("n", {})
+    return [
+        [tree["dataset"], tree["task"], name, value, *(ci.get(name) or (None, None)), n.get(name)]
+        for name, value in tree["metrics"].items()
+    ]
+
+
+def add_examples(page: Page, path: Path) -> None:
+    """Add the pictures that an evaluation kept, where it kept some."""
+    if not path.is_file():
+        return
+    kinds = json.loads(path.read_text("utf-8"))
+    if kinds.get("finds"):
+        page.gallery("What it finds", [_query(tree) for tree in kinds["finds"]], "From the best found to the worst.")
+    if kinds.get("guesses"):
+        page.predictions("What it takes pictures for", [_prediction(tree) for tree in kinds["guesses"]])
+
+
+def _query(tree: Mapping[str, Any]) -> Query:
+    found = [Found(**{**item, "picture": base64.b64decode(item["picture"])}) for item in tree["found"]]
+    return Query(tree["text"], found)
+
+
+def _prediction(tree: Mapping[str, Any]) -> Prediction:
+    return Prediction(base64.b64decode(tree["picture"]), tree["truth"], [tuple(pair) for pair in tree["guesses"]])

@@ -1,0 +1,65 @@
+"""`mmclr report` puts a run's curves and evaluations with their pictures on one page."""
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from mmclr.errors import UserError
+from mmclr.report import command
+
+
+def png():
+    """Return a small PNG in base64."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 99, 200)).save(out, "PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+@pytest.fixture
+def result(tmp_path):
+    def write(name, metric="acc1", examples=None):
+        path = tmp_path / f"{name}.json"
+        tree = {
+            "dataset": name,
+            "task": "t",
+            "metrics": {metric: 0.5},
+            "ci95": {metric: [0.25, 0.75]},
+            "notes": ["a note"],
+        }
+        path.write_text(json.dumps(tree))
+        if examples:
+            path.with_suffix(".examples.json").write_text(json.dumps(examples))
+        return path
+
+    return write
+
+
+def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").write_text("\n".join(json.dumps({"step": s, "loss": 5 - s / 10}) for s in range(20)))
+    found = [{"picture": png(), "right": True, "name": "a cloud", "score": 0.5}]
+    one = result("one", examples={"finds": [{"text": "the cloud", "found": found}]})
+    two = result("two", "acc5", {"guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}]})
+    command.main([str(run), str(one), str(two)])
+    page = (run / "report.html").read_text()
+    for part in ("the cloud", "found at 1", "sun", "moon", "70%", "t · one", "a note", "Training · run", "0.2500"):
+        assert part in page
+    assert str(run / "report.html") in capsys.readouterr().out
+
+
+def test_without_examples_there_are_no_pictures(result):
+    assert "<img" not in command.build([result("one")]).html()
+
+
+def test_what_is_no_run_and_no_result_is_said(result, tmp_path):
+    for path, match in ((tmp_path, "no log.jsonl"), (tmp_path / "x.json", "no such run or result")):
+        with pytest.raises(UserError, match=match):
+            command.build([path])
+    path = result("one")
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a result of mmclr eval"):
+        command.build([path])

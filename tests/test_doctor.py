@@ -122,7 +122,14 @@ def test_hook_does_nothing_where_the_operators_load(tmp_path, monkeypatch):
 
 def test_trap_is_one_broken_line_with_its_cure(monkeypatch):
     error = f"RuntimeError: operator {environment.TRAP}"
-    hardware = {"version": "2.13.0+cpu", "built_for": None, "devices": [], "bf16": True, "mps": False}
+    hardware = {
+        "version": "2.13.0+cpu",
+        "built_for": None,
+        "devices": [],
+        "bf16": True,
+        "memory": 8 * 2**30,
+        "mps": False,
+    }
     seen = {
         "failures": {"torchvision": error, "timm": error, "webdataset": "ImportError: no yaml"},
         "hardware": hardware,
@@ -135,7 +142,14 @@ def test_trap_is_one_broken_line_with_its_cure(monkeypatch):
 
 def test_the_same_error_beside_a_cuda_torch_is_not_the_trap():
     """There the versions do not fit, and declaring operators would only hide it."""
-    hardware = {"version": "2.13.0", "built_for": "cuda 12.8", "devices": [], "bf16": True, "mps": False}
+    hardware = {
+        "version": "2.13.0",
+        "built_for": "cuda 12.8",
+        "devices": [],
+        "bf16": True,
+        "memory": 8 * 2**30,
+        "mps": False,
+    }
     seen = {"failures": {"torchvision": f"RuntimeError: operator {environment.TRAP}"}, "hardware": hardware}
     assert not environment.trapped(seen)
     assert "install the torchvision that belongs to this torch" in str(next(environment.imports(seen)))
@@ -168,7 +182,7 @@ def test_probe_reports_a_crash(monkeypatch):
 
 
 def test_devices_says_what_there_is():
-    base = {"version": "2.13.0", "built_for": None, "devices": [], "bf16": True, "mps": False}
+    base = {"version": "2.13.0", "built_for": None, "devices": [], "bf16": True, "memory": 8 * 2**30, "mps": False}
     (cpu,) = environment.devices(base)
     assert cpu.level == "ok"
     (lost,) = environment.devices({**base, "built_for": "cuda 12.8"})

@@ -161,9 +161,10 @@ def install_hook(folder: Path) -> Finding:
 def devices(hardware: dict) -> Iterator[Finding]:
     """Say what this machine computes on, and in which precision."""
     version, built_for, found = hardware["version"], hardware["built_for"], hardware["devices"]
-    cores = f"{os.cpu_count()} CPU cores, {_memory_gib():.0f} GiB"
+    memory = f", {hardware['memory'] / 2**30:.0f} GiB" if hardware["memory"] else ""
+    cores = f"{os.cpu_count()} CPU cores{memory}"
     if found:
-        names = ", ".join(f"{name} ({memory / 2**30:.0f} GiB)" for name, memory in found)
+        names = ", ".join(f"{name} ({total / 2**30:.0f} GiB)" for name, total in found)
         yield Finding("ok", f"torch {version} on {names}; {cores}")
     elif built_for:
         why = f"torch {version} is built for {built_for} but finds no device, so it trains on {cores}"
@@ -175,13 +176,6 @@ def devices(hardware: dict) -> Iterator[Finding]:
         yield Finding(
             "note", "no fast bfloat16 here", "bf16 would be many times slower than float32", "train in float32"
         )
-
-
-def _memory_gib() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return float("nan")  # not told by this system
 
 
 def compiler() -> Finding:

@@ -6,6 +6,7 @@ and an environment that was just mended is seen as the next command will see it.
 
 import importlib
 import json
+import os
 import sys
 import warnings
 
@@ -41,8 +42,17 @@ def hardware():
         "bf16": torch.cuda.is_bf16_supported()
         if count
         else any(capabilities.get(f"{i}_bf16") for i in ("avx512", "amx")),
+        "memory": memory(),
         "mps": torch.backends.mps.is_available(),
     }
+
+
+def memory():
+    """Return the bytes of this machine's memory, or None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""What a run will take: steps, memory, disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmclr.data.text import Tokenizer
+from mmclr.doctor.finding import Finding
+from mmclr.models.two_tower import TwoTower, with_tokenizer
+from mmclr.train import checkpoint
+from mmclr.train.run import RunConfig
+
+# Numbers that a transformer block keeps for its backward, per token and unit of width: the inputs of both norms (2),
+# what they give (2), queries, keys, values (3), attention's output (1), the MLP's hidden units before and after the
+# activation (8), and copies that attention makes (1). The last block computes one token only, from keys and values.
+KEPT_PER_BLOCK, KEPT_IN_LAST = 17, 5
+BYTES = {"float32": 4.0, "bf16": 2.25, "fp16": 2.25}  # of each: under autocast, norms and residuals stay in float32
+GIB = 2**30
+
+
+def check(
+    run: RunConfig, samples: int, tokens: float, tokenizer: Tokenizer, hardware: dict[str, Any]
+) -> Iterator[Finding]:
+    """Yield what the run will take. tokens: of a caption, on average."""
+    yield from steps(run, samples)
+    yield from precision(run, hardware)
+    model = with_tokenizer(run.model, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in TwoTower(model).parameters())
+    yield memory(run, weights, tokens, hardware)
+    yield from disk(run, weights)
+
+
+def steps(run: RunConfig, samples: int) -> Iterator[Finding]:
+    """Say how long the run is."""
+    total, batch = run.total_steps(samples), run.data.batch
+    epochs = total * batch / samples
+    what = f"{total:,} steps of {batch:,} pairs: {total * batch:,} pairs, {epochs:.3g} epochs of {samples:,} samples"
+    if run.optim.warmup > total:
+        why = f"optim.warmup={run.optim.warmup:g} is longer than the run, so the learning rate never reaches its peak"
+        yield Finding("note", what, why, "lower optim.warmup (below 1 it is a share of all steps)")
+    else:
+        yield Finding("ok", what)
+
+
+def precision(run: RunConfig, hardware: dict[str, Any]) -> Iterator[Finding]:
+    """Say when the config's precision does not fit the device."""
+    if run.precision == "fp16" and not hardware["devices"]:
+        yield Finding("BROKEN", "precision: fp16", "it needs a GPU, and there is none", "precision: auto")
+    elif run.precision == "bf16" and not hardware["bf16"]:
+        yield Finding("note", "precision: bf16", "it is many times slower than float32 here", "precision: auto")
+
+
+def memory(run: RunConfig, weights: int, tokens: float, hardware: dict[str, Any]) -> Finding:
+    """Estimate what one process needs at its peak, and compare it with what there is."""
+    devices = [total for _, total in hardware["devices"]]
+    processes = max(1, len(devices))
+    kind = run.precision if run.precision != "auto" else "bf16" if devices and hardware["bf16"] else "float32"
+    copies = 4 + bool(run.average.decay)  # weights, gradients, two moments of Adam; the average
+    need = 4 * copies * weights + activations(run, run.data.batch / processes, tokens, BYTES[kind])
+    need += (BYTES[kind] < 4) * 2 * weights  # autocast's copies of the weights
+    there = min(devices) if devices else hardware["memory"]
+    if there is None:
+        return Finding("ok", f"{weights / 1e6:.1f} M weights; about {need / GIB:.2g} GiB at the peak")
+    each = f" on each of {processes} GPUs" if processes > 1 else ""
+    what = f"{weights / 1e6:.1f} M weights; about {need / GIB:.2g} GiB of {there / GIB:.0f} GiB{each} at the peak"
+    if need > 0.9 * there:
+        return Finding("note", what, "it will probably run out of memory", "a smaller data.batch, or more processes")
+    return Finding("ok", what)
+
+
+def activations(run: RunConfig, batch: float, tokens: float, size: float) -> float:
+    """Return the bytes that both towers keep for the backward. tokens: of a caption; size: bytes of a number."""
+    image, text = run.model.image, run.model.text
+    patches = (image.size // image.patch) ** 2 * (1 - run.patch_dropout) + 1
+    return batch * size * sum(
+        length * tower.width * (KEPT_PER_BLOCK * (tower.layers - 1) + KEPT_IN_LAST)
+        for length, tower in ((patches, image), (tokens, text))
+    )  # fmt: skip
+
+
+def disk(run: RunConfig, weights: int) -> Iterator[Finding]:
+    """Say what is in the run's folder, and whether its checkpoints will fit."""
+    newest = checkpoint.latest(run.folder) if run.resume == "auto" else None
+    if newest is not None:
+        why = "the run goes on from it"
+        yield Finding("note", f"{newest} is there", why, "resume=never or another name starts anew")
+    there = next(path for path in (run.folder.resolve(), *run.folder.resolve().parents) if path.exists())
+    one = 4 * weights * (3 + bool(run.average.decay))  # weights and Adam's moments
+    need, free = one * (run.save.keep + 1), shutil.disk_usage(there).free
+    what = (
+        f"checkpoints of {one / GIB:.2g} GiB, {run.save.keep or 'all'} kept; {free / GIB:.3g} GiB are free in {there}"
+    )
+    if not _writable(there):
+        yield Finding(
+            "BROKEN", f"{there} cannot be written", "the run's folder goes there", "set out: to another folder"
+        )
+    elif need > free:
+        yield Finding("BROKEN", what, "there is no room for them", "set out: to another disk, or lower save.keep")
+    else:
+        yield Finding("ok", what)
+
+
+def _writable(folder: Path) -> bool:
+    probe = folder / ".mmclr-doctor.tmp"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

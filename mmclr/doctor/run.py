@@ -1,0 +1,187 @@
+"""Will a run start and go through: its config, its shards, and a sample of its pictures and captions."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from mmclr.config import ConfigError, load
+from mmclr.data.captions import Chooser, Field, number
+from mmclr.data.decode import Picture
+from mmclr.data.index import open_index
+from mmclr.data.ledger import REASONS, Entry, Fault
+from mmclr.data.loader import DataConfig, Loader
+from mmclr.data.shards import Shards
+from mmclr.data.sources import expand
+from mmclr.data.text import Tokenizer
+from mmclr.doctor import forecast, probe
+from mmclr.doctor.finding import Finding
+from mmclr.errors import UserError
+from mmclr.losses.terms import build_terms
+from mmclr.train.run import RunConfig
+
+SAMPLES = 256  # read and decoded, spread over all shards
+SHOWN = 5  # shards with the same trouble that get a line
+DROP = "mmclr data verify lists all such samples: mend them or leave them out"
+REMEDIES = {
+    "no_caption": "set data.caption to a field that is there: txt, or json:FIELD",
+    "bad_label": "set data.label and data.weight to fields with numbers",
+    "too_many_pixels": "raise data.max_pixels, or leave them out",
+}
+LONG = 1 << 20  # tokens: no caption is cut while it is measured
+
+
+class Read(NamedTuple):
+    """What one sample turned out to be."""
+
+    size: tuple[int, int]  # width, height of its picture
+    texts: list[str]
+
+
+def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
+    """Yield what there is to say about the run that `mmclr train path overrides` would start."""
+    try:
+        run = load(RunConfig, path, overrides)
+        build_terms(run.objectives)
+    except ConfigError as error:
+        yield from (Finding("BROKEN", line) for line in str(error).splitlines())
+        return
+    yield Finding("ok", f"config {path}: objectives {', '.join(run.objectives)}, into {run.folder}")
+    try:
+        tokenizer = Tokenizer.load(run.tokenizer, LONG)
+    except UserError as error:
+        yield Finding("BROKEN", str(error))
+        return
+    lost = list(shards(run.data))
+    yield from lost
+    if any(finding.level == "BROKEN" for finding in lost):
+        return
+    try:
+        loader = Loader(run.data, tokenizer, run.model.image.size, run.seed)
+    except UserError as error:
+        yield Finding("BROKEN", str(error))
+        return
+    yield from left_out(loader)
+    reads = yield from samples(run, loader.parts)
+    if reads:
+        lengths = [len(ids) for ids in tokenizer.encode([text for read in reads for text in read.texts])]
+        yield from pictures(reads, run.model.image.size)
+        yield from captions(lengths, run.model.text.context)
+        used = [min(length, run.model.text.context) for length in lengths]
+        yield from forecast.check(run, loader.samples, statistics.mean(used), tokenizer, probe.hardware())
+
+
+def shards(data: DataConfig) -> Iterator[Finding]:
+    """Open every shard (which writes the indices that training needs) and say which are not whole."""
+    for name, source in data.sources().items():
+        try:
+            urls = expand(source.urls, data.allow_pipe)
+        except UserError as error:
+            yield Finding("BROKEN", str(error))
+            continue
+        with ThreadPoolExecutor(4) as pool:
+            faults = [fault for found in pool.map(_faults, urls) for fault in found]
+        yield from _shown([fault for fault in faults if fault.level == "BROKEN"], "shards that cannot be opened")
+        yield from _shown([fault for fault in faults if fault.level == "note"], "places where shards are damaged")
+        if not faults:
+            yield Finding("ok", f"{len(urls):,} shard{'s' * (len(urls) > 1)} of {name} open and are whole")
+
+
+def _faults(url: str) -> list[Finding]:
+    try:
+        index = open_index(url)
+    except (UserError, OSError) as error:
+        return [Finding("BROKEN", str(error))]
+    why = "the samples before it are used, what is behind it may be lost"
+    return [Finding("note", f"{url}: {what}", why, "copy it again") for _, what in index.problems]
+
+
+def _shown(findings: list[Finding], what: str) -> Iterator[Finding]:
+    yield from findings[:SHOWN]
+    if len(findings) > SHOWN:
+        yield Finding(findings[0].level, f"{len(findings) - SHOWN:,} more {what}")
+
+
+def left_out(loader: Loader) -> Iterator[Finding]:
+    """Say which samples the index already excludes."""
+    for reason, count in loader.ledger.excluded.items():
+        example = loader.ledger.examples[reason][0]
+        of = f"{count:,} of {loader.samples + sum(loader.ledger.excluded.values()):,} samples are left out"
+        yield Finding("note", of, f"{REASONS[reason]} (first: {example.shard}, {example.key}, {example.detail})")
+    if not loader.ledger.excluded:
+        yield Finding("ok", f"{loader.samples:,} samples, each with a picture and a caption")
+
+
+def samples(run: RunConfig, parts: Sequence[Shards]) -> Iterator[Finding]:
+    """Read and decode a sample of the samples; return those that can be used."""
+    begin = time.perf_counter()
+    size = run.model.image.size
+    found = [
+        read(run.data, size, part, at) for part in parts for at in spread(len(part), max(1, SAMPLES // len(parts)))
+    ]
+    seconds = time.perf_counter() - begin
+    reads = [entry for entry in found if isinstance(entry, Read)]
+    bad = [entry for entry in found if isinstance(entry, Entry)]
+    for reason, count in Counter(entry.reason for entry in bad).items():
+        first = next(entry for entry in bad if entry.reason == reason)
+        ends = run.data.faults == "raise" or len(bad) > run.data.max_faults * len(found)
+        rule = "data.faults=raise" if run.data.faults == "raise" else f"data.max_faults={run.data.max_faults}"
+        what = f"{count} of {len(found)} samples cannot be used" + f", and {rule} would end the run" * ends
+        yield Finding("BROKEN" if ends else "note", what, str(first), REMEDIES.get(reason, DROP))
+    if reads:
+        rate = len(found) / seconds
+        yield Finding("ok", f"{len(reads)} samples from all shards decode, {rate:,.0f} a second in one process")
+    return reads
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Return up to `wanted` numbers below `total`, evenly spaced, first and last among them."""
+    if total <= wanted:
+        return list(range(total))
+    return [round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)]
+
+
+def read(data: DataConfig, size: int, part: Shards, at: int) -> Read | Entry:
+    """Read one sample as training would for a model that sees `size` px, without what is random about it."""
+    chooser = Chooser(data.captions(), data.split, data.edits, 1, data.max_characters)
+    try:
+        sample = part.read(at)
+        picture = Picture(sample.image(), data.max_pixels, data.decoder == "turbo")
+        picture.pixels(data.background, shrink=min(picture.size) / size)
+        texts = [text for _, texts in chooser.candidates(sample) for text in texts]
+        for field, default in ((data.label, -1), (data.weight, 1.0)):
+            if field:
+                number(Field(field), sample, default, words=field == data.label)
+    except Fault as fault:
+        return part.where(at)._replace(reason=fault.reason, detail=fault.detail)
+    return Read(picture.size, texts)
+
+
+def pictures(reads: list[Read], size: int) -> Iterator[Finding]:
+    """Compare the pictures' sizes with what the model sees."""
+    short = sorted(min(read.size) for read in reads)
+    middle = statistics.median_low(short)
+    what = (
+        f"pictures are {short[0]} to {short[-1]} px on their short side, {middle} in the middle; the model sees {size}"
+    )
+    if middle < size:
+        yield Finding(
+            "note", what, "most are enlarged, which costs time and shows nothing", "a smaller model.image.size"
+        )
+    else:
+        yield Finding("ok", what)
+
+
+def captions(lengths: list[int], context: int) -> Iterator[Finding]:
+    """Compare the captions' lengths with the model's context. lengths: in tokens, start and end included."""
+    cut = sum(length > context for length in lengths) / len(lengths)
+    middle = statistics.median_low(sorted(lengths))
+    what = f"captions have {min(lengths)} to {max(lengths)} tokens, {middle} in the middle; the context holds {context}"
+    if cut > 0.05:
+        yield Finding("note", what, f"the end of {cut:.0%} of them is cut off", "a larger model.text.context")
+    else:
+        yield Finding("ok", what)

@@ -24,12 +24,19 @@ class _Head:
 
 
 def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]:
-    """Make the objectives of a config, all faults in one ConfigError. `use` is the name, `weight` is 1 by default."""
+    """Make the objectives of a config, all faults in one ConfigError. `use` is the name, `weight` is 1 by default.
+
+    A term that is null is left out: so a config takes away what its base has.
+    """
     terms, faults = {}, []
+    if not any(fields is not None for fields in tree.values()):
+        raise ConfigError("objectives: name at least one, for example objectives: {clip: {}}")
     for name, fields in tree.items():
+        if fields is None:
+            continue
         where = f"objectives.{name}"
         try:
-            own = {"use": name, "weight": 1.0, **(fields or {})}
+            own = {"use": name, "weight": 1.0, **fields}
             head = check(_Head, {key: own.pop(key) for key in ("use", "weight")}, where)
             terms[name] = Term(build(head.use, own, where), head.weight)
         except ConfigError as error:

@@ -186,7 +186,7 @@ def _zeros(like: Tensor) -> Tensor:
 
 
 def _share(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return d log(total) / d log2(one exponential), by exponential; finite where a sum is empty, as its tiles are 0."""
+    """Return LN2 / total, what one exponential's bit means for log(total); finite where the sum is empty."""
     return total.clamp_min(2.0**6 * torch.finfo(dtype).tiny).reciprocal_().mul_(LN2).to(dtype)
 
 

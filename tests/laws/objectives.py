@@ -1,0 +1,54 @@
+"""The catalogue as the laws see it: every objective in every setting, and features made from its signature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmclr import vocabulary
+from mmclr.losses import Facts, Objective, build, catalogue
+
+# Settings beyond the defaults that take another path through an objective's code, by key.
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "clip": [{"duplicates": "negative", "keep_mib": 0}, {"image_weight": 0.75}],
+    "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
+}
+CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]
+NAMES = [key + "".join(f",{name}={value}" for name, value in fields.items()) for key, fields in CASES]
+
+
+def make(key: str, fields: dict[str, Any], samples: int = 64) -> Objective:
+    """Return the objective, ready for steps of a small run."""
+    torch.manual_seed(0)  # of parameters that setup creates
+    objective = build(key, fields)
+    objective.setup(Facts(samples=samples, width=8, steps=10, batch=8))
+    return objective
+
+
+def features(objective: Objective, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Return a random value of everything that the objective asks for; floats want gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = vocabulary.Sizes(b=b, dtype=dtype)
+    made = {name: vocabulary.example(name, sizes, generator) for name in objective.needs}
+    return {name: x.requires_grad_() if wants_gradient(name) else x for name, x in made.items()}
+
+
+def wants_gradient(name: str) -> bool:
+    """Say whether the feature is the student's, so that a gradient flows into it."""
+    return vocabulary.FEATURES[name].source == "student"
+
+
+def gradients(value: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradient of `value` for every feature that wants one."""
+    wanted = {name: x for name, x in of.items() if x.requires_grad}
+    found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+    return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(wanted.items(), found)}
+
+
+def close(mine: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Say whether two tensors agree, relative to the size of the whole."""
+    mine, other = mine.detach().double(), other.detach().double()
+    return bool((mine - other).norm() <= tolerance * other.norm() + tolerance * 1e-2 * math.sqrt(other.numel()))

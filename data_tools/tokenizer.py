@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 
-from mmclr.data.loader import captions
+from mmclr.data.captions import Chooser, TextEdits, extensions
+from mmclr.data.index import open_indices
+from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.shards import Shards
+from mmclr.data.sources import expand
 from mmclr.data.text import Tokenizer
+
+LONGEST = 10_000  # characters of a caption that are learnt from
 
 
 def main(argv: list[str]) -> None:
     """Read the captions of shards and write a tokenizer folder that `tokenizer:` in a config can name."""
     parser = argparse.ArgumentParser(
         description="Learn a byte-level BPE tokenizer from the captions of tar shards. Worth it for small data and "
-        "special language: fewer tokens per caption, a smaller embedding. Name the folder in a config: tokenizer: OUT"
+        "special language: fewer tokens per caption, a smaller embedding. Name the folder in a config: tokenizer: OUT",
+        epilog="example: mmclr data tokenizer 'shards/{00000..00099}.tar' my-tokenizer --size 8000",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("out", help="folder to write")
@@ -20,6 +28,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--context", type=int, default=77, help="longest caption in tokens (default 77)")
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
     args = parser.parse_args(argv)
-    tokenizer = Tokenizer.train(captions(args.shards, args.caption), args.size, args.context)
+    ledger = Ledger()
+    tokenizer = Tokenizer.train(captions(args.shards, args.caption, ledger), args.size, args.context)
     tokenizer.save(args.out)
+    for line in ledger.lines():
+        print(line)
     print(f"{args.out}: {tokenizer.vocab_size} tokens, context {tokenizer.context}")
+
+
+def captions(urls: str | Sequence[str], caption: str, ledger: Ledger) -> Iterator[str]:
+    """Yield every caption of the shards; samples whose caption cannot be read are counted in `ledger`."""
+    chooser = Chooser({caption: 1.0}, "none", TextEdits(), 1, LONGEST)
+    shards = Shards(open_indices(expand(urls)), extensions([caption]), (), ledger, images=False)
+    for number in range(len(shards)):
+        sample = shards.read(number)
+        try:
+            yield from (text for _, texts in chooser.candidates(sample) for text in texts)
+        except Fault as fault:
+            ledger.add([sample.entry(fault)])

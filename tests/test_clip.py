@@ -112,7 +112,7 @@ def test_dropped_patches_are_not_seen():
 
 
 def test_save_and_load_are_exact(tmp_path):
-    model = small(bias=-10.0)
+    model = small(bias=True)
     model.config = dataclasses.replace(model.config, max_scale=50.0)
     model.save(tmp_path)
     again = TwoTower.load(tmp_path)

@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory):
         tree = {"preset": "icons", "image": {"layers": 2, "mean": [0.5, 0.4, 0.3]}}
         t = tokenizer
         config = with_tokenizer(check(ModelConfig, tree), t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
-        TwoTower(config, bias=-10.0).save(folder / name)
+        TwoTower(config, bias=True).save(folder / name)
         tokenizer.save(folder / name)
     (folder / "position.json").write_text(json.dumps({"step": 1}))
     return folder.parent.parent

@@ -56,13 +56,13 @@ def write(folder: Path, weights: Path, model: TwoTower, differences: dict[str, f
 
 def _training(config: dict, position: dict, weights: str) -> list[str]:
     step, batch = position.get("step", 0), config["data"]["batch"]
-    skipped = {reason: count for reason, count in position.get("skipped", {}).items() if count}
+    skipped = position.get("loader", {}).get("faults", {})
     return [
         f"- {step} steps of {batch} pairs ({step * batch} seen)"
         + (f"; averaged weights, decay {config['average']['decay']}" if weights == "average" else ""),
         f"- objectives: `{json.dumps(config['objectives'])}`",
         f"- AdamW: `{json.dumps(config['optim'])}`",
-        f"- left out: {json.dumps(skipped) if skipped else 'nothing'}",
+        f"- samples that could not be used: {json.dumps(skipped) if skipped else 'none'}",
     ]
 
 

@@ -93,6 +93,7 @@ class ModelConfig:
     image: ImageConfig
     text: TextConfig
     scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
+    bias: float = -10.0  # logit bias at the start, where an objective asks for one
     max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
 
     @model_validator(mode="before")

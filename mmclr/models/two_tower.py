@@ -27,8 +27,8 @@ from mmclr.models.clip import ImageConfig, ModelConfig, TextConfig, TextTower, V
 class TwoTower(nn.Module):
     """Image and text encoders into one unit sphere, and the scale of their dot products."""
 
-    def __init__(self, config: ModelConfig, bias: float | None = None) -> None:
-        """Draw random weights; `bias` is the starting logit bias, for objectives that ask for one."""
+    def __init__(self, config: ModelConfig, bias: bool = False) -> None:
+        """Draw random weights; `bias` adds the learnt logit bias that sigmoid losses ask for."""
         super().__init__()
         clip.check_vocabulary(config.text)
         self.config = config
@@ -37,7 +37,7 @@ class TwoTower(nn.Module):
         self.visual_projection = nn.Linear(config.image.width, config.embed, bias=False)
         self.text_projection = nn.Linear(config.text.width, config.embed, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
-        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.logit_bias = nn.Parameter(torch.tensor(config.bias)) if bias else None
         clip.initialise(self.vision_model, self.text_model, [self.visual_projection, self.text_projection])
 
     @property
@@ -84,7 +84,7 @@ class TwoTower(nn.Module):
         bias = json.loads((path / "config.json").read_text()).get("mmclr", {}).get("logit_bias")
         if bias is not None:  # CLIPModel has no place for it among its weights
             weights.setdefault("logit_bias", torch.tensor(float(bias)))
-        model = cls(from_transformers(path), bias=0.0 if "logit_bias" in weights else None)
+        model = cls(from_transformers(path), bias="logit_bias" in weights)
         load_weights(model, weights, str(path))
         return model.eval()
 
@@ -141,7 +141,7 @@ def to_transformers(config: ModelConfig) -> dict[str, Any]:
         "logit_scale_init_value": math.log(config.scale),
         "vision_config": {"model_type": "clip_vision_model", **projection, **_rename(config.image, _VISION)},
         "text_config": {"model_type": "clip_text_model", **projection, **_rename(config.text, _TEXT)},
-        "mmclr": {"scale": config.scale, "max_scale": config.max_scale, "preset": config.preset},
+        "mmclr": {"scale": config.scale, "bias": config.bias, "max_scale": config.max_scale, "preset": config.preset},
     }
 
 
@@ -157,7 +157,9 @@ def from_transformers(folder: Path) -> ModelConfig:
         "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048, "bos_token_id": 49406,
         "eos_token_id": 49407, "pad_token_id": 1, **defaults})  # fmt: skip
     pixels = _read_pixels(folder)
-    ours = {key: value for key, value in tree.get("mmclr", {}).items() if key in ("preset", "scale", "max_scale")}
+    ours = {
+        key: value for key, value in tree.get("mmclr", {}).items() if key in ("preset", "scale", "bias", "max_scale")
+    }
     scale = math.exp(tree.get("logit_scale_init_value", math.log(1 / 0.07)))
     return check(
         ModelConfig,

@@ -4,7 +4,7 @@
         config.yaml      the resolved config of the run
         model/           a transformers CLIP folder with the tokenizer (average/ likewise: the averaged weights)
         state/           objectives.safetensors, optimizer.pt
-        position.json    step, samples seen, the loader's state, what was skipped
+        position.json    step, the loader's state, counts of what was skipped
 
 There is no random state to save: every step seeds its own from (seed, step).
 """

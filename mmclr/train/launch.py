@@ -16,6 +16,8 @@ import torch
 
 def start_missing_processes(argv: list[str]) -> int | None:
     """Start the processes that accelerate was asked for but did not start; return their exit status, else None."""
+    if "WORLD_SIZE" in os.environ:
+        die_with_parent()
     count = _asked_for()
     if count < 2:
         return None

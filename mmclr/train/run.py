@@ -11,6 +11,7 @@ from annotated_types import Ge, Lt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
+from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
 from mmclr.train.average import AverageConfig
 from mmclr.train.optimizer import OptimConfig
@@ -35,7 +36,7 @@ class RunConfig:
     data: DataConfig
     tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
     model: ModelConfig
-    objectives: dict[str, dict[str, Any]] = dataclasses.field(default_factory=lambda: {"clip": {}})
+    objectives: dict[str, dict[str, Any] | None] = dataclasses.field(default_factory=lambda: {"clip": {}})
     optim: OptimConfig = OptimConfig()
     average: AverageConfig = AverageConfig()
     steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples
@@ -51,8 +52,6 @@ class RunConfig:
         given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
-        if not self.objectives:
-            raise ValueError("objectives: name at least one, for example objectives: {clip: {}}")
 
     @property
     def folder(self) -> Path:
@@ -67,7 +66,7 @@ class RunConfig:
         return max(1, samples // self.data.batch)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """`mmclr train CONFIG [key=value ...]`."""
     parser = argparse.ArgumentParser(
         usage="%(prog)s CONFIG [key=value ...]",
@@ -81,6 +80,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
     run = load(RunConfig, args.config, args.overrides)
+    build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
+    from mmclr.train import launch
+
+    status = launch.start_missing_processes(argv)
+    if status is not None:
+        return status
     from mmclr.train.trainer import train
 
     train(run)
+    return 0

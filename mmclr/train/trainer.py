@@ -53,8 +53,9 @@ class Trainer:
         self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())
         self.steps = run.total_steps(self.loader.samples)
         terms = build_terms(run.objectives)
+        bias = any("bias" in term.objective.needs for term in terms.values())
         torch.manual_seed(run.seed)
-        self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), _bias(terms))
+        self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), bias)
         self.average = Average(self.model, run.average.decay) if run.average.decay else None
         student = Student(self.model, run.patch_dropout)
         self.bare = Step([student], terms)
@@ -144,7 +145,7 @@ class Trainer:
     def _save(self) -> Path:
         """Write a checkpoint; every rank returns when it is whole."""
         folder = checkpoint.folder_of(self.run.folder, self.taken)
-        skipped = self.loader.ledger.total()
+        position = {"step": self.taken, "loader": self.loader.state_dict()}  # sums over ranks: all must ask
         if self.accelerator.is_main_process:
             checkpoint.save(
                 folder,
@@ -153,7 +154,7 @@ class Trainer:
                 tokenizer=self.tokenizer,
                 objectives=self.bare.objectives,
                 optimizer=self.optimizer.state_dict(),
-                position={"step": self.taken, "loader": self.loader.state_dict(), "skipped": skipped},
+                position=position,
                 keep=self.run.save.keep,
             )
         self.accelerator.wait_for_everyone()
@@ -161,7 +162,7 @@ class Trainer:
 
     def _conclude(self, display: Display, folder: Path, stop: Stop) -> None:
         """Say how the run ended, and what was left out."""
-        for line in self.loader.ledger.lines():
+        for line in self.loader.ledger.lines(self.loader.ledger.summed()):
             display.say(line)
         if self.taken < self.steps:
             display.say(f"stopped by {stop.name} after step {self.taken} of {self.steps}; the same command goes on")
@@ -182,8 +183,3 @@ def _precision(wanted: str) -> str:
     if wanted == "fp16" and not torch.cuda.is_available():
         raise UserError("precision: fp16 needs a GPU; write precision: float32 (or auto)")
     return {"float32": "no"}.get(wanted, wanted)
-
-
-def _bias(terms: Any) -> float | None:
-    """Return the logit bias at the start, if an objective asks for one."""
-    return -10.0 if any("bias" in term.objective.needs for term in terms.values()) else None

@@ -30,15 +30,7 @@ def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentPars
     p.add_argument("source", nargs="?", metavar="MODEL", help="a run, a checkpoint, or an exported folder")
     p.add_argument("--model", help="the same, as CLIP_benchmark names it")
     p.add_argument("--pretrained", default="", help="goes into the result as it is (CLIP_benchmark's field)")
-    p.add_argument(
-        "--data", "--dataset_root", "--dataset-root", required=True, metavar="DATA",
-        help="shards (braces, globs, '::'-joined), a folder in CLIP_benchmark's layout, a folder of class folders, "
-        "a .csv (filepath, title) or a .json of captions (COCO's or Karpathy's)",
-    )  # fmt: skip
-    p.add_argument("--dataset", default="", metavar="NAME", help="the set's name in the result")
-    p.add_argument("--split", default="test", help="folder of CLIP_benchmark's layout, or split of Karpathy's json")
-    p.add_argument("--caption", default="txt", metavar="FIELD", help="where shards keep captions: txt or json:FIELD")
-    p.add_argument("--language", default="en", help="goes into the result as it is")
+    add_data(p)
     p.add_argument("--out", "--output", type=Path, metavar="FILE", help="write the result as JSON, samples beside it")
     p.add_argument("--examples", type=int, default=12, metavar="N", help="queries or pictures kept beside FILE for "
                    "`mmclr report` to show (0: none)")  # fmt: skip
@@ -48,8 +40,24 @@ def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentPars
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     p.add_argument("--precision", choices=DTYPES, default="float32", help="of the encoders; scores are float32")
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
-    p.set_defaults(label="", classnames=None, template=None, templates=None)
     return p
+
+
+def add_data(p: argparse.ArgumentParser) -> None:
+    """Add what says where the set is and what is read of it."""
+    p.add_argument(
+        "--data", "--dataset_root", "--dataset-root", required=True, metavar="DATA",
+        help="shards (braces, globs, '::'-joined), a folder in CLIP_benchmark's layout, a folder of class folders, "
+        "a .csv (filepath, title) or a .json of captions (COCO's or Karpathy's)",
+    )  # fmt: skip
+    p.add_argument("--dataset", default="", metavar="NAME", help="the set's name in the result")
+    p.add_argument(
+        "--images", type=Path, metavar="DIR", help="where the files of a .csv or .json lie; default: beside it"
+    )
+    p.add_argument("--split", default="test", help="folder of CLIP_benchmark's layout, or split of Karpathy's json")
+    p.add_argument("--caption", default="txt", metavar="FIELD", help="where shards keep captions: txt or json:FIELD")
+    p.add_argument("--language", default="en", help="goes into the result as it is")
+    p.set_defaults(label="", classnames=None, template=None, templates=None)
 
 
 def add_classes(p: argparse.ArgumentParser) -> None:
@@ -88,6 +96,7 @@ def dataset(args: argparse.Namespace) -> EvalSet:
     templates = args.template or (_templates(args.templates) if args.templates else None)
     classnames = _names(args.classnames) if args.classnames else []
     return open_set(args.data, name=args.dataset, split=args.split, caption=args.caption, label=args.label,
+                    images=args.images,
                     classnames=classnames, templates=templates, language=args.language)  # fmt: skip
 
 

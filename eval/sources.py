@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval import shards
+from eval import files, layout, shards
 from eval.sets import PLAIN, EvalSet, Templates
 from mmclr.errors import UserError
 
@@ -20,42 +20,28 @@ def open_set(
     label: str = "",
     classnames: Sequence[str] = (),
     templates: Templates | None = None,
+    images: Path | None = None,
     language: str = "en",
 ) -> EvalSet:
-    """Open a set; `templates` and `language` replace what the source says itself."""
-    found = _open(data, name, split, caption, label, classnames, templates)
-    changes = {"language": language, **({"templates": templates} if templates else {})}
-    return replace(found, **changes)
+    """Open shards, CLIP_benchmark's layout, a folder of class folders, a .csv or a .json of captions.
 
-
-def _open(
-    data: str,
-    name: str,
-    split: str,
-    caption: str,
-    label: str,
-    classnames: Sequence[str],
-    templates: Templates | None,
-) -> EvalSet:
-    path = Path(data)
-    if path.is_dir() and list(path.glob("*/nshards.txt")) + list(path.glob("classnames.txt")):
-        return shards.benchmark(path, split, name)
-    if path.is_dir():
-        tars = sorted(map(str, path.glob("*.tar")))
-        if not tars:
-            raise UserError(f"{data}: neither shards nor CLIP_benchmark's layout there (no *.tar, no */nshards.txt)")
-        return _ordinary(tars, name or path.name, caption, label, classnames, templates)
-    return _ordinary(data, name, caption, label, classnames, templates)
-
-
-def _ordinary(
-    urls: str | list[str],
-    name: str,
-    caption: str,
-    label: str,
-    classnames: Sequence[str],
-    templates: Templates | None,
-) -> EvalSet:
-    caption = "" if label else caption  # a classification needs no captions
-    return shards.ordinary(urls, caption=caption, label=label, classnames=classnames,
-                           templates=templates or PLAIN, name=name)  # fmt: skip
+    With a `label` the captions of shards are not needed. `templates` and `language` replace what the source says.
+    """
+    path, ours = Path(data), templates or PLAIN
+    if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
+        found = layout.read(path, split, name)
+    elif path.is_dir() and not list(path.glob("*.tar")):
+        if not any(place.is_dir() for place in path.iterdir()):
+            raise UserError(
+                f"{data}: neither shards (*.tar), nor CLIP_benchmark's layout, nor folders of classes there"
+            )
+        found = files.folder(path, name=name, classnames=classnames, templates=ours)
+    elif path.suffix in (".csv", ".tsv") and path.is_file():
+        found = files.table(path, images=images, name=name)
+    elif path.suffix == ".json" and path.is_file():
+        found = files.captions_json(path, images=images, split=split, name=name)
+    else:
+        urls = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else data
+        found = shards.ordinary(urls, caption="" if label else caption, label=label, classnames=classnames,
+                                templates=ours, name=name or (path.name if path.is_dir() else ""))  # fmt: skip
+    return replace(found, language=language, **({"templates": templates} if templates else {}))

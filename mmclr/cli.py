@@ -32,6 +32,7 @@ COMMANDS = {
     "data stats": ("data_tools.stats:main", "count samples, captions, sizes"),
     "data icons": ("data_tools.icons:main", "pack about 14,000 named icons, the demo's pictures, into shards"),
     "data tokenizer": ("data_tools.tokenizer:main", "train a small BPE tokenizer on the captions of shards"),
+    "data to-eval": ("eval.to_eval:main", "write any evaluation set in CLIP_benchmark's layout"),
     "doctor": (
         "mmclr.doctor:main",
         "check this machine, and a run before it starts; --fix mends what can be mended",

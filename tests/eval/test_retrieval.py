@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from eval import layout as layouts
 from eval import retrieval
 from eval.embedder import Embedder
-from eval.shards import benchmark, ordinary
+from eval.shards import ordinary
 from mmclr.errors import UserError
 
 
@@ -28,7 +29,7 @@ def brute_recall(scores, right, k):
 def test_several_captions_of_a_picture_equal_a_loop(toy, embedder, layout, model_folder):
     texts = [[f"a red square no {i}", f"toy.picture {i} of a bar", f"{i} and {i + 1}"][: 1 + i % 3] for i in range(30)]
     members = {f"s{i:07d}": {"png": toy.picture(i), "txt": "\n".join(texts[i]).encode()} for i in range(30)}
-    result = retrieval.run(embedder, benchmark(layout(members, "retrieval", classnames=())), ks=(1, 5, 10))
+    result = retrieval.run(embedder, layouts.read(layout(members, "retrieval", classnames=())), ks=(1, 5, 10))
     order = [i for part in (0, 1) for i in range(part, 30, 2)]
     flat = [text for i in order for text in texts[i]]
     owner = [place for place, i in enumerate(order) for _ in texts[i]]
@@ -48,7 +49,7 @@ def test_a_newline_inside_a_caption_survives_the_layout(toy, layout):
         "s0": {"png": toy.picture(0), "txt": rb"one\ntwo" + b"\nthree"},
         "s1": {"png": toy.picture(1), "txt": b"x"},
     }
-    data = benchmark(layout(members, "retrieval", classnames=()))
+    data = layouts.read(layout(members, "retrieval", classnames=()))
     assert data.captions[0] == ["one\ntwo", "three"]
 
 

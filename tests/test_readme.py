@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from mmclr.cli import COMMANDS, main
-from mmclr.config import ConfigError, find, parse_override
+from mmclr.config import ConfigError, load, parse_override
+from mmclr.train.run import RunConfig
 
 ROOT = Path(__file__).parent.parent
 LAUNCHED = {"mmclr.train": "train"}  # modules that `accelerate launch -m` starts, and the command that they are
@@ -68,20 +69,18 @@ def mmclr_faults(args, help_of):
     for word in rest:
         if word.startswith("configs/") and not (ROOT / word).exists():
             out.append(f"there is no {word}")
-    return out + (override_faults(rest) if name == "train" else [])
+    return out + (override_faults(rest) if name in ("train", "doctor") else [])
 
 
 def override_faults(words):
     """Check the config and the overrides of a training command against the typed config."""
-    configs = [word for word in words if word.endswith(".yaml") and "=" not in word]
+    paths = [word for word in words if word.endswith(".yaml") and "=" not in word]
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     try:
         for word in overrides:
             parse_override(word)
-        if configs and (ROOT / configs[0]).exists():
-            from mmclr.train import run
-
-            run.load(find(configs[0]), overrides)
+        if paths and any((ROOT / "configs").rglob(Path(paths[0]).name)):
+            load(RunConfig, ROOT / paths[0], overrides)
     except ConfigError as error:
         return [str(error)]
     return []
@@ -134,6 +133,8 @@ def test_links_of_the_readme_lead_somewhere():
         ("cd somewhere && make dmeo", "no make target 'dmeo'"),
         ("$ pip install -e '.[demo,dve]'  # comment", "no extra 'dve'"),
         ("mmclr doctor configs/nowhere.yaml", "there is no configs/nowhere.yaml"),
+        ("mmclr train configs/debug.yaml data.train=x optmi.lr=1", "did you mean optim?"),
+        ("accelerate launch -m mmclr.train debug.yaml 'data.train=x.tar' data.bacth=3", "did you mean batch?"),
     ],
 )
 def test_the_check_finds_faults(markdown, fault, help_of):

@@ -107,7 +107,8 @@ class Result:
     def show(self, console: Console | None = None) -> None:
         """Print a table of the metrics with their intervals."""
         console = console or Console()
-        table = Table(title=f"{self.task} · {self.dataset} · {self.model}", title_justify="left")
+        console.print(f"[bold]{self.task}[/] of {self.model} on {self.dataset}", highlight=False)
+        table = Table()
         for head, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
             table.add_column(head, justify=justify)
         for name, value in self.metrics.items():

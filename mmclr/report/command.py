@@ -42,7 +42,7 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
             if not (path / "log.jsonl").is_file():
                 raise UserError(f"{path}: no log.jsonl there; name a run's folder or a result of mmclr eval")
             runs.append(path)
-        else:
+        elif not path.name.endswith(".examples.json"):  # *.json matches those too; they are read with their result
             results.append((path, read_result(path)))
     page = Page(title or (runs + [path for path, _ in results])[0].stem)
     if len(results) > 1:

@@ -44,7 +44,7 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
     found = [{"picture": png(), "right": True, "name": "a cloud", "score": 0.5}]
     one = result("one", examples={"finds": [{"text": "the cloud", "found": found}]})
     two = result("two", "acc5", {"guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}]})
-    command.main([str(run), str(one), str(two)])
+    command.main([str(run), *map(str, sorted(tmp_path.glob("*.json")))])
     page = (run / "report.html").read_text()
     for part in ("the cloud", "found at 1", "sun", "moon", "70%", "t · one", "a note", "Training · run", "0.2500"):
         assert part in page

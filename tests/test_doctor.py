@@ -1,7 +1,6 @@
 """The doctor sees what is broken, says it in one line, and mends what can be mended."""
 
 import importlib.metadata
-import json
 import subprocess
 import sys
 import sysconfig
@@ -214,11 +213,5 @@ def test_command_on_this_environment():
     lines = done.stdout.splitlines()
     assert {line.split()[0] for line in lines} <= {"ok", "note", "BROKEN"}
     assert (done.returncode == 1) == any(line.startswith("BROKEN") for line in lines)
-    assert any("torch " in line and "CPU cores" in line for line in lines)
+    assert any(f"torch {torch.__version__} on " in line and "CPU cores" in line for line in lines)
     assert done.returncode == 0, done.stdout
-
-
-def test_probe_is_what_a_new_interpreter_prints():
-    seen = environment.probe()
-    assert json.dumps(seen)
-    assert seen["hardware"]["version"] == torch.__version__

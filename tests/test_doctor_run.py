@@ -1,5 +1,6 @@
 """`mmclr doctor CONFIG`: what would stop a run, or waste it, is said before it starts."""
 
+import functools
 import io
 import json
 import tarfile
@@ -12,6 +13,7 @@ from PIL import Image
 
 from mmclr import doctor
 from mmclr.config import check
+from mmclr.data.text import Tokenizer
 from mmclr.doctor import environment, forecast, probe, run
 from mmclr.doctor.finding import Finding
 from mmclr.models.clip import ModelConfig
@@ -42,10 +44,14 @@ def write(path, samples):
                 tar.addfile(info, io.BytesIO(data))
 
 
+LOAD = functools.cache(Tokenizer.load)  # CLIP's vocabulary takes most of a second to build
+
+
 @pytest.fixture
 def examine(tmp_path, monkeypatch):
     """Return a function that checks a run on the shards in tmp_path and returns its lines by level."""
     monkeypatch.setattr(probe, "hardware", lambda: CPU)
+    monkeypatch.setattr(Tokenizer, "load", LOAD)
 
     def lines(*overrides, urls="*.tar", **tree):
         base = {

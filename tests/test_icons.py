@@ -127,21 +127,27 @@ def test_shards_mix_the_families_and_are_plain_tar(packed):
     assert summary["train"]["url"] == f"train-{{00000..{len(list(folder.glob('train-*.tar'))) - 1:05d}}}.tar"
 
 
-@needs_fonts
-def test_same_bytes_and_no_second_rendering(packed, tmp_path, monkeypatch):
-    folder, summary = packed
-    again = icons.pack(tmp_path, size=32)
-    assert again == summary
-    for shard in folder.glob("*.tar"):
-        assert (tmp_path / shard.name).read_bytes() == shard.read_bytes()
-    monkeypatch.setattr(icons, "_draw", lambda *_: pytest.fail("rendered what was already packed"))
-    assert icons.pack(tmp_path, size=32) == summary
-
-
-@needs_fonts
-def test_half_packed_folder_is_packed_again(packed, tmp_path, monkeypatch):
-    folder, _ = packed
+@pytest.fixture
+def two_families(monkeypatch):
     monkeypatch.setattr(icons, "FAMILIES", [f for f in icons.FAMILIES if f.key in ("elusive", "remix")])
+
+
+@needs_fonts
+@pytest.mark.usefixtures("two_families")
+def test_same_bytes_and_no_second_rendering(tmp_path, monkeypatch):
+    one, two = tmp_path / "one", tmp_path / "two"
+    summary = icons.pack(one, size=16)
+    assert icons.pack(two, size=16) == summary
+    assert len(list(one.iterdir())) == 1 + 1 + 2
+    for path in one.iterdir():
+        assert (two / path.name).read_bytes() == path.read_bytes()
+    monkeypatch.setattr(icons, "_draw", lambda *_: pytest.fail("rendered what was already packed"))
+    assert icons.pack(one, size=16) == summary
+
+
+@needs_fonts
+@pytest.mark.usefixtures("two_families")
+def test_half_packed_folder_is_packed_again(tmp_path):
     summary = icons.pack(tmp_path, size=16)
     shard = tmp_path / "train-00000.tar"
     whole = shard.read_bytes()
@@ -149,11 +155,10 @@ def test_half_packed_folder_is_packed_again(packed, tmp_path, monkeypatch):
     assert icons.pack(tmp_path, size=16) == summary
     assert shard.read_bytes() == whole
 
-    monkeypatch.setattr(icons, "_tar", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        icons.pack(tmp_path, size=24)
-    monkeypatch.undo()
-    monkeypatch.setattr(icons, "FAMILIES", [f for f in icons.FAMILIES if f.key in ("elusive", "remix")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(icons, "_tar", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            icons.pack(tmp_path, size=24)
     assert icons.pack(tmp_path, size=16) == summary
     assert shard.read_bytes() == whole
     assert not list(tmp_path.glob("*.tmp"))

@@ -14,6 +14,7 @@ from mmclr.losses import Facts, Objective, build, catalogue
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "clip": [{"duplicates": "negative", "keep_mib": 0}, {"image_weight": 0.75}],
+    "siglip": [{"duplicates": "negative"}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
 CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]

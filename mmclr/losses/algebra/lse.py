@@ -12,7 +12,14 @@ from torch.autograd.function import once_differentiable
 
 from mmclr.losses.algebra import masks
 from mmclr.losses.algebra.sums import Apart, Group, Shared
-from mmclr.losses.algebra.tiles import KEEP_BYTES, LN2, Strip, full_precision, widen
+from mmclr.losses.algebra.tiles import (
+    KEEP_BYTES,
+    Strip,
+    add_pair_gradients,
+    full_precision,
+    pair_similarities,
+    widen,
+)
 
 Exclude = masks.Mask | Callable[[slice, slice], Tensor] | None
 
@@ -49,10 +56,15 @@ def dual_lse(
     """
     if x.dim() != 2 or y.dim() != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(f"dual_lse wants [n, D] and [m, D], got {list(x.shape)} and {list(y.shape)}")
-    mask = exclude if exclude is None or isinstance(exclude, masks.Mask) else masks.Where(exclude)
+    mask = as_mask(exclude)
     plan = _Plan(mask, split and mask is not None, shared, keep_bytes, torch.is_grad_enabled())
     x, y = widen(x), widen(y)
     return Lse(*_DualLse.apply(x, y, torch.as_tensor(scale).to(x), row_scale, col_scale, plan))
+
+
+def as_mask(exclude: Exclude) -> masks.Mask | None:
+    """Return the mask that an `exclude` argument means."""
+    return exclude if exclude is None or isinstance(exclude, masks.Mask) else masks.Where(exclude)
 
 
 @dataclass(frozen=True)
@@ -74,29 +86,32 @@ class _DualLse(torch.autograd.Function):
         strip = Strip(x, y, scale, shared=plan.shared)
         way, sums = _sums(strip, plan, row_scale, col_scale)
         ctx.plan, ctx.way, ctx.groups = plan, way, len(sums)
-        ctx.save_for_backward(x, strip.y, scale, *way.kept)
+        ctx.save_for_backward(x, y, strip.y, scale, *way.kept)
         way.kept = []
         ctx.set_materialize_grads(False)
         lse = [(row.to(x.dtype), strip.own(col).to(x.dtype)) for row, col in sums]
         nothing = x.new_empty(0)
-        pair = strip.pairs(scale) if x.shape[0] == y.shape[0] and not plan.shared else nothing
+        paired = x.shape[0] == y.shape[0] and not plan.shared
+        pair = pair_similarities(x, y, scale) if paired else nothing
         return *lse[0], pair, *(lse[1] if plan.split else (nothing, nothing))
 
     @staticmethod
     @once_differentiable
     @full_precision
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, every_y, scale, *kept = ctx.saved_tensors
+        x, y, every_y, scale, *kept = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
         gradients = [_gradients(strip, *grads[:2]), _gradients(strip, *grads[3:])][: ctx.groups]
         of_tile = ctx.way.gradient(strip, gradients, len(kept))
         for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
             strip.collect(of_tile(number, tile, rows, cols), rows, cols)
+        dx, dy, dscale = strip.gradients()
         if grads[2] is not None:
-            strip.collect_pairs(grads[2] * LN2)
+            more = add_pair_gradients(grads[2], x, y, scale, dx, dy)
+            dscale = None if dscale is None else dscale + more
         drow, dcol = ctx.way.dscales
-        return *strip.gradients(), drow, None if dcol is None else strip.hand_back(dcol), None
+        return dx, dy, dscale, drow, None if dcol is None else strip.hand_back(dcol), None
 
 
 def _sums(

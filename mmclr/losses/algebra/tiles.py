@@ -135,26 +135,12 @@ class Strip:
         self.dx = torch.zeros_like(self.x) if need_x else None
         self.dy = torch.zeros_like(self.y) if need_y else None
 
-    def collect(self, gradient: Tensor, rows: slice, cols: slice) -> None:
-        """Add what a tile's gradient [h, w] means for its rows and columns; only inside the loop over `tiles`."""
+    def collect(self, gradient: Tensor, rows: slice, cols: slice, times: float = 1.0) -> None:
+        """Add what the gradient [h, w] of a tile in bits means for x and y; only inside the loop over `tiles`."""
         if self.dx is not None:
-            self.dx[rows].addmm_(gradient, self.y[cols])
+            self.dx[rows].addmm_(gradient, self.y[cols], alpha=times)
         if self.dy is not None:
-            self.dy[cols].addmm_(gradient.T, self.scaled)
-
-    def pairs(self, scale: Tensor) -> Tensor:
-        """Return the diagonal [n] of the similarities, in nats."""
-        dots = [(self.x[rows] * self.y[self.at(rows)]).sum(1) for rows in self.rows]
-        return (dots[0] if len(dots) == 1 else torch.cat([*dots, self.x.new_empty(0)])) * scale
-
-    def collect_pairs(self, gradient: Tensor) -> None:
-        """Add what the gradient [n] of the diagonal means for x and y."""
-        for rows in self.rows:
-            each = gradient[rows, None]
-            if self.dx is not None:
-                self.dx[rows].addcmul_(each, self.y[self.at(rows)])
-            if self.dy is not None:
-                self.dy[self.at(rows)].addcmul_(each, self.x[rows] * self.factor)
+            self.dy[cols].addmm_(gradient.T, self.scaled, alpha=times)
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of this rank's x and y and of scale."""
@@ -164,3 +150,24 @@ class Strip:
             dscale = (torch.stack(parts).sum() / LN2).to(self.x.dtype) if parts else torch.zeros_like(self.factor)
             self.dx.mul_(self.factor)
         return self.dx, None if self.dy is None else self.hand_back(self.dy), dscale
+
+
+def pair_similarities(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    """Return scale * <x_i, y_i> of this rank's rows [n, D], without a temporary of their size."""
+    dots = [(x[rows] * y[rows]).sum(1) for rows in blocks(x.shape[0], TILE["cpu"][0])]
+    return (dots[0] if len(dots) == 1 else torch.cat([*dots, x.new_empty(0)])) * scale
+
+
+def add_pair_gradients(
+    gradient: Tensor, x: Tensor, y: Tensor, scale: Tensor, dx: Tensor | None, dy: Tensor | None
+) -> Tensor:
+    """Add the gradient [n] of `pair_similarities` to dx and dy in place; return the gradient of scale."""
+    dscale = x.new_zeros((), dtype=torch.float64)
+    for rows in blocks(x.shape[0], TILE["cpu"][0]):
+        each = gradient[rows, None]
+        dscale += (each * x[rows] * y[rows]).sum(dtype=torch.float64)
+        if dx is not None:
+            dx[rows].addcmul_(each * scale, y[rows])
+        if dy is not None:
+            dy[rows].addcmul_(each * scale, x[rows])
+    return dscale.to(scale.dtype)

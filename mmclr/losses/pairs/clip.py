@@ -33,5 +33,5 @@ class Clip(Objective, key="clip"):
     ) -> Tensor:
         same = Either(Equal(image_id), Equal(caption_id)) if self.duplicates == "mask" else Pairs()
         lse = dual_lse(image, text, scale, exclude=same, keep_bytes=self.keep_mib << 20)
-        of_image, of_text = F.softplus(lse.row - lse.pair), F.softplus(lse.col - lse.pair)
+        of_image, of_text = -F.logsigmoid(lse.pair - lse.row), -F.logsigmoid(lse.pair - lse.col)
         return parallel.mean(of_text.lerp(of_image, self.image_weight), weights)

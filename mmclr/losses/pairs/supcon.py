@@ -31,7 +31,7 @@ class SupCon(Objective, key="supcon"):
 
     def _contrast(self, image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         lse = dual_lse(image, text, scale, exclude=Equal(ids), split=True, keep_bytes=self.keep_mib << 20)
-        each = F.softplus(lse.row - lse.excluded_row) + F.softplus(lse.col - lse.excluded_col)
+        each = -F.logsigmoid(lse.excluded_row - lse.row) - F.logsigmoid(lse.excluded_col - lse.col)
         if self.positives == "mean":
             each = each + self._sum_less_mean(lse, image, text, scale, ids)
         return parallel.mean(each, weights) / 2

@@ -1,0 +1,135 @@
+"""Sums over all pairs of softplus(s_ij + bias): the sigmoid family.
+
+No denominator has to be known first, so the gradient is made in the forward pass: 3 matmuls, each tile once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmclr import parallel
+from mmclr.losses.algebra.lse import Exclude, as_mask
+from mmclr.losses.algebra.masks import Mask
+from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, pair_similarities, widen
+
+CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
+
+
+class PairSum(NamedTuple):
+    """What `pair_sum` returns."""
+
+    total: Tensor  # [] the sum over the pairs of all ranks that are not excluded, the same on every rank
+    pair: Tensor  # [n] s_ii + bias; [0] where there are not as many columns as rows
+
+
+@full_precision
+def pair_sum(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor | float = 1.0,
+    bias: Tensor | float = 0.0,
+    *,
+    exclude: Exclude = None,
+    weights: tuple[Tensor, Tensor] | None = None,
+) -> PairSum:
+    """Return sum_ij w_ij softplus(s_ij + bias) with s = scale * x y^T over the pairs of all ranks.
+
+    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. w_ij = weights[0]_i + weights[1]_j,
+    which are [n] and [m] and have no gradient; 1 without. Differentiable once, in x, y, scale and bias.
+    """
+    x, y = widen(x), widen(y)
+    scale, bias = (torch.as_tensor(v).to(x) for v in (scale, bias))
+    plan = (as_mask(exclude), weights, torch.is_grad_enabled())
+    return PairSum(*_PairSum.apply(x, y, scale, bias, plan))
+
+
+class _PairSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: Any) -> tuple[Tensor, Tensor]:
+        mask, weights, differentiate = plan
+        need_x, need_y, need_scale, need_bias, _ = ctx.needs_input_grad
+        strip = Strip(x, y, scale)
+        if differentiate:
+            strip.collect_into(need_x or need_scale, need_y)
+        total, slope = _sweep(strip, bias, mask, _Weights.of(strip, weights))
+        dx, dy, dscale = strip.gradients()
+        ctx.save_for_backward(x, y, scale, bias, dx, dy, dscale, slope.to(bias.dtype))
+        ctx.set_materialize_grads(False)
+        square = x.shape[0] == y.shape[0]
+        return parallel.total(total).to(x.dtype), pair_similarities(x, y, scale) + bias if square else x.new_empty(0)
+
+    @staticmethod
+    @once_differentiable
+    @full_precision
+    def backward(ctx: Any, grad: Tensor | None, grad_pair: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, y, scale, bias, dx, dy, dscale, slope = ctx.saved_tensors
+        # The total is a sum over ranks, and so is the gradient of what each of them added.
+        grad = scale.new_zeros(()) if grad is None else parallel.total(grad)
+        dx, dy, dscale = (None if d is None else d * grad for d in (dx, dy, dscale))
+        dbias = slope * grad
+        if grad_pair is not None:
+            more = add_pair_gradients(grad_pair, x, y, scale, dx, dy)
+            dscale = None if dscale is None else dscale + more
+            dbias = dbias + grad_pair.sum()
+        return dx, dy, dscale, dbias, None
+
+
+class _Weights(NamedTuple):
+    """w_ij = row_i + col_j, or one number for all pairs: two passes over a tile less."""
+
+    row: Tensor  # [n]
+    col: Tensor  # [M], of all ranks
+    same: float | None
+
+    @classmethod
+    def of(cls, strip: Strip, weights: tuple[Tensor, Tensor] | None) -> _Weights:
+        if weights is None:
+            return cls(strip.x.new_zeros(0), strip.x.new_zeros(0), 1.0)
+        row, col = (w.detach().to(strip.x) for w in weights)
+        every_row, every_col = parallel.gather(row), parallel.gather(col)
+        if (every_row == every_row[:1]).all() and (every_col == every_col[:1]).all():
+            return cls(row, every_col, float(every_row[:1].sum() + every_col[:1].sum()))
+        return cls(row, every_col, None)
+
+
+def _sweep(strip: Strip, bias: Tensor, mask: Mask | None, weights: _Weights) -> tuple[Tensor, Tensor]:
+    """Return this rank's part of the sum and of its derivative in bias; leave the gradients in the strip."""
+    total, slope = strip.x.new_zeros(2, dtype=torch.float64)
+    offset = bias / LN2
+    capped = strip.bound() + float(offset.abs()) > CAP
+    for rows, cols, tile in strip.tiles():
+        value, spare = strip.scratch("value", rows, cols), strip.scratch("spare", rows, cols)
+        softplus(tile.add_(offset), value, spare, capped)
+        if mask is not None:
+            mask.drop(tile, strip.at(rows), cols, spare)
+            mask.drop(value, strip.at(rows), cols, spare)
+        if weights.same is None:
+            weight = torch.add(weights.row[rows, None], weights.col[cols], out=spare)
+            value.mul_(weight)
+            tile.mul_(weight)
+        total += value.sum(1).sum(dtype=torch.float64)
+        slope += tile.sum(1).sum(dtype=torch.float64)
+        strip.collect(tile, rows, cols, times=LN2 * (weights.same or 1.0))
+    same = 1.0 if weights.same is None else weights.same
+    return total * same, slope * same
+
+
+def softplus(tile: Tensor, value: Tensor, spare: Tensor, capped: bool) -> None:
+    """Write softplus(l) to `value` and its derivative to `tile`, which holds l in bits; one exponential for both.
+
+    With e = exp l: softplus = log1p(e), derivative = e / (1 + e). `capped` cuts l at CAP and adds the rest.
+    """
+    if capped:
+        torch.clamp(tile, max=CAP, out=spare)
+        torch.sub(tile, spare, out=value)
+        tile.copy_(spare)
+    tile.exp2_()
+    if capped:
+        value.mul_(LN2).add_(torch.log1p(tile, out=spare))
+    else:
+        torch.log1p(tile, out=value)
+    tile.div_(torch.add(tile, 1, out=spare))

@@ -7,6 +7,7 @@ what it is resized to: most of the cost of a picture is in the pixels that are t
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class Picture:
             raise Fault("too_many_pixels", str(error)) from error
         except (UnidentifiedImageError, *BROKEN) as error:
             raise Fault("bad_image", _why(error, data)) from error
+        if self._image.format == "PNG":
+            _check_png(data)
         if width * height > max_pixels:
             raise Fault("too_many_pixels", f"{width} x {height} is more than {max_pixels}")
         self.size = (height, width) if self._turn >= 5 else (width, height)  # upright
@@ -52,7 +55,7 @@ class Picture:
         least = (max(1, width // factor), max(1, height // factor))
         if self._turbo is not None and self._turn == 1:
             return Image.fromarray(
-                turbo_jpeg().decode_jpeg(self._turbo, "RGB", min_height=least[1], min_width=least[0])
+                turbo_jpeg().decode_jpeg(self._turbo, "RGB", min_height=least[1], min_width=least[0], strict=False)
             )
         if factor > 1 and self._image.format == "JPEG":
             self._image.draft(None, least)
@@ -82,6 +85,18 @@ def turbo_jpeg() -> Any:
     except ImportError as error:
         raise UserError("data.decoder=turbo needs simplejpeg: pip install 'mmclr[turbo]'") from error
     return simplejpeg
+
+
+def _check_png(data: bytes) -> None:
+    """Compare the checksums of the chunks, which Pillow leaves out for the pixels. Raises Fault."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if data[end : end + 4] != zlib.crc32(data[at + 4 : end]).to_bytes(4, "big"):
+            raise Fault("bad_image", f"damaged: the checksum of its {data[at + 4 : at + 8]!r} chunk is wrong")
+        if data[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
 
 
 def _orientation(image: Image.Image) -> int:

@@ -85,8 +85,9 @@ class Ledger:
         """How many times this rank could not use a sample."""
         return sum(count for reason, count in self.counts.items() if reason not in KEPT)
 
-    def summed(self, device: torch.device | str = "cpu") -> dict[str, int]:
+    def summed(self) -> dict[str, int]:
         """Return the counts of all ranks since the start of training. Every rank must call it."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # NCCL adds up nothing else
         mine = torch.tensor([self.counts.get(reason, 0) for reason in REASONS], device=device)
         ours = parallel.total(mine).tolist()
         both = {reason: self.before.get(reason, 0) + count for reason, count in zip(REASONS, ours)}

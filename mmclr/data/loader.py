@@ -101,17 +101,14 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, for a checkpoint: the same on every rank. Every rank must call it."""
-        return {
-            "position": self.position,
-            "seed": self._seed,
-            "samples": self.samples,
-            "data": fingerprint(self.parts),
-            "faults": self.ledger.state_dict(),
-        }
+        return {"position": self.position, **self._identity(), "faults": self.ledger.state_dict()}
+
+    def _identity(self) -> dict[str, Any]:
+        return {"seed": self._seed, "samples": self.samples, "data": fingerprint(self.parts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken. Raises UserError when the data or the seed are others."""
-        mine = self.state_dict()
+        mine = self._identity()
         for name, what in (("samples", "number of samples"), ("data", "shards"), ("seed", "seed")):
             if state.get(name) != mine[name]:
                 raise UserError(

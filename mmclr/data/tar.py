@@ -73,7 +73,7 @@ def scan(read: Read, size: int) -> Scan:
     if not names or offsets[-1] + sizes[-1] <= size:
         return Scan(names, offsets, sizes, problems, None)
     missing = int(offsets[-1] + sizes[-1] - size)
-    problems.append((int(offsets[-1]), f"truncated: {missing} bytes of {names[-1]} are missing"))
+    problems[-1:] = [(int(offsets[-1]), f"truncated: {missing} bytes of {names[-1]} are missing")]
     return Scan(names[:-1], offsets[:-1], sizes[:-1], problems, names[-1])
 
 
@@ -88,8 +88,7 @@ def _walk(read: Read, offset: int, size: int, everywhere: dict[str, str]) -> _Ru
             window, start = read(offset, WINDOW) if offset <= size else b"", offset
         block = window[offset - start : offset - start + BLOCK]
         if len(block) < BLOCK:
-            if offset <= size:  # else the last member is cut, which says the same
-                run.problems.append((offset, "truncated: the archive ends without its two zero blocks"))
+            run.problems.append((min(offset, size), "truncated: the archive ends without its two zero blocks"))
             return run
         if block[0] == 0 and block == ZEROS:
             return run
@@ -177,7 +176,8 @@ def _sound(table: NDArray[np.uint8]) -> int:
     stored = np.zeros(len(table), np.int64)
     for digit in digits.T:
         stored = np.where((digit >= 48) & (digit < 56), stored * 8 + digit - 48, stored)
-    wrong = table.sum(1, dtype=np.uint32) - digits.sum(1) + 8 * ord(" ") != stored
+    strange = ((digits < 48) | (digits > 55)) & (digits != 0) & (digits != ord(" "))
+    wrong = strange.any(1) | (table.sum(1, dtype=np.uint32) - digits.sum(1) + 8 * ord(" ") != stored)
     return int(wrong.argmax()) if wrong.any() else len(table)
 
 

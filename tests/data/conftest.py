@@ -1,0 +1,30 @@
+"""Shards, a tokenizer, and loaders over them."""
+
+import pytest
+
+from mmclr.config import load
+from mmclr.data.loader import DataConfig, Loader
+from mmclr.data.text import Tokenizer
+from tests.data.made import write_shards
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer.train([f"picture number {n}" for n in range(100)], size=600, context=16)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """53 samples in 4 shards, one of them empty."""
+    return write_shards(tmp_path_factory.mktemp("shards"), [20, 0, 30, 3])
+
+
+@pytest.fixture
+def make_loader(shards, tokenizer):
+    """Loader(**settings) over `shards`, 24 px, seed 1."""
+
+    def make(rank=0, world=1, captions=1, size=24, seed=1, **settings):
+        config = load(DataConfig, {"train": shards, "batch": 12, "workers": 0, **settings})
+        return Loader(config, tokenizer, size, seed, rank, world, captions)
+
+    return make

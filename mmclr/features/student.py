@@ -57,5 +57,21 @@ class Student(nn.Module):
         config = self.model.config.image
         patches = (config.size // config.patch) ** 2
         kept = max(1, round(patches * (1 - self.patch_dropout)))
-        order = torch.rand(len(batch.weights), patches, device=batch.pixels.device).argsort(1)
-        return order[:, :kept]
+        draw = torch.randint(1 << 62, ()).to(batch.index.device)  # the step's, the same on every rank
+        number = batch.index[:, None] * patches + torch.arange(patches, device=batch.index.device)
+        return _scramble(number + draw).argsort(1)[:, :kept]
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """Return int64 numbers that look random (splitmix64, Steele et al., OOPSLA 2014): the same for the same x.
+
+    A sample's draw then depends on its number and the step, not on the rank or row where it happens to be.
+    """
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ _shifted(x, shift)) * factor
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shift right as unsigned numbers do: torch's shift would copy the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

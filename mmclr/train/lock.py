@@ -27,6 +27,7 @@ def hold(folder: Path, patience: float = 30.0) -> IO[str] | None:
             return handle
         except OSError:
             if time.monotonic() > deadline:
+                handle.close()
                 raise UserError(
                     f"{folder}: another process trains in this folder; stop it, or set out= to another"
                 ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,9 @@ class Trainer:
         self.notes = self._resume()
         if self.average is not None:
             self.average.model.to(accelerator.device)
-        self.step, self.prepared = accelerator.prepare(self.bare, self.optimizer)
+        with warnings.catch_warnings():  # torch wants another name for broadcast_buffers, which does less
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.step, self.prepared = accelerator.prepare(self.bare, self.optimizer)
 
     @property
     def models(self) -> dict[str, TwoTower]:
@@ -103,8 +106,7 @@ class Trainer:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.taken)  # the same on every rank, and after a resume
         lr = optimizer.learning_rate(self.run.optim, self.taken, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        optimizer.set_rate(self.optimizer, lr)
         self.step.train()
         loss, terms = self.step(batch.to(self.accelerator.device), self.taken / self.steps)
         self.accelerator.backward(loss)

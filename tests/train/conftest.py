@@ -1,0 +1,42 @@
+"""A tiny run: 60 pictures of coloured squares in three shards, a model that trains in seconds."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200), "white": (240, 240, 240)}
+PLACES = {"left": (4, 2), "right": (4, 18), "top": (0, 8), "bottom": (18, 8)}
+
+
+def member(tar, name, data):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """Return the brace URL of the shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for i in range(20 * shard, 20 * shard + 20):
+                colour, place = list(COLOURS)[i % 4], list(PLACES)[i // 4 % 4]
+                pixels = np.full((32, 32, 3), 120, np.uint8)
+                y, x = PLACES[place]
+                pixels[y : y + 12, x : x + 12] = COLOURS[colour]
+                pixels[-1, -1] = i
+                png = io.BytesIO()
+                Image.fromarray(pixels).save(png, "PNG")
+                member(tar, f"{i:06d}.png", png.getvalue())
+                member(tar, f"{i:06d}.txt", f"a {colour} square at the {place}".encode())
+    return str(folder / "{00000..00002}.tar")
+
+
+@pytest.fixture
+def settings(shards, tmp_path):
+    """Return the overrides of a run in its own folder."""
+    return [f"data.train={shards}", f"out={tmp_path / 'run'}", "steps=12", "average.decay=0.9", "patch_dropout=0.25"]

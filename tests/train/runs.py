@@ -1,0 +1,29 @@
+"""Runs in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+
+def start(settings, processes=1, **kwargs):
+    """Start a run in processes of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
+    port = ["--main_process_port", str(20000 + os.getpid() % 20000)]
+    how = [*launch, *port, "-m", "mmclr.train"] if processes > 1 else ["-m", "mmclr.train"]
+    command = [sys.executable, *how, "debug.yaml", *settings]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, **kwargs)
+
+
+def finish(process):
+    """Wait for a run to end well; return what it said."""
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def log(folder, *names):
+    """Return the named columns of a run's log."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [tuple(row[name] for name in names) for row in rows]

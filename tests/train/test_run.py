@@ -1,0 +1,143 @@
+"""Whole runs: several processes equal one, a killed run ends as an unbroken one, faults are said in a sentence."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mmclr.config import load
+from mmclr.errors import UserError
+from mmclr.train.run import RunConfig, main
+from tests.train.runs import finish, log, start
+
+
+def run_here(settings):
+    from mmclr.train.trainer import train
+
+    return train(load(RunConfig, "debug.yaml", settings), quiet=True)
+
+
+def files(checkpoint):
+    names = ("model/model.safetensors", "average/model.safetensors", "state/optimizer.pt", "position.json")
+    return {name: (checkpoint / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def unbroken(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    settings = [f"data.train={shards}", f"out={folder}", "steps=12", "average.decay=0.9", "patch_dropout=0.25"]
+    return run_here(settings)
+
+
+@pytest.mark.dist
+def test_two_processes_equal_one(settings, tmp_path, unbroken):
+    finish(start(settings, processes=2))
+    one, two = (log(f, "loss", "grad_norm", "scale") for f in (unbroken.parent.parent, tmp_path / "run"))
+    assert len(one) == len(two) == 12
+    for a, b in zip(one, two):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path, unbroken):
+    settings = [*settings, "save.every_steps=3", "data.workers=1"]
+    process = start(settings, start_new_session=True)
+    path = tmp_path / "run" / "checkpoints" / "step-00000006" / "position.json"
+    deadline = time.monotonic() + 120
+    while not path.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    said = finish(start(settings))
+    assert "resuming after step" in said or "step-00000012" in said
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000012"
+    assert log(tmp_path / "run", "step", "loss") == log(unbroken.parent.parent, "step", "loss")
+    ours, theirs = files(checkpoint), files(unbroken)
+    for name in ("model/model.safetensors", "average/model.safetensors"):
+        assert ours[name] == theirs[name], name
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken):
+    process = start([*settings, "steps=12"])
+    while not (tmp_path / "run" / "log.jsonl").is_file() or not log(tmp_path / "run", "step"):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said = finish(process)
+    if "stopped by SIGTERM" in said:  # else it was already at its end
+        step = int(said.split("after step ")[1].split()[0])
+        assert (tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "position.json").is_file()
+    finish(start(settings))
+    ours = files(tmp_path / "run" / "checkpoints" / "step-00000012")
+    assert ours["model/model.safetensors"] == files(unbroken)["model/model.safetensors"]
+
+
+def test_an_unfinished_checkpoint_is_passed_over(settings, tmp_path):
+    folder = run_here([*settings, "steps=4", "save.every_steps=2"])
+    partial = folder.parent / ".partial-step-00000099"
+    partial.mkdir()
+    (folder.parent / "step-00000050").mkdir()  # no position.json: not whole
+    again = run_here([*settings, "steps=5"])
+    assert again.name == "step-00000005"
+    assert not partial.exists()
+
+
+def test_old_checkpoints_go(settings, tmp_path):
+    folder = run_here([*settings, "steps=6", "save.every_steps=1", "save.keep=2"])
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_the_log_says_what_happens(unbroken):
+    rows = [json.loads(line) for line in (unbroken.parent.parent / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    for row in rows:
+        assert {"loss", "clip", "scale", "lr", "grad_norm", "samples_per_s", "data_wait"} <= row.keys()
+        assert 0 <= row["data_wait"] <= 1
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
+    from mmclr.train import lock
+
+    held = lock.hold(tmp_path / "run")
+    with pytest.raises(UserError, match="another process trains in this folder"):
+        lock.hold(tmp_path / "run", patience=0.3)
+
+    held.close()
+    lock.hold(tmp_path / "run", patience=0).close()  # free again
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.train=nowhere/{0..3}.tar", "nowhere/0.tar"),
+        ("data.train=nowhere/*.tar", "nowhere/"),
+        ("data.batch=64", "larger than the data: 60"),
+        ("data.caption=json:title", "title|json"),
+        ("optim.lrr=1", "optim.lrr: unknown key; did you mean lr?"),
+        ("objectives.clipp.weight=1", "no objective 'clipp'; did you mean clip?"),
+        ("objectives.clip.image_wieght=1", "objectives.clip.image_wieght: unknown key; did you mean image_weight?"),
+        ("epochs=3", "exactly one of steps, epochs, samples"),
+        ("tokenizer=nowhere", "no tokenizer.json"),
+        ("model.image.patch=7", "not a multiple of patch"),
+        ("precision=fp16", "fp16 needs a GPU"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, setting, message):
+    with pytest.raises(UserError, match=message):
+        main(["debug.yaml", *settings, setting])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(settings, unbroken):
+    with pytest.raises(UserError, match="another architecture"):
+        run_here([*settings, f"resume={unbroken}", "model.image.width=32"])
+    with pytest.raises(UserError, match="no checkpoint there"):
+        run_here([*settings, "resume=nowhere"])
+
+
+def test_resuming_on_other_data_is_refused(settings, unbroken, tmp_path):
+    first = Path(settings[0].removeprefix("data.train=")).parent / "00000.tar"
+    with pytest.raises(UserError, match="cannot go on where it stopped"):
+        run_here([*settings, f"resume={unbroken}", f"data.train={first}", "steps=20"])

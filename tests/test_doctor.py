@@ -1,6 +1,7 @@
 """The doctor sees what is broken, says it in one line, and mends what can be mended."""
 
 import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 import sysconfig
@@ -11,7 +12,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from mmclr.doctor import environment, torchvision_hook
+from mmclr.doctor import environment
 from mmclr.doctor.finding import Finding
 
 PURELIB = sysconfig.get_path("purelib")
@@ -35,11 +36,14 @@ def trap():
     return done
 
 
-@pytest.fixture(autouse=True)
-def _leave_the_finders_alone():
-    before = list(sys.meta_path)
-    yield
-    sys.meta_path[:] = before
+@pytest.fixture
+def hook(monkeypatch):
+    """The hook's code, with nothing declared yet and its finder taken out again: this process has one of its own."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    spec = importlib.util.spec_from_file_location("hook", Path(environment.__file__).parent / "torchvision_hook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_hook_opens_the_trap(trap, tmp_path):
@@ -100,13 +104,14 @@ def test_hook_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize("versions", [{"cuda": "12.8"}, {"cuda": None, "hip": "6.2"}])
-def test_hook_does_nothing_for_accelerated_torch(versions, monkeypatch):
+def test_hook_does_nothing_for_accelerated_torch(hook, versions, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(version=types.SimpleNamespace(**versions)))
-    torchvision_hook.declare("/nowhere/torchvision/__init__.py")
-    assert not torchvision_hook.declared
+    hook.declare("/nowhere/torchvision/__init__.py")
+    assert not hook.declared
 
 
-def test_hook_does_nothing_where_the_operators_load(tmp_path, monkeypatch):
+def test_hook_does_nothing_where_the_operators_load(hook, tmp_path, monkeypatch):
+    assert sys.meta_path[0] is hook.Finder
     loaded = []
     monkeypatch.setattr(torch.ops, "load_library", loaded.append)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -114,9 +119,9 @@ def test_hook_does_nothing_where_the_operators_load(tmp_path, monkeypatch):
 
     library = tmp_path / ("_C" + EXTENSION_SUFFIXES[-1])
     library.touch()
-    torchvision_hook.declare(str(tmp_path / "__init__.py"))
+    hook.declare(str(tmp_path / "__init__.py"))
     assert loaded == [str(library)]
-    assert not torchvision_hook.declared
+    assert not hook.declared
 
 
 def test_trap_is_one_broken_line_with_its_cure(monkeypatch):

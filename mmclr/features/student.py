@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 from mmclr.models.two_tower import TwoTower
 
+IMAGE, TEXT = {"image", "frozen_image"}, {"text", "texts", "frozen_text"}
+
 
 class Student(nn.Module):
-    """Computes image, text, texts, scale and bias: only those that somebody asked for."""
+    """Computes image, text, texts, scale and bias: only those that somebody asked for.
 
-    provides = frozenset({"image", "text", "texts", "scale", "bias"})
+    Where no frozen model is given, its own features without their gradient stand in for frozen_image and frozen_text.
+    """
+
+    provides = frozenset({"image", "text", "texts", "scale", "bias", "frozen_image", "frozen_text"})
 
     def __init__(self, model: TwoTower, patch_dropout: float = 0.0) -> None:
         """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794)."""
@@ -25,12 +30,13 @@ class Student(nn.Module):
     def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
         """Return {name: feature} for the wanted names that this source provides."""
         out: dict[str, Tensor] = {}
-        if "image" in wanted:
+        if wanted & IMAGE:
             out["image"] = self.model.encode_image(self.model.normalise(batch.pixels), self._keep(batch))
-        if wanted & {"text", "texts"}:
+        if wanted & TEXT:
             texts = self.model.encode_text(batch.tokens, batch.lengths)
             out["texts"] = texts.unflatten(0, (len(batch.weights), -1))  # captions of one picture stand together
             out["text"] = out["texts"][:, 0]
+        out.update({f"frozen_{name}": out[name].detach() for name in ("image", "text") if f"frozen_{name}" in wanted})
         if "scale" in wanted:
             out["scale"] = self.model.scale
         if "bias" in wanted:

@@ -37,6 +37,7 @@ class RunConfig:
     tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
     model: ModelConfig
     objectives: dict[str, dict[str, Any] | None] = dataclasses.field(default_factory=lambda: {"clip": {}})
+    teacher: str = ""  # model folder of frozen features; empty: the model's own, without their gradient
     optim: OptimConfig = OptimConfig()
     average: AverageConfig = AverageConfig()
     steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples

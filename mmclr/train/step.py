@@ -23,7 +23,7 @@ class Step(nn.Module):
     """batch -> (total, terms). Only the features that an objective asks for are computed."""
 
     def __init__(self, sources: Sequence[nn.Module], terms: Mapping[str, Term]) -> None:
-        """`terms` maps a term's name to its objective and its weight."""
+        """`terms` maps a term's name to its objective and its weight; of two sources the first gives a feature."""
         super().__init__()
         self.sources = nn.ModuleList(sources)
         self.objectives = nn.ModuleDict({name: term.objective for name, term in terms.items()})
@@ -43,7 +43,7 @@ class Step(nn.Module):
         """Return {name: tensor} of all that the objectives asked for."""
         found = {name: getattr(batch, name) for name in self.wanted & FROM_BATCH}
         for source in self.sources:
-            found.update(source(batch, self.wanted))
+            found.update(source(batch, self.wanted - found.keys()))
         if "progress" in self.wanted:
             found["progress"] = torch.tensor(progress, device=batch.pixels.device)
         return found

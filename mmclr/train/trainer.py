@@ -18,6 +18,7 @@ from mmclr.config import to_tree
 from mmclr.data.loader import Batch, Loader
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms
@@ -59,7 +60,8 @@ class Trainer:
         self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), bias)
         self.average = Average(self.model, run.average.decay) if run.average.decay else None
         student = Student(self.model, run.patch_dropout)
-        self.bare = Step([student], terms)
+        teachers = [Frozen(run.teacher, t, run.model.image.size)] if run.teacher else []
+        self.bare = Step([*teachers, student], terms)
         student.freeze_unasked(self.bare.wanted)
         self.bare.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
         self.optimizer = optimizer.build(run.optim, self.bare)

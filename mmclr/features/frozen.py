@@ -1,0 +1,54 @@
+"""A model that does not learn, as a source of reference features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmclr.data.text import Tokenizer
+from mmclr.errors import UserError
+from mmclr.models.two_tower import TwoTower
+
+
+class Frozen(nn.Module):
+    """Computes frozen_image and frozen_text with the weights of a model folder."""
+
+    provides = frozenset({"frozen_image", "frozen_text"})
+
+    def __init__(self, folder: str, tokenizer: Tokenizer, image_size: int) -> None:
+        """Open `folder`. It may see pictures of another size; its tokens must be those of the model in training."""
+        super().__init__()
+        self.model = TwoTower.load(folder).requires_grad_(False)
+        self.same_tokens = Tokenizer.load(folder).backend.get_vocab() == tokenizer.backend.get_vocab()
+        self.folder, self.image_size = folder, image_size
+
+    def train(self, mode: bool = True) -> Frozen:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
+        """Return {name: feature} for the wanted names that this source provides."""
+        out: dict[str, Tensor] = {}
+        if "frozen_image" in wanted:
+            out["frozen_image"] = self.model.encode_image(self.model.normalise(self._resized(batch.pixels)))
+        if "frozen_text" in wanted:
+            if not self.same_tokens:
+                raise UserError(
+                    f"teacher: the tokenizer of {self.folder} is not that of the model in training, so it cannot read "
+                    f"the captions; set tokenizer: {self.folder}"
+                )
+            texts = self.model.encode_text(batch.tokens, batch.lengths)
+            out["frozen_text"] = texts.unflatten(0, (len(batch.weights), -1))[:, 0]
+        return out
+
+    def _resized(self, pixels: Tensor) -> Tensor:
+        size = self.model.config.image.size
+        if size == self.image_size:
+            return pixels
+        resized = F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
+        return resized.clamp(0, 255)

@@ -13,7 +13,15 @@ from mmclr.losses import Facts, Objective, build, catalogue
 
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
-    "clip": [{"duplicates": "negative", "keep_mib": 0}, {"image_weight": 0.75}],
+    "cacr": [{"detach_weights": False, "t_push": 0.9}],
+    "clip": [
+        {"duplicates": "negative", "keep_mib": 0, "label_smoothing": 0.1},
+        {"image_weight": 0.75, "label_smoothing": 0.2},
+    ],
+    "cwcl": [{"kernel": "exp", "width": 0.1}, {"kernel": "power", "width": 4.0, "hard_weight": 0.0}],
+    "dcl": [{"intra": True}, {"duplicates": "negative"}],
+    "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],
+    "alignment": [{"power": 3.0}],
     "siglip": [{"duplicates": "negative"}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }

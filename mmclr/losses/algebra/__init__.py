@@ -1,7 +1,29 @@
 """The streamed engine: differentiable sums over all pairs of a global batch whose [B, B] matrix never exists."""
 
-from mmclr.losses.algebra.lse import Lse, dual_lse
+from mmclr.losses.algebra.expected import Expected, expected
+from mmclr.losses.algebra.lse import Lse, dual_lse, merge
 from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where
 from mmclr.losses.algebra.pair_sum import PairSum, pair_sum
+from mmclr.losses.algebra.top import Top, top
+from mmclr.losses.algebra.weighted import TileWeight, Weighted, low_rank, weighted
 
-__all__ = ["Either", "Equal", "Lse", "Mask", "PairSum", "Pairs", "Where", "dual_lse", "pair_sum"]
+__all__ = [
+    "Either",
+    "Equal",
+    "Expected",
+    "Lse",
+    "Mask",
+    "PairSum",
+    "Pairs",
+    "TileWeight",
+    "Top",
+    "Weighted",
+    "Where",
+    "dual_lse",
+    "expected",
+    "low_rank",
+    "merge",
+    "pair_sum",
+    "top",
+    "weighted",
+]

@@ -62,6 +62,17 @@ def dual_lse(
     return Lse(*_DualLse.apply(x, y, torch.as_tensor(scale).to(x), row_scale, col_scale, plan))
 
 
+def merge(one: Tensor, other: Tensor) -> Tensor:
+    """Return the log-sum-exp of two sets of columns from those of each: log(exp one + exp other), elementwise.
+
+    So a queue's columns or an anchor's own extra logits join a row. Unlike logaddexp's, the gradient of two empty
+    sets is 0, not NaN.
+    """
+    empty = torch.maximum(one, other) == -torch.inf
+    joined = torch.logaddexp(torch.where(empty, 0.0, one), torch.where(empty, 0.0, other))
+    return torch.where(empty, -torch.inf, joined)
+
+
 def as_mask(exclude: Exclude) -> masks.Mask | None:
     """Return the mask that an `exclude` argument means."""
     return exclude if exclude is None or isinstance(exclude, masks.Mask) else masks.Where(exclude)
@@ -102,7 +113,7 @@ class _DualLse(torch.autograd.Function):
         x, y, every_y, scale, *kept = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
-        gradients = [_gradients(strip, *grads[:2]), _gradients(strip, *grads[3:])][: ctx.groups]
+        gradients = [strip.gradients_of(*of) for of in (grads[:2], grads[3:])[: ctx.groups]]
         of_tile = ctx.way.gradient(strip, gradients, len(kept))
         for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
             strip.collect(of_tile(number, tile, rows, cols), rows, cols)
@@ -125,10 +136,3 @@ def _sums(
             return shared, sums
     apart = Apart(plan.mask, plan.split, row_scale, None if col_scale is None else strip.complete(col_scale))
     return apart, apart.sums(strip)
-
-
-def _gradients(strip: Strip, row: Tensor | None, col: Tensor | None) -> Group:
-    """Return the gradients of the rows' and of all columns' logarithms, zero where nobody asked."""
-    rows = strip.x.new_zeros(strip.x.shape[0]) if row is None else row
-    cols = strip.x.new_zeros(strip.y.shape[0]) if col is None else strip.spread(col)
-    return rows, cols

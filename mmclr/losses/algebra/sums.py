@@ -124,8 +124,8 @@ class Apart:
             for group in range(len(self.bits)):
                 for side, at in enumerate((rows, cols)):
                     part = self._scaled(strip, tile, rows, cols, group, side)
-                    part.sub_(_stand(self.bits[group][side][at], side)).exp2_()
-                    part.mul_(_stand(gradients[group][side][at] * LN2, side))
+                    part.sub_(stand(self.bits[group][side][at], side)).exp2_()
+                    part.mul_(stand(gradients[group][side][at] * LN2, side))
                     out.add_(self._through_scale(tile, part, at, side))
             return out
 
@@ -137,7 +137,7 @@ class Apart:
         if scale is None:
             part.copy_(tile)
         else:
-            torch.mul(tile, _stand(scale[rows if side == 0 else cols], side), out=part)
+            torch.mul(tile, stand(scale[rows if side == 0 else cols], side), out=part)
         if self.mask is None:
             return part
         keep = self.mask.keep(strip.at(rows), cols, strip.scratch("spare", rows, cols))
@@ -149,7 +149,7 @@ class Apart:
         if scale is None or dscale is None:
             return part
         dscale[at].add_((part * tile).sum(1 - side))
-        return part.mul_(_stand(scale[at], side))
+        return part.mul_(stand(scale[at], side))
 
 
 class _Running:
@@ -190,7 +190,7 @@ def _share(total: Tensor, dtype: torch.dtype) -> Tensor:
     return total.clamp_min(2.0**6 * torch.finfo(dtype).tiny).reciprocal_().mul_(LN2).to(dtype)
 
 
-def _stand(vector: Tensor, side: int) -> Tensor:
+def stand(vector: Tensor, side: int) -> Tensor:
     """Return a vector of rows (side 0) as a column, and one of columns as a row."""
     return vector[:, None] if side == 0 else vector
 

@@ -76,18 +76,22 @@ class Strip:
         keep; the others are scratch that the next one overwrites.
         """
         given = iter(made)
+        for rows, cols in self.places():
+            tile = next(given, None)
+            if tile is None:
+                shape = (rows.stop - rows.start, cols.stop - cols.start)
+                tile = self.x.new_empty(shape) if fresh > 0 else self.scratch("tile", rows, cols)
+                torch.mm(self.scaled, self.y[cols].T, out=tile)
+            fresh -= 1
+            yield rows, cols, tile
+
+    def places(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the rows and columns of each tile; `collect` may follow each."""
         for rows in self.rows:
-            self.scaled = torch.mul(
-                self.x[rows], self.factor, out=self.scratch("scaled", rows, slice(0, self.x.shape[1]))
-            )
+            memory = self.scratch("scaled", rows, slice(0, self.x.shape[1]))
+            self.scaled = torch.mul(self.x[rows], self.factor, out=memory)
             for cols in self.cols:
-                tile = next(given, None)
-                if tile is None:
-                    shape = (rows.stop - rows.start, cols.stop - cols.start)
-                    tile = self.x.new_empty(shape) if fresh > 0 else self.scratch("tile", rows, cols)
-                    torch.mm(self.scaled, self.y[cols].T, out=tile)
-                fresh -= 1
-                yield rows, cols, tile
+                yield rows, cols
 
     def scratch(self, name: str, rows: slice, cols: slice) -> Tensor:
         """Return memory for a tile [h, w]; the same each time for one name."""
@@ -121,6 +125,12 @@ class Strip:
     def own(self, columns: Tensor) -> Tensor:
         """Return this rank's part of a statistic of all columns: [M] -> [m]."""
         return columns if self.shared else parallel.own_rows(columns)
+
+    def gradients_of(self, row: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the gradients of a statistic of the rows [n] and of all columns [M], zero where nobody asked."""
+        rows = self.x.new_zeros(self.x.shape[0]) if row is None else row
+        cols = self.x.new_zeros(self.y.shape[0]) if col is None else self.spread(col)
+        return rows, cols
 
     def complete(self, own: Tensor) -> Tensor:
         """Return the values of all columns from this rank's: [m] -> [M]."""

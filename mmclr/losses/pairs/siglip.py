@@ -1,12 +1,11 @@
 """Every pair is a yes-or-no question: the sigmoid loss."""
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import parallel
-from mmclr.losses.algebra import Either, Equal, Pairs, pair_sum
+from mmclr.losses.algebra import pair_sum
+from mmclr.losses.negatives import Duplicates, not_negatives
 from mmclr.losses.objective import Objective
 
 
@@ -21,7 +20,7 @@ class SigLIP(Objective, key="siglip"):
     a negative pair counts the mean of its two samples' weights.
     """
 
-    duplicates: Literal["mask", "negative"] = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
 
     def forward(
         self,
@@ -33,7 +32,7 @@ class SigLIP(Objective, key="siglip"):
         caption_id: Tensor,
         weights: Tensor,
     ) -> Tensor:
-        same = Either(Equal(image_id), Equal(caption_id)) if self.duplicates == "mask" else Pairs()
+        same = not_negatives(self.duplicates, image_id, caption_id)
         share = parallel.shares(weights.to(image.dtype)) / 2
         negatives, logit = pair_sum(image, text, scale, bias, exclude=same, weights=(share, share))
         return negatives - parallel.mean(F.logsigmoid(logit), weights)

@@ -1,0 +1,103 @@
+"""Softmax-weighted mean similarity per row and column: a cost seen through its own softmax, hardness weights."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmclr import parallel
+from mmclr.losses.algebra.lse import Exclude, as_mask
+from mmclr.losses.algebra.masks import Mask
+from mmclr.losses.algebra.sums import Apart, Shared, stand
+from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, widen
+
+
+class Expected(NamedTuple):
+    """What `expected` returns."""
+
+    row: (
+        Tensor  # [n] sum_j p_ij c_ij with p_i = softmax_j(scale * c_ij) over the pairs not excluded; 0 if there is none
+    )
+    col: Tensor  # [m] likewise down each of this rank's columns
+
+
+@full_precision
+def expected(x: Tensor, y: Tensor, scale: float = 1.0, *, exclude: Exclude = None, detach: bool = False) -> Expected:
+    """Return the mean of c = x y^T per row and column over all ranks, weighted by the softmax of scale * c.
+
+    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. With `detach` the weights are constants.
+    Differentiable once, in x and y.
+    """
+    x, y = widen(x), widen(y)
+    return Expected(*_Expected.apply(x, y, x.new_tensor(scale), as_mask(exclude), detach))
+
+
+class _Expected(torch.autograd.Function):
+    """First the denominators, then the means: two passes forward, one back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, mask: Mask | None, detach: bool
+    ) -> tuple[Tensor, Tensor]:
+        strip = Strip(x, y, scale)
+        sums = Shared(mask, False).sums(strip, 0) or Apart(mask, False, None, None).sums(strip)
+        bits = tuple(torch.where(lse == -torch.inf, torch.inf, lse / LN2).to(x.dtype) for lse in sums[0])
+        means = [torch.zeros_like(lse) for lse in sums[0]]
+        for rows, cols, tile in (cosines := _cosines(x, strip.y)).tiles():
+            for side, at in enumerate((rows, cols)):
+                p = _softmax(cosines, tile, rows, cols, strip.factor, bits, mask, side)
+                means[side][at].add_(p.mul_(tile).sum(1 - side))
+        row, every_col = means[0].to(x.dtype), parallel.total(means[1]).to(x.dtype)
+        ctx.mask, ctx.detach = mask, detach
+        ctx.save_for_backward(x, strip.y, scale, *bits, row, every_col)
+        ctx.set_materialize_grads(False)
+        return row.clone(), strip.own(every_col).clone()
+
+    @staticmethod
+    @once_differentiable
+    @full_precision
+    def backward(ctx: Any, row: Tensor | None, col: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, every_y, scale, *rest = ctx.saved_tensors
+        bits, means = rest[:2], rest[2:]
+        strip = _cosines(x, every_y)
+        strip.collect_into(*ctx.needs_input_grad[:2])
+        gradients = strip.gradients_of(row, col)
+        for rows, cols, tile in strip.tiles():
+            whole = strip.scratch("whole", rows, cols).zero_()
+            for side, at in enumerate((rows, cols)):
+                p = _softmax(strip, tile, rows, cols, scale / LN2, bits, ctx.mask, side)
+                p.mul_(stand(gradients[side][at], side))
+                if not ctx.detach:
+                    # d/dc_ij sum_j p_ij c_ij = p_ij (1 + scale (c_ij - mean_i))
+                    spare = torch.sub(tile, stand(means[side][at], side), out=strip.scratch("spare", rows, cols))
+                    p.mul_(spare.mul_(scale).add_(1))
+                whole.add_(p)
+            strip.collect(whole, rows, cols)
+        dx, dy, _ = strip.gradients()
+        return dx, dy, None, None, None
+
+
+def _cosines(x: Tensor, every_y: Tensor) -> Strip:
+    """Return the strip whose tiles are plain x y^T."""
+    return Strip(x, every_y, x.new_tensor(LN2), gathered=True)
+
+
+def _softmax(
+    strip: Strip,
+    tile: Tensor,
+    rows: slice,
+    cols: slice,
+    factor: Tensor,
+    bits: tuple[Tensor, ...],
+    mask: Mask | None,
+    side: int,
+) -> Tensor:
+    """Return the softmax of a tile by row (side 0) or column (1) from its denominators, in scratch memory."""
+    p = torch.mul(tile, factor, out=strip.scratch("part", rows, cols))
+    p.sub_(stand(bits[side][rows if side == 0 else cols], side))
+    if mask is not None:
+        mask.drop(p, strip.at(rows), cols, strip.scratch("spare", rows, cols), value=-torch.inf)
+    return p.exp2_()

@@ -1,16 +1,18 @@
 """A model as an evaluation sees it: pictures and strings in, unit vectors out, each computed once.
 
 Texts are made unique, sorted by length and batched by tokens; pictures are decoded by threads while the model
-computes. What was embedded stays in memory, so several suites on one set share one pass.
+computes. What was embedded is kept by content (store.py), so suites and sets share one pass.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from eval.pictures import Transform, decoded
 from eval.progress import bar
 from eval.sets import EvalSet
+from eval.store import DIGEST, Store
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
@@ -26,30 +29,36 @@ TOKENS = 16_384  # of one batch of texts
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
 class Embedder:
     """Both encoders of one model with its tokenizer and evaluation transform."""
 
-    name: str
-    model: TwoTower
-    tokenizer: Tokenizer
-    hash: str = ""  # of the weights' file
-    device: str = "cpu"
-    precision: str = "float32"
-    batch: int = 256  # pictures
-    workers: int = 2  # threads that decode
-    pretrained: str = ""  # goes into results as it is
-    _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _pictures: dict[int, tuple[EvalSet, Embedded]] = field(default_factory=dict, repr=False)
+    def __init__(
+        self,
+        name: str,
+        model: TwoTower,
+        tokenizer: Tokenizer,
+        *,
+        hash: str = "",  # of the model's files
+        device: str = "cpu",
+        precision: str = "float32",
+        batch: int = 256,  # pictures
+        workers: int = 2,  # threads that decode
+        pretrained: str = "",  # goes into results as it is
+        cache: Path | None = None,  # folder in which embeddings stay
+    ) -> None:
+        self.name, self.model, self.tokenizer, self.hash, self.pretrained = name, model, tokenizer, hash, pretrained
+        self.device, self.precision, self.batch, self.workers = device, precision, batch, workers
+        folders = (f"{hash}-{self.transform_hash}-{precision}", f"{hash}-text-{precision}")
+        self._images, self._texts = (Store(cache / folder if cache and hash else None) for folder in folders)
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str = "auto", **settings: object) -> Embedder:
+    def load(cls, source: str | Path, *, device: str = "auto", **settings: Any) -> Embedder:
         """Open a run, a checkpoint, its model/ folder, or a transformers CLIP folder."""
         folder = find(source)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         model = TwoTower.load(folder).to(device).eval()
         tokenizer = Tokenizer.load(folder, context=model.config.text.context)
-        return cls(str(source), model, tokenizer, file_hash(folder / "model.safetensors"), device, **settings)  # type: ignore[arg-type]
+        return cls(str(source), model, tokenizer, hash=folder_hash(folder), device=device, **settings)
 
     @property
     def transform(self) -> Transform:
@@ -70,38 +79,37 @@ class Embedder:
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
         """Return the unit-norm embeddings [n, D] of strings, float32 on the CPU."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        ids = self.tokenizer.encode(new)
+        digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
+        new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
+        ids = self.tokenizer.encode([text for _, text in new])
         order = sorted(range(len(new)), key=lambda i: len(ids[i]))
         with bar(what, len(new)) as advance:
             for part in _by_tokens(order, ids):
                 tokens, lengths = self.tokenizer.pad([ids[i] for i in part])
                 with self._computing():
                     rows = self.model.encode_text(tokens.to(self.device), lengths.to(self.device))
-                self._texts.update((new[i], row) for i, row in zip(part, rows.float().cpu()))
+                self._texts.add([new[i][0] for i in part], rows.float().cpu())
                 advance(len(part))
-        return torch.stack([self._texts[text] for text in texts])
+        self._texts.flush()
+        return self._texts.get(digests)
 
     def pictures(self, data: EvalSet) -> Embedded:
         """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted."""
-        if id(data) not in self._pictures:
-            self._pictures[id(data)] = data, self._embed(data)
-        return self._pictures[id(data)][1]
-
-    def _embed(self, data: EvalSet) -> Embedded:
-        digest, rows, kept = hashlib.sha256(), [], []
+        digests: list[bytes] = []
         with bar(f"pictures of {data.name}", len(data)) as advance:
-            for batch in decoded(data, self.transform, self.batch, self.workers):
-                digest.update(batch.digests)
-                kept += batch.numbers
-                if batch.numbers:
+            for batch in decoded(data, self.transform, self.batch, self.workers, self._images):
+                if batch.new:
                     with self._computing():
-                        rows.append(self.model.encode_image(self.model.normalise(batch.pixels.to(self.device))))
-                    rows[-1] = rows[-1].float().cpu()
-                advance(batch.size)
+                        rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
+                    self._images.add(batch.new, rows.float().cpu())
+                digests += batch.digests
+                advance(len(batch.digests))
+        self._images.flush()
+        kept = [i for i, digest in enumerate(digests) if digest in self._images]
         if not kept:
             raise UserError(f"{data.name}: none of its {len(data)} pictures can be decoded")
-        return Embedded(data.subset(kept, "undecodable picture"), torch.cat(rows), digest.hexdigest()[:16])
+        rows = self._images.get([digests[i] for i in kept])
+        return Embedded(data.subset(kept, "undecodable picture"), rows, hash_of(digests))
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
@@ -129,19 +137,20 @@ def find(source: str | Path) -> Path:
     raise UserError(f"{source}: no model there; name a run, a checkpoint, or a folder with model.safetensors")
 
 
-def file_hash(path: Path) -> str:
-    """Return the first 16 digits of a file's SHA-256."""
-    with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()[:16] if hasattr(hashlib, "file_digest") else _digest(file)
-        )
-
-
-def _digest(file: object) -> str:
+def folder_hash(folder: Path) -> str:
+    """Return a hash of what computes in a model folder: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):  # type: ignore[attr-defined]
-        digest.update(block)
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"):
+        path = folder / name
+        with open(path, "rb") if path.is_file() else io.BytesIO() as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def hash_of(digests: Sequence[bytes]) -> str:
+    """Return one hash of many."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
 
 
 def _by_tokens(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -15,6 +15,7 @@ from eval.embedder import DTYPES, Embedded, Embedder
 from eval.result import Result
 from eval.sets import EvalSet, Templates, read_lines
 from eval.sources import open_set
+from eval.store import standard
 from mmclr.config import nearest
 from mmclr.errors import UserError
 
@@ -39,6 +40,8 @@ def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentPars
     p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     p.add_argument("--precision", choices=DTYPES, default="float32", help="of the encoders; scores are float32")
+    p.add_argument("--cache", default="", metavar="DIR", help="where embeddings stay, by content, for the next suite "
+                   "(default: the user's cache folder; none: nowhere)")  # fmt: skip
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
     return p
 
@@ -81,10 +84,9 @@ def finish(args: argparse.Namespace, run: Callable[[Embedder, EvalSet], Result])
         print(f"{args.out} exists: nothing done")
         return
     data = dataset(args)
-    embedder = Embedder.load(
-        source, device=args.device, precision=args.precision, batch=args.batch, workers=args.workers
-    )
-    embedder.pretrained = args.pretrained
+    cache = None if args.cache == "none" else Path(args.cache or standard())
+    embedder = Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
+                             workers=args.workers, pretrained=args.pretrained, cache=cache)  # fmt: skip
     result = run(embedder, data)
     result.show()
     if args.out:

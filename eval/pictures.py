@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eval.sets import EvalSet
+from eval.store import DIGEST
 from mmclr.data.decode import Picture
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import plain
@@ -38,33 +39,34 @@ class Transform:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Some pictures of a set: those that could be decoded, and the hashes of all."""
+    """Consecutive pictures of a set: the digests of all, and the pixels of those that are new and could be decoded."""
 
-    numbers: list[int]  # [m] their numbers in the set
+    digests: list[bytes]
+    new: list[bytes]  # [m]
     pixels: Tensor  # uint8 [m, 3, H, W]
-    digests: bytes
-    size: int  # pictures tried
 
 
-def decoded(data: EvalSet, transform: Transform, batch: int, workers: int) -> Iterator[Decoded]:
+def decoded(
+    data: EvalSet, transform: Transform, batch: int, workers: int, known: Container[bytes]
+) -> Iterator[Decoded]:
     """Yield a set's pictures in order, in batches, decoded by threads one batch ahead of the caller."""
 
     def load(number: int) -> tuple[bytes, np.ndarray | None]:
         encoded = data.read(number)
-        digest = hashlib.sha256(encoded).digest()
+        digest = hashlib.sha256(encoded).digest()[:DIGEST]
         try:
-            return digest, transform(encoded)
+            return digest, None if digest in known else transform(encoded)
         except Fault:
             return digest, None
 
-    starts = range(0, len(data), batch)
+    def submit(start: int) -> list[Future[tuple[bytes, np.ndarray | None]]]:
+        return [pool.submit(load, i) for i in range(start, min(start + batch, len(data)))]
+
     with ThreadPoolExecutor(workers) as pool:
-        ahead = [pool.submit(load, i) for i in range(min(batch, len(data)))]
-        for start in starts:
-            now = ahead
-            following = range(start + batch, min(start + 2 * batch, len(data)))
-            ahead = [pool.submit(load, i) for i in following]
+        ahead = submit(0)
+        for start in range(0, len(data), batch):
+            now, ahead = ahead, submit(start + batch)
             results = [future.result() for future in now]
-            good = [(start + i, pixels) for i, (_, pixels) in enumerate(results) if pixels is not None]
-            stacked = torch.from_numpy(np.stack([p for _, p in good])) if good else torch.empty(0, 3, 0, 0)
-            yield Decoded([n for n, _ in good], stacked, b"".join(d for d, _ in results), len(results))
+            fresh = {digest: pixels for digest, pixels in results if pixels is not None}
+            stacked = torch.from_numpy(np.stack(list(fresh.values()))) if fresh else torch.empty(0)
+            yield Decoded([digest for digest, _ in results], list(fresh), stacked)

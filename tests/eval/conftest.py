@@ -58,6 +58,11 @@ def peer_features(folder, pictures, texts):
     return torch.nn.functional.normalize(image, dim=-1), torch.nn.functional.normalize(text, dim=-1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user_cache"))
+
+
 @pytest.fixture
 def toy():
     """What the fixtures are made of."""

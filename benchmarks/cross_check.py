@@ -1,0 +1,150 @@
+"""Our numbers against pip's clip-benchmark 1.6.2, run as its users run it, on one model and three sets.
+
+The peer loads the model folder with transformers' CLIPModel and transforms pictures with open_clip: nothing of
+mmclr computes its numbers. Sets: classification, several classes a picture, retrieval with several captions.
+    python benchmarks/cross_check.py [--model FOLDER] [--data SHARDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import peers
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from eval import layout, retrieval, zero_shot
+from eval.embedder import Embedder
+from eval.result import Result
+from eval.sets import EvalSet
+from eval.sources import open_set
+from mmclr.config import check
+from mmclr.data.text import Tokenizer
+from mmclr.models.clip import ModelConfig
+from mmclr.models.two_tower import TwoTower, with_tokenizer
+
+PICTO = str(peers.ROOT.parent / "shared" / "data" / "picto" / "test-{00000..00003}.tar")
+TEMPLATES = ["an icon of {c}.", "a small drawing of {c}", "{c}"]
+COMMON = 15  # pictures that a tag must have to be a class
+PEER = """
+import json, os, torch
+import clip_benchmark.models as models
+from open_clip import image_transform
+from transformers import AutoTokenizer, CLIPModel
+
+class Peer(torch.nn.Module):
+    def __init__(self, clip):
+        super().__init__()
+        self.clip = clip
+    def encode_image(self, pixels):
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
+    def encode_text(self, ids):
+        return self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
+
+def load(model_name, pretrained, cache_dir, device):
+    clip = CLIPModel.from_pretrained(model_name, local_files_only=True).eval()
+    words = AutoTokenizer.from_pretrained(model_name, local_files_only=True)
+    context = clip.config.text_config.max_position_embeddings
+    tokenize = lambda texts: words(list(texts), return_tensors="pt", padding=True, truncation=True,
+                                   max_length=context).input_ids
+    pixels = json.load(open(os.path.join(model_name, "preprocessor_config.json")))
+    transform = image_transform(clip.config.vision_config.image_size, is_train=False,
+                                mean=pixels["image_mean"], std=pixels["image_std"])
+    return Peer(clip), transform, tokenize
+
+models.TYPE2FUNC["mmclr"] = load
+models.MODEL_TYPES.append("mmclr")
+from clip_benchmark.cli import main
+main()
+"""
+
+
+def main() -> int:
+    """Print the table; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a transformers CLIP folder (default: random weights of the icons preset)")
+    parser.add_argument("--data", default=PICTO, help="shards with json fields subgroup and tags")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        differences = compare(
+            args.model or str(random_model(Path(scratch) / "model", args.data)), args.data, Path(scratch)
+        )
+    print(json.dumps({"agreement": max(differences)}))
+    return 0 if max(differences) <= 1e-6 else 1
+
+
+def compare(model: str, data: str, scratch: Path) -> list[float]:
+    """Evaluate both ways; print the numbers side by side and return their differences."""
+    path = peers.install("clip_benchmark", peers.CLIP_BENCHMARK)
+    table, differences = Table(), []
+    for column in ("set", "metric", "mmclr", "clip-benchmark", "difference"):
+        table.add_column(column, no_wrap=True)
+    for name, task, evalset in sets(data):
+        root = layout.write(evalset, scratch / name, shards=8)
+        ours, theirs = measure(model, root, task), peer_metrics(path, model, root, task, scratch)
+        for metric, value in theirs.items():
+            differences.append(abs(ours.metrics[metric] - value))
+            table.add_row(name, metric, f"{ours.metrics[metric]:.7f}", f"{value:.7f}", f"{differences[-1]:.1e}")
+    Console(width=110).print(table)
+    return differences
+
+
+def sets(data: str) -> list[tuple[str, str, EvalSet]]:
+    """Return three sets of distinct pictures: of equal ones the peer's numbers depend on their order, ours do not."""
+    groups = open_set(data, label="json:subgroup", templates=TEMPLATES)
+    tags = open_set(data, label="json:tags", templates=TEMPLATES)
+    captions, names = open_set(data), open_set(data, caption="json:name")
+    first = {captions.read(i): i for i in reversed(range(len(captions)))}
+    distinct = sorted(first.values())
+    kept = (tags.labels.sum(0) >= COMMON).nonzero().flatten().tolist()
+    tags = replace(tags, labels=tags.labels[:, kept], classnames=[tags.classnames[c] for c in kept])
+    both = [[*long, f"{short[0]}, an icon"] for long, short in zip(captions.captions, names.captions)]
+    chosen = [
+        ("wds_groups", "zeroshot_classification", groups),
+        ("wds_tags", "zeroshot_classification", tags),
+        ("wds_captions", "zeroshot_retrieval", replace(captions, captions=both)),
+    ]
+    return [(name, task, evalset.subset(distinct, "equal picture")) for name, task, evalset in chosen]
+
+
+def measure(model: str, root: Path, task: str) -> Result:
+    """Evaluate with mmclr."""
+    embedder = Embedder.load(model, device="cpu")
+    return (retrieval if task == "zeroshot_retrieval" else zero_shot).run(embedder, open_set(str(root)))
+
+
+def peer_metrics(path: Path, model: str, root: Path, task: str, scratch: Path) -> dict[str, float]:
+    """Evaluate with clip-benchmark."""
+    out = scratch / f"{root.name}.json"
+    arguments = ["eval", "--dataset", f"wds/{root.name}", "--dataset_root", str(root), "--task", task, "--model", model,
+                 "--pretrained", "", "--model_type", "mmclr", "--recall_k", "1", "5", "10", "--num_workers", "2",
+                 "--no_amp", "--output", str(out)]  # fmt: skip
+    peers.python(PEER, *arguments, path=path)
+    return json.loads(out.read_text())["metrics"]
+
+
+def random_model(folder: Path, data: str) -> Path:
+    """Write a model whose answers differ from picture to picture: the icons preset, its embeddings made louder."""
+    captions = [text for texts in open_set(data).captions for text in texts]
+    tokenizer = Tokenizer.train(captions, 2000, context=16)
+    config = with_tokenizer(check(ModelConfig, {"preset": "icons"}), tokenizer.vocab_size, tokenizer.bos_id,
+                            tokenizer.eos_id, tokenizer.pad_id)  # fmt: skip
+    torch.manual_seed(0)
+    model = TwoTower(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "embedding" in name:
+                weight.mul_(20)
+    model.save(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Embeddings by content: one row for each distinct picture or text, in memory, and on disk where a folder is given.
+
+The key is the hash of the bytes that were embedded, in a folder named by the hash of the weights and the transform:
+never a name, so a new checkpoint at an old path is not mistaken for the old one, and a picture that several sets
+share is computed once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+DIGEST = 16  # bytes of SHA-256 that tell contents apart
+
+
+class Store:
+    """Rows [D] by digest. What is added lies in memory until `flush` writes it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._row: dict[bytes, int] = {}
+        self._blocks: list[Tensor] = []
+        self._written = 0  # rows that are on disk
+        for path in sorted(folder.glob("*.safetensors")) if folder else []:
+            try:
+                block = load_file(path)
+            except SafetensorError:
+                continue  # of a disk that was full
+            self.add([bytes(digest) for digest in block["digests"].numpy()], block["rows"])
+        self._written = len(self._row)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._row
+
+    def add(self, digests: Sequence[bytes], rows: Tensor) -> None:
+        """Add rows [n, D]; a digest that is known keeps its first row."""
+        new = [i for i, digest in enumerate(digests) if digest not in self._row]
+        distinct = {digests[i]: i for i in reversed(new)}
+        order = sorted(distinct.values())
+        begin = len(self._row)
+        self._row.update((digests[i], begin + n) for n, i in enumerate(order))
+        if order:
+            self._blocks.append(rows[order])
+
+    def get(self, digests: Sequence[bytes]) -> Tensor:
+        """Return the rows [n, D] of known digests."""
+        if len(self._blocks) > 1:
+            self._blocks = [torch.cat(self._blocks)]
+        return self._blocks[0][[self._row[digest] for digest in digests]]
+
+    def flush(self) -> None:
+        """Write what is not on disk yet; a reader sees the whole file or none."""
+        if self.folder is None or len(self._row) == self._written:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = list(self._row)[self._written :]
+        digests = torch.from_numpy(np.frombuffer(b"".join(new), np.uint8).reshape(-1, DIGEST).copy())
+        path = self.folder / f"{new[0].hex()}-{len(new)}.safetensors"
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        save_file({"digests": digests, "rows": self.get(new).contiguous()}, partial)
+        os.replace(partial, path)
+        self._written = len(self._row)
+
+
+def standard() -> Path:
+    """Return the folder of this user's embeddings."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "mmclr" / "embeddings"

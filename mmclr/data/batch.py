@@ -39,6 +39,20 @@ class Batch:
         """Return the batch in page-locked memory, from which copies to a GPU run beside its work."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def split(self, size: int) -> list[Batch]:
+        """Cut the batch into consecutive ones of `size` rows (the last may have fewer), texts padded as before."""
+        captions = len(self.lengths) // len(self.weights)
+        parts = []
+        for start in range(0, len(self.weights), size):
+            rows = slice(start, start + size)
+            texts = slice(start * captions, (start + size) * captions)
+            cut = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+            cut = {
+                name: v[texts if name in ("tokens", "lengths") else rows] for name, v in cut.items() if v is not None
+            }
+            parts.append(Batch(**{**cut, "faults": []}))
+        return parts
+
     def _each(self, action) -> Batch:  # type: ignore[no-untyped-def]
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return dataclasses.replace(self, **{k: action(v) for k, v in tensors.items() if isinstance(v, Tensor)})

@@ -43,6 +43,7 @@ class RunConfig:
     steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples
     epochs: float | None = None
     samples: Annotated[int, Ge(1)] | None = None
+    micro_batch: Annotated[int, Ge(0)] = 0  # pairs per process in memory at once, same gradient; 0: all of them
     patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of patches left out in training
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     save: SaveConfig = SaveConfig()

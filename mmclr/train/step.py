@@ -5,7 +5,7 @@ This is the object that accelerate, DeepSpeed, FSDP and compile wrap. It knows n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from mmclr.losses.objective import Facts
 from mmclr.losses.terms import Term
 
 FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "batch"}
+
+PER_SAMPLE = {name for name, feature in vocabulary.FEATURES.items() if feature.per_sample}
 
 
 class Step(nn.Module):
@@ -35,16 +37,31 @@ class Step(nn.Module):
             if lacking:
                 raise ConfigError(f"objectives.{name} needs {lacking[0]!r}, which nothing in this run provides")
 
-    def forward(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its terms before weighting (detached), at `progress` in [0, 1]."""
-        return self.score(self.features(batch, progress), progress)
+    def forward(
+        self, batch: Any, progress: float, stage: str = "whole", given: Mapping[str, Tensor] | None = None
+    ) -> Any:
+        """Return (loss, terms before weighting, detached) at `progress` in [0, 1].
 
-    def features(self, batch: Any, progress: float) -> dict[str, Tensor]:
-        """Return {name: tensor} of all that the objectives asked for."""
-        found = {name: getattr(batch, name) for name in self.wanted & FROM_BATCH}
+        The other stages are the parts of that for a batch that does not fit (see `accumulate`): "embed" returns the
+        features of the rows of `batch`; "score" returns (loss, terms) of the given features of all rows; "pull"
+        returns the scalar whose gradient is the chain rule from the given gradients of the features of `batch`.
+        """
+        if stage == "whole":
+            return self.score(self.features(batch, progress, self.wanted), progress)
+        if stage == "embed":
+            return self.features(batch, progress, self.wanted & PER_SAMPLE)
+        assert given is not None
+        if stage == "score":
+            return self.score({**given, **self.features(batch, progress, self.wanted - PER_SAMPLE)}, progress)
+        found = self.features(batch, progress, given.keys())
+        return sum((found[name] * gradient).sum() for name, gradient in given.items())
+
+    def features(self, batch: Any, progress: float, wanted: Set[str]) -> dict[str, Tensor]:
+        """Return {name: tensor} of the wanted features."""
+        found = {name: getattr(batch, name) for name in wanted & FROM_BATCH}
         for source in self.sources:
-            found.update(source(batch, self.wanted - found.keys()))
-        if "progress" in self.wanted:
+            found.update(source(batch, wanted - found.keys()))
+        if "progress" in wanted:
             found["progress"] = torch.tensor(progress, device=batch.pixels.device)
         return found
 

@@ -23,7 +23,7 @@ from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import checkpoint, lock, optimizer
+from mmclr.train import accumulate, checkpoint, lock, optimizer
 from mmclr.train.average import Average
 from mmclr.train.clock import Clock
 from mmclr.train.log import Display, Log
@@ -106,12 +106,18 @@ class Trainer:
 
     def take_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
-        torch.manual_seed(self.run.seed * 1_000_003 + self.taken)  # the same on every rank, and after a resume
+        self._seed()
         lr = optimizer.learning_rate(self.run.optim, self.taken, self.steps)
         optimizer.set_rate(self.optimizer, lr)
         self.step.train()
-        loss, terms = self.step(batch.to(self.accelerator.device), self.taken / self.steps)
-        self.accelerator.backward(loss)
+        batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
+        if 0 < self.run.micro_batch < len(batch.weights):
+            loss, terms = accumulate.backward(
+                self.accelerator, self.step, batch, progress, self.run.micro_batch, self._seed
+            )
+        else:
+            loss, terms = self.step(batch, progress)
+            self.accelerator.backward(loss)
         limit = self.run.optim.clip_norm or float("inf")
         norm = self.accelerator.clip_grad_norm_(self.step.parameters(), limit)
         self.prepared.step()
@@ -121,6 +127,10 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.model, self.taken)
         return {"loss": loss.detach(), **terms, "scale": self.model.scale.detach(), "lr": lr, "grad_norm": norm}
+
+    def _seed(self) -> None:
+        """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
+        torch.manual_seed(self.run.seed * 1_000_003 + self.taken)
 
     def _resume(self) -> list[str]:
         """Go back to where the run was; return what there is to say about it."""

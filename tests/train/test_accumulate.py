@@ -1,0 +1,87 @@
+"""A batch in micro-batches against the same batch at once: every parameter's gradient, for every objective."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from mmclr.config import check
+from mmclr.data.batch import Batch
+from mmclr.features.student import Student
+from mmclr.losses import catalogue
+from mmclr.losses.objective import Facts
+from mmclr.losses.terms import build_terms
+from mmclr.models.clip import ModelConfig
+from mmclr.models.two_tower import TwoTower, with_tokenizer
+from mmclr.train import accumulate
+from mmclr.train.step import Step
+
+TREE = {
+    "preset": "icons",
+    "embed": 12,
+    "image": {"width": 16, "layers": 2, "heads": 2, "mlp": 24},
+    "text": {"width": 16, "layers": 2, "heads": 2, "mlp": 24},
+}
+
+
+def make_batch(b=10, captions=1):
+    g = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 9, (b * captions,), generator=g)
+    return Batch(
+        pixels=torch.randint(0, 256, (b, 3, 32, 32), generator=g, dtype=torch.uint8),
+        tokens=torch.randint(0, 90, (b * captions, 8), generator=g),
+        lengths=lengths,
+        image_id=torch.arange(b),
+        caption_id=torch.arange(b) // 2,
+        label=torch.arange(b) % 3,
+        index=torch.arange(b) + 100,
+        weights=torch.rand(b, generator=g) + 0.5,
+        keys=[str(i) for i in range(b)],
+    )
+
+
+def make_step(objectives, captions):
+    torch.manual_seed(0)
+    model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
+    student = Student(model, patch_dropout=0.4)
+    step = Step([student], build_terms(objectives)).double()
+    step.setup(Facts(samples=200, width=12, steps=10, batch=10))
+    student.freeze_unasked(step.wanted)
+    return step.train()
+
+
+@pytest.mark.parametrize("key", catalogue())
+def test_micro_batches_equal_the_whole(key):
+    """Also the objective's state after it, and with patches dropped."""
+    captions = 2 if "texts" in catalogue()[key].needs else 1
+    batch = make_batch(captions=captions)
+    batch.weights = batch.weights.double()
+    found = []
+    for size in (10, 3):
+        step = make_step({"term": {"use": key, "weight": 0.7}}, captions)
+        torch.manual_seed(5)
+        if size == 10:
+            loss, terms = step(batch, 0.3)
+            loss.backward()
+        else:
+            loss, terms = accumulate.backward(Accelerator(), step, batch, 0.3, size, lambda: torch.manual_seed(5))
+        step.after_step()
+        grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
+        found.append((loss.detach(), terms, grads, dict(step.objectives.named_buffers())))
+    (a, terms_a, grads_a, state_a), (b, terms_b, grads_b, state_b) = found
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert terms_a.keys() == terms_b.keys()
+    assert any(g is not None and g.abs().sum() > 0 for g in grads_a.values())
+    for name, gradient in grads_a.items():
+        expected = torch.zeros_like(grads_b[name]) if gradient is None else gradient
+        torch.testing.assert_close(grads_b[name], expected, rtol=1e-9, atol=1e-12, msg=name)
+    for name, value in state_a.items():
+        torch.testing.assert_close(state_b[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_split_keeps_every_row():
+    batch = make_batch(captions=2)
+    parts = batch.split(4)
+    assert [len(p.weights) for p in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([p.tokens for p in parts]), batch.tokens)
+    assert torch.equal(torch.cat([p.index for p in parts]), batch.index)
+    assert sum((p.keys for p in parts), []) == batch.keys

@@ -26,7 +26,7 @@ from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 
 TOKENS = 16_384  # of one batch of texts
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Embedder:
@@ -48,6 +48,8 @@ class Embedder:
     ) -> None:
         self.name, self.model, self.tokenizer, self.hash, self.pretrained = name, model, tokenizer, hash, pretrained
         self.device, self.precision, self.batch, self.workers = device, precision, batch, workers
+        self._kept = torch.float64 if precision == "float64" else torch.float32  # dtype of embeddings
+        model.to(self._kept)
         folders = (f"{hash}-{self.transform_hash}-{precision}", f"{hash}-text-{precision}")
         self._images, self._texts = (Store(cache / folder if cache and hash else None) for folder in folders)
 
@@ -78,7 +80,7 @@ class Embedder:
         return float(self.model.scale.detach())
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
-        """Return the unit-norm embeddings [n, D] of strings, float32 on the CPU."""
+        """Return the unit-norm embeddings [n, D] of strings, on the CPU."""
         digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
         new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
         ids = self.tokenizer.encode([text for _, text in new])
@@ -88,7 +90,7 @@ class Embedder:
                 tokens, lengths = self.tokenizer.pad([ids[i] for i in part])
                 with self._computing():
                     rows = self.model.encode_text(tokens.to(self.device), lengths.to(self.device))
-                self._texts.add([new[i][0] for i in part], rows.float().cpu())
+                self._texts.add([new[i][0] for i in part], rows.to(self._kept).cpu())
                 advance(len(part))
         self._texts.flush()
         return self._texts.get(digests)
@@ -101,7 +103,7 @@ class Embedder:
                 if batch.new:
                     with self._computing():
                         rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
-                    self._images.add(batch.new, rows.float().cpu())
+                    self._images.add(batch.new, rows.to(self._kept).cpu())
                 digests += batch.digests
                 advance(len(batch.digests))
         self._images.flush()
@@ -114,7 +116,7 @@ class Embedder:
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         kind, dtype = torch.device(self.device).type, DTYPES[self.precision]
-        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=self.precision != "float32"):
+        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=dtype.itemsize == 2):
             yield
 
 

@@ -39,7 +39,9 @@ def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentPars
     p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
     p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    p.add_argument("--precision", choices=DTYPES, default="float32", help="of the encoders; scores are float32")
+    p.add_argument(
+        "--precision", choices=DTYPES, default="float32", help="of the encoders; float64 leaves no near ties"
+    )
     p.add_argument("--cache", default="", metavar="DIR", help="where embeddings stay, by content, for the next suite "
                    "(default: the user's cache folder; none: nowhere)")  # fmt: skip
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")

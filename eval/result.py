@@ -63,11 +63,11 @@ class Result:
     examples: dict[str, list[Example]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, measurements: Mapping[str, Measurement | None], **about: Any) -> Result:
-        """Make a Result from measured metrics; None stands for a metric that this set does not have."""
-        known = {name: m for name, m in measurements.items() if m is not None}
+    def of(cls, measured: Mapping[str, Measurement | float | None], **about: Any) -> Result:
+        """Make a Result; a plain number has no interval, None is a metric that this set does not have."""
+        known = {name: m for name, m in measured.items() if isinstance(m, Measurement)}
         return cls(
-            metrics={name: m.mean if m else None for name, m in measurements.items()},
+            metrics={name: m.mean if isinstance(m, Measurement) else m for name, m in measured.items()},
             n={name: m.n for name, m in known.items()},
             ci95={name: list(i) if (i := m.interval()) else None for name, m in known.items()},
             ci95_method={name: m.method for name, m in known.items()},

@@ -89,6 +89,15 @@ def agree(flag: bool) -> bool:
     return bool(asked.item())
 
 
+def say(text: str) -> list[str]:
+    """Return what each rank says, in rank order. All ranks must speak at the same point of the program."""
+    if world() == 1:
+        return [text]
+    said: list[Any] = [None] * world()
+    dist.all_gather_object(said, text, group=_control())
+    return said
+
+
 @cache
 def _control() -> Any:
     """Return a group for host messages: where the default one is NCCL, asking it would wait for the device."""

@@ -11,7 +11,8 @@ made, and the sources compute nothing that nobody asked for::
 
 Features are this rank's rows. What compares samples goes through `algebra` (streamed) or `parallel.gather`
 (dense); what averages over samples goes through `parallel.mean`. The value is the mean over the GLOBAL batch,
-the same on every rank; no objective mentions a rank.
+the same on every rank; no objective mentions a rank. forward reads state and must not change it: what it found is
+kept aside and taken in by after_step, which runs only when the update was made (a NaN cannot poison it).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,21 +14,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Log:
     """RUN/log.jsonl. After a resume it continues as if the run had never stopped."""
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, off: bool = False) -> None:
         """Keep the lines up to `step`: what a killed run did after its last checkpoint will be done again."""
+        self._file: IO[str] | None = None
+        if off:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.is_file() and step else []
         kept = [line for line in lines if _step_of(line) <= step]
         path.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
     def write(self, row: dict[str, Any]) -> None:
         """Append one line."""
-        self._file.write(json.dumps(row) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.write(json.dumps(row) + "\n")
 
 
 def _step_of(line: str) -> float:

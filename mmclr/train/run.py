@@ -14,6 +14,7 @@ from mmclr.data.loader import DataConfig
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
 from mmclr.train.average import AverageConfig
+from mmclr.train.guard import GuardConfig
 from mmclr.train.optimizer import OptimConfig
 
 
@@ -47,6 +48,7 @@ class RunConfig:
     patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of patches left out in training
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     save: SaveConfig = SaveConfig()
+    guard: GuardConfig = GuardConfig()
     log_every: Annotated[int, Ge(1)] = 10  # steps
     resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
 

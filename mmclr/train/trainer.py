@@ -11,7 +11,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmclr import parallel
 from mmclr.config import to_tree
@@ -26,6 +26,7 @@ from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import accumulate, checkpoint, lock, optimizer
 from mmclr.train.average import Average
 from mmclr.train.clock import Clock
+from mmclr.train.guard import Guard
 from mmclr.train.log import Display, Log
 from mmclr.train.run import RunConfig
 from mmclr.train.step import Step
@@ -65,7 +66,10 @@ class Trainer:
         student.freeze_unasked(self.bare.wanted)
         self.bare.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
         self.optimizer = optimizer.build(run.optim, self.bare)
-        self.taken = 0  # optimizer steps so far
+        self.taken = 0  # steps so far
+        self.keys: list[str] = []  # of the last batch
+        self.display = Display(self.steps, 0, quiet=True)
+        self.guard = Guard(run.guard, run.folder / "bad")
         self.notes = self._resume()
         if self.average is not None:
             self.average.model.to(accelerator.device)
@@ -82,27 +86,32 @@ class Trainer:
     def fit(self, quiet: bool = False) -> Path:
         """Take the remaining steps; log and save on the way."""
         main = self.accelerator.is_main_process
-        log = Log(self.run.folder / "log.jsonl", self.taken) if main else None
+        self.display = Display(self.steps, self.taken, quiet=quiet or not main)
         clock = Clock(self.run.data.batch)
-        with Display(self.steps, self.taken, quiet=quiet or not main) as display, Stop() as stop:
+        with self.display, Log(self.run.folder / "log.jsonl", self.taken, off=not main) as log, Stop() as stop:
             for note in self.notes:
-                display.say(note)
+                self.display.say(note)
             batches = iter(self.loader)
             while self.taken < self.steps and not parallel.agree(stop.asked):
                 values = self.take_step(clock.wait(batches))
-                display.advance(self.taken)
-                if log is not None and (self.taken % self.run.log_every == 0 or self.taken == self.steps):
-                    row = {"step": self.taken, **numbers(values), **clock.read(self.taken, self.steps)}
-                    log.write(row)
-                    display.show(row)
+                self.display.advance(self.taken)
+                if self.taken % self.run.log_every == 0 or self.taken == self.steps:
+                    self._report(values, clock, log)
                 if self.taken < self.steps and self._due(clock):
                     self._save()
                     clock.saved = time.monotonic()
             folder = self._save()
-            self._conclude(display, folder, stop)
-        if log is not None:
-            log.close()
+            self._conclude(folder, stop)
         return folder
+
+    def _report(self, values: dict[str, Any], clock: Clock, log: Log) -> None:
+        """Write a line of the log, and show it."""
+        row = {"step": self.taken, **numbers(values), **clock.read(self.taken, self.steps)}
+        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.taken)
+        if self.guard.spikes(row["loss"]):
+            row["spike"] = self.keys
+        log.write(row)
+        self.display.show(row)
 
     def take_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
@@ -111,22 +120,40 @@ class Trainer:
         optimizer.set_rate(self.optimizer, lr)
         self.step.train()
         batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
-        if 0 < self.run.micro_batch < len(batch.weights):
-            loss, terms = accumulate.backward(
-                self.accelerator, self.step, batch, progress, self.run.micro_batch, self._seed
-            )
+        self.keys = batch.keys
+        loss, terms = self._backward(batch, progress)
+        gradients = [p.grad for p in self.step.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        self.taken += 1
+        fault = self.guard.fault(norm, self.taken, self.bare, batch, progress)
+        if fault:
+            self.display.say(fault)
+            self.prepared.zero_grad()
         else:
-            loss, terms = self.step(batch, progress)
-            self.accelerator.backward(loss)
-        limit = self.run.optim.clip_norm or float("inf")
-        norm = self.accelerator.clip_grad_norm_(self.step.parameters(), limit)
+            self._update(norm)
+        return {"loss": loss.detach(), **terms, "scale": self.model.scale.detach(), "lr": lr, "grad_norm": norm}
+
+    def _backward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave the gradient of the global batch in the parameters."""
+        size = self.run.micro_batch
+        if 0 < size < len(batch.weights):
+            out = accumulate.backward(self.accelerator, self.step, batch, progress, size, self._seed)
+        else:
+            out = self.step(batch, progress)
+            self.accelerator.backward(out[0])
+        if self.accelerator.scaler is not None:
+            self.accelerator.unscale_gradients()
+        return out
+
+    def _update(self, norm: Tensor) -> None:
+        """Change the weights, and everything that follows them."""
+        if self.run.optim.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.step.parameters(), self.run.optim.clip_norm, norm)
         self.prepared.step()
         self.prepared.zero_grad()
-        self.taken += 1
         self.bare.after_step()
         if self.average is not None:
             self.average.update(self.model, self.taken)
-        return {"loss": loss.detach(), **terms, "scale": self.model.scale.detach(), "lr": lr, "grad_norm": norm}
 
     def _seed(self) -> None:
         """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
@@ -174,13 +201,18 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return folder
 
-    def _conclude(self, display: Display, folder: Path, stop: Stop) -> None:
+    def _conclude(self, folder: Path, stop: Stop) -> None:
         """Say how the run ended, and what was left out."""
+        say = self.display.say
         for line in self.loader.ledger.lines(self.loader.ledger.summed()):
-            display.say(line)
+            say(line)
         if self.taken < self.steps:
-            display.say(f"stopped by {stop.name} after step {self.taken} of {self.steps}; the same command goes on")
-        display.say(f"checkpoint: {folder}")
+            say(f"stopped by {stop.name} after step {self.taken} of {self.steps}; the same command goes on")
+        if self.guard.total:
+            say(
+                f"{self.guard.total} of {self.steps} updates were left out: not finite (batches in {self.guard.folder})"
+            )
+        say(f"checkpoint: {folder}")
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:

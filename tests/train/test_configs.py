@@ -24,7 +24,7 @@ def test_base_says_every_key_with_its_default():
     written = yaml.safe_load((ROOT / "base.yaml").read_text())
     unsaid = {"objectives", "steps", "samples"}  # said in a comment; exactly one of three
     assert {f.name for f in dataclasses.fields(RunConfig)} - unsaid == written.keys()
-    for room in ("data", "optim", "average", "save"):
+    for room in ("data", "optim", "average", "save", "guard"):
         assert {f.name for f in dataclasses.fields(getattr(base, room))} - {"views", "view_augment"} == written[
             room
         ].keys()

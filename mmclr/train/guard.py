@@ -1,0 +1,111 @@
+"""What happens when a number is not finite: the update is left out, and the run says where it came from.
+
+The gradient's norm is the same on all ranks (it is of summed gradients), so all of them decide alike without
+asking each other. Nothing has changed by then: objectives change their state only in after_step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Gt
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmclr import parallel
+from mmclr.config import config
+from mmclr.data.batch import Batch
+from mmclr.errors import UserError
+
+
+@config
+class GuardConfig:
+    """When to stop, and what counts as a spike."""
+
+    stop_after: Annotated[int, Ge(1)] = 10  # updates in a row that are not finite
+    spike: Annotated[float, Gt(0)] = 8.0  # standard deviations of the recent loss above its mean; logged with its ids
+
+
+@dataclass
+class Guard:
+    """Watches one run. `folder` takes the batches that broke a step."""
+
+    config: GuardConfig
+    folder: Path
+    in_a_row: int = 0
+    total: int = 0
+    _recent: list[float] = field(default_factory=list)
+
+    def fault(self, norm: Tensor | float, number: int, step: nn.Module, batch: Batch, progress: float) -> str | None:
+        """Return None if the gradient is finite, else what to say. Raises UserError after too many in a row."""
+        if math.isfinite(float(norm)):
+            self.in_a_row = 0
+            return None
+        self.in_a_row += 1
+        self.total += 1
+        cause = find_cause(step, batch, progress)
+        path = self._keep(number, batch)
+        where = (
+            "; ".join(f"rank {r}: {text}" for r, text in enumerate(parallel.say(cause)) if text) or "no rank can say"
+        )
+        message = f"step {number}: the gradient is not finite ({where}); no update, the batch is kept in {path.parent}"
+        if self.in_a_row >= self.config.stop_after:
+            raise UserError(
+                f"{message}\n{self.in_a_row} such steps in a row (guard.stop_after): stopping. Lower optim.lr, look at "
+                "the kept batches, or go back to an earlier checkpoint with resume=..."
+            )
+        return message
+
+    def spikes(self, loss: float) -> bool:
+        """Take in a logged loss; say whether it is far above the recent ones."""
+        recent, self._recent = self._recent, [*self._recent[-99:], loss]
+        if len(recent) < 20:
+            return False
+        mean = sum(recent) / len(recent)
+        deviation = (sum((x - mean) ** 2 for x in recent) / len(recent)) ** 0.5
+        return loss > mean + self.config.spike * max(deviation, 1e-6 * abs(mean))
+
+    def _keep(self, number: int, batch: Batch) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{number:08d}-rank-{parallel.rank()}.safetensors"
+        tensors = {name: value.cpu().contiguous() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        save_file(tensors, path, metadata={"keys": "\n".join(batch.keys)})
+        return path
+
+
+def find_cause(step: nn.Module, batch: Batch, progress: float) -> str:
+    """Say what is not finite on this rank: a weight, the first module's output and its samples, or a gradient."""
+    for name, p in step.named_parameters():
+        if not torch.isfinite(p).all():
+            return f"the weight {name}"
+    module, rows = _first_output(step, batch, progress)
+    if module:
+        keys = [batch.keys[row] for row in rows[:8]]
+        return f"the output of {module}" + (f" for {', '.join(keys)}" if 0 < len(rows) < len(batch.keys) else "")
+    bad = [name for name, p in step.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the gradient of {bad[0]}" + (f" and of {len(bad) - 1} others" if len(bad) > 1 else "") if bad else ""
+
+
+@torch.no_grad()
+def _first_output(step: nn.Module, batch: Batch, progress: float) -> tuple[str, list[int]]:
+    """Embed the batch again; return the first module with a non-finite output, and the rows that make it."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in step.named_modules() if name]
+    features = step(batch, progress, "embed")
+    for hook in hooks:
+        hook.remove()
+    whole = [x.flatten(1) for x in features.values() if x.is_floating_point() and x.dim() > 1]
+    rows = torch.stack([~torch.isfinite(x).all(1) for x in whole]).any(0).nonzero().flatten().tolist() if whole else []
+    return (found[0] if found else "the features" if rows else ""), rows

@@ -1,0 +1,97 @@
+"""A number that is not finite: found, named, left out; and after too many the run stops."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmclr.config import load
+from mmclr.errors import UserError
+from mmclr.models.two_tower import TwoTower
+from mmclr.train.guard import Guard, GuardConfig
+from mmclr.train.run import RunConfig
+from mmclr.train.trainer import Trainer, train
+
+
+@pytest.fixture
+def trainer(settings):
+    from accelerate import Accelerator
+
+    made = Trainer(load(RunConfig, "debug.yaml", settings), Accelerator())
+    made.said = []
+    made.display.say = made.said.append
+    return made
+
+
+def one_step(trainer):
+    batch = next(iter(trainer.loader))
+    before = {name: p.clone() for name, p in trainer.bare.named_parameters()}
+    trainer.take_step(batch)
+    changed = any(
+        not torch.equal(
+            before[name],
+            p,
+        )
+        for name, p in trainer.bare.named_parameters()
+        if p.isfinite().all()
+    )
+    return batch, changed
+
+
+def test_a_sample_is_named_and_the_update_left_out(trainer, monkeypatch):
+    plain = TwoTower.normalise
+
+    def broken(self, pixels):
+        out = plain(self, pixels)
+        out[3] = torch.nan
+        return out
+
+    monkeypatch.setattr(TwoTower, "normalise", broken)
+    batch, changed = one_step(trainer)
+    assert not changed
+    assert len(trainer.said) == 1
+    assert f"for {batch.keys[3]})" in trainer.said[0]
+    assert "vision_model.embeddings" in trainer.said[0]  # the first module, not the last
+    kept = list((trainer.run.folder / "bad").glob("step-00000001-rank-0.safetensors"))
+    assert torch.equal(load_file(kept[0])["pixels"], batch.pixels.contiguous())
+    monkeypatch.undo()
+    assert one_step(trainer)[1]  # and the run goes on
+    assert trainer.guard.in_a_row == 0
+
+
+def test_a_weight_is_named(trainer):
+    trainer.model.text_projection.weight.data[0, 0] = torch.inf
+    assert not one_step(trainer)[1]
+    assert "the weight sources.0.model.text_projection.weight" in trainer.said[0]
+
+
+def test_a_gradient_is_named(trainer):
+    hook = trainer.model.visual_projection.weight.register_hook(lambda g: g * torch.nan)
+    assert not one_step(trainer)[1]
+    assert "the gradient of sources.0.model.visual_projection.weight" in trainer.said[0]
+    hook.remove()
+    assert one_step(trainer)[1]
+
+
+def test_too_many_in_a_row_stop_the_run(settings, monkeypatch):
+    monkeypatch.setattr(TwoTower, "normalise", lambda self, pixels: pixels.float() * torch.nan)
+    with pytest.raises(UserError, match="step 3: .*\n3 such steps in a row"):
+        train(load(RunConfig, "debug.yaml", [*settings, "guard.stop_after=3"]), quiet=True)
+
+
+def test_spikes_are_told_from_noise(tmp_path):
+    guard = Guard(GuardConfig(), tmp_path)
+    torch.manual_seed(0)
+    assert not any(guard.spikes(3 + 0.1 * x) for x in torch.randn(200).tolist())
+    assert guard.spikes(8.0)
+    assert not guard.spikes(3.0)
+
+
+def test_what_was_left_out_is_said_at_the_end(settings, monkeypatch, tmp_path, capfd):
+    plain, count = TwoTower.normalise, iter(range(100))
+    monkeypatch.setattr(TwoTower, "normalise", lambda self, x: plain(self, x) * (torch.nan if next(count) == 4 else 1))
+    train(load(RunConfig, "debug.yaml", settings))
+    assert "1 of 12 updates were left out" in capfd.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len(rows) == 12

@@ -18,6 +18,7 @@ from mmclr.errors import UserError
 OPEN_FILES = 64  # per process
 BLOCK = 4 << 20  # bytes of one remote read
 CACHE = 64  # remote blocks kept per process (256 MiB)
+TIMEOUT = 60.0  # seconds for one remote read
 PATIENCE = (0.2, 0.8, 3.2, 10.0)  # seconds to wait before each new try of a remote read
 
 
@@ -52,17 +53,21 @@ def is_stream(url: str) -> bool:
 
 def stat(url: str) -> Stat:
     """Return size and stamp of a shard. Raises UserError when it is not there."""
-    if is_remote(url):
-        info = _retry(url, lambda fs, path: fs.info(path))
-        if info.get("size") is None:
-            raise UserError(f"{url}: the server does not tell its size; read it as pipe: with data.allow_pipe=true")
-        stamp = next((str(info[k]) for k in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(k)), "")
-        return Stat(int(info["size"]), stamp)
     try:
-        status = os.stat(local(url))
+        return _stat(url)
     except OSError as error:
         raise UserError(f"{url}: {_why(error)}; check the path of this shard") from error
-    return Stat(status.st_size, str(status.st_mtime_ns))
+
+
+def _stat(url: str) -> Stat:
+    if not is_remote(url):
+        status = os.stat(local(url))
+        return Stat(status.st_size, str(status.st_mtime_ns))
+    info = _retry(url, lambda fs, path: fs.info(path))
+    if info.get("size") is None:
+        raise UserError(f"{url}: the server does not tell its size; read it as pipe: with data.allow_pipe=true")
+    stamp = next((str(info[k]) for k in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(k)), "")
+    return Stat(int(info["size"]), stamp)
 
 
 def local(url: str) -> str:
@@ -130,7 +135,7 @@ class Reader:
                 self._blocks.move_to_end((url, number))
                 return self._blocks[url, number]
         start = number * BLOCK
-        data: bytes = _retry(url, lambda fs, path: fs.cat_file(path, start=start, end=start + BLOCK))
+        data: bytes = _retry(url, lambda fs, path: fs.cat_file(path, start=start, end=start + BLOCK, **_limit(fs)))
         with self._lock:
             self._blocks[url, number] = data
             while len(self._blocks) > CACHE:
@@ -156,6 +161,10 @@ def _retry(url: str, action: Any) -> Any:
                 raise OSError(errno.EIO, f"{len(PATIENCE) + 1} tries failed, the last with {error!r}", url) from error
             time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def _limit(fs: Any) -> dict[str, float]:
+    return {"timeout": TIMEOUT} if fs.async_impl else {}
 
 
 def _split(url: str) -> list[str]:

@@ -38,7 +38,7 @@ def build(embedder: Embedder, classnames: Sequence[str], templates: Templates) -
     """
     texts, owner = prompts(classnames, templates)
     embedded = embedder.texts(texts, "class prompts")
-    sums = torch.zeros(len(classnames), embedded.shape[1]).index_add_(0, owner, embedded)
+    sums = embedded.new_zeros(len(classnames), embedded.shape[1]).index_add_(0, owner, embedded)
     return F.normalize(sums / torch.bincount(owner)[:, None], dim=-1)
 
 

@@ -95,13 +95,13 @@ def finish(args: argparse.Namespace, run: Callable[[Embedder, EvalSet], Result])
         print(f"written: {result.save(args.out)}")
 
 
-def dataset(args: argparse.Namespace) -> EvalSet:
-    """Open the set that the arguments name."""
-    templates = args.template or (_templates(args.templates) if args.templates else None)
-    classnames = _names(args.classnames) if args.classnames else []
-    return open_set(args.data, name=args.dataset, split=args.split, caption=args.caption, label=args.label,
-                    images=args.images,
-                    classnames=classnames, templates=templates, language=args.language)  # fmt: skip
+def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
+    """Open the set that the arguments name; `changes` replace some of them."""
+    given: dict[str, Any] = {name: getattr(args, name) for name in ("data", "split", "caption", "label", "images")}
+    given |= {"name": args.dataset, "language": args.language}
+    given["templates"] = args.template or (_templates(args.templates) if args.templates else None)
+    given["classnames"] = _names(args.classnames) if args.classnames else []
+    return open_set(**{**given, **changes})
 
 
 def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, Any]:

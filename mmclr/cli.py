@@ -22,6 +22,10 @@ COMMANDS = {
         "rank captions for images and images for captions: recall at 1, 5, 10",
     ),
     "eval zero_shot": ("eval.zero_shot:main", "classify images from class names and templates"),
+    "eval geometry": ("eval.geometry:main", "gap, spread, spectrum and hardness of the embeddings"),
+    "eval linear_probe": ("eval.probes:main_linear_probe", "fit a linear classifier on image features"),
+    "eval knn": ("eval.probes:main_knn", "classify by the nearest labelled pictures"),
+    "eval few_shot": ("eval.few_shot:main", "episodes of a few classes with a few pictures each"),
     "report": ("mmclr.report.command:main", "write one HTML page of a run, of evaluations, or of both"),
     "export transformers": (
         "mmclr.export.transformers:main",

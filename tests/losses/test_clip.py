@@ -67,3 +67,47 @@ def test_worked_numbers_of_convirt(tau, weight, value):
         "scale": torch.tensor(1 / tau),
     }
     assert build("clip", {"image_weight": weight})(**features).item() == pytest.approx(value, abs=6e-7)
+
+
+@pytest.mark.parametrize("duplicates", ["mask", "negative"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_is_that_of_torch(smoothing, duplicates):
+    features = batch(25, dtype=torch.float64)
+    s, ids = features["scale"] * features["image"] @ features["text"].T, torch.arange(25)
+    dense = sum(F.cross_entropy(m, ids, label_smoothing=smoothing) for m in (s, s.T)) / 2
+    ours = build("clip", {"label_smoothing": smoothing, "duplicates": duplicates})(**features)
+    torch.testing.assert_close(ours, dense, rtol=1e-12, atol=1e-14)
+    for mine, other in zip(gradients(ours, features), gradients(dense, features)):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-14)
+
+
+def test_smoothing_goes_to_what_is_told_apart_only():
+    """With equal captions masked, an image's target is spread over the other columns, as if these were all."""
+    features = batch(12, dtype=torch.float64, caption_id=torch.arange(12) // 3)
+    s, kept = features["scale"] * features["image"] @ features["text"].T, torch.eye(12).bool()
+    kept = kept | (features["caption_id"][:, None] != features["caption_id"])
+    rows = [F.cross_entropy(m[i][k][None], k[:i].sum()[None], label_smoothing=0.3)
+            for m in (s, s.T) for i, k in enumerate(kept)]  # fmt: skip
+    ours = build("clip", {"label_smoothing": 0.3})(**features)
+    torch.testing.assert_close(ours, torch.stack(rows).mean(), rtol=1e-12, atol=0)
+
+
+def test_exchanging_the_sides_exchanges_the_directions():
+    features = batch(9, dtype=torch.float64)
+    exchanged = features | {"image": features["text"], "text": features["image"]}
+    one, other = (build("clip", {"image_weight": w}) for w in (0.8, 0.2))
+    torch.testing.assert_close(one(**features), other(**exchanged), rtol=1e-12, atol=0)
+
+
+def test_a_small_loss_keeps_its_digits():
+    """lse - pos cancels once pairs align; the negatives' own statistic does not."""
+    features = batch(300, D=64, dtype=torch.float32)
+    noise = torch.randn(300, 64, generator=torch.Generator().manual_seed(5))
+    features |= {"text": F.normalize(features["image"] + 0.01 * noise, dim=1).detach().requires_grad_(),
+                 "scale": torch.tensor(60.0).requires_grad_()}  # fmt: skip
+    wide = {n: x.detach().double().requires_grad_() if x.is_floating_point() else x for n, x in features.items()}
+    exact, ours = build("clip", {})(**wide), build("clip", {})(**features)
+    assert exact < 1e-6
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=0)
+    for mine, other in zip(gradients(ours, features), gradients(exact, wide)):
+        assert (mine.double() - other).norm() <= 1e-4 * other.norm()

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
 from mmclr.losses.algebra.sums import Apart, Shared, stand
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
 
 
 class Expected(NamedTuple):
@@ -57,8 +56,7 @@ class _Expected(torch.autograd.Function):
         return row.clone(), strip.own(every_col).clone()
 
     @staticmethod
-    @once_differentiable
-    @full_precision
+    @once
     def backward(ctx: Any, row: Tensor | None, col: Tensor | None) -> tuple[Tensor | None, ...]:
         x, every_y, scale, *rest = ctx.saved_tensors
         bits, means = rest[:2], rest[2:]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmclr.losses.algebra import masks
 from mmclr.losses.algebra.sums import Apart, Group, Shared
@@ -17,6 +16,7 @@ from mmclr.losses.algebra.tiles import (
     Strip,
     add_pair_gradients,
     full_precision,
+    once,
     pair_similarities,
     widen,
 )
@@ -107,8 +107,7 @@ class _DualLse(torch.autograd.Function):
         return *lse[0], pair, *(lse[1] if plan.split else (nothing, nothing))
 
     @staticmethod
-    @once_differentiable
-    @full_precision
+    @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, every_y, scale, *kept = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)

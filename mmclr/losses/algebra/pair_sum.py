@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, pair_similarities, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, once, pair_similarities, widen
 
 CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
 
@@ -63,8 +62,7 @@ class _PairSum(torch.autograd.Function):
         return parallel.total(total).to(x.dtype), pair_similarities(x, y, scale) + bias if square else x.new_empty(0)
 
     @staticmethod
-    @once_differentiable
-    @full_precision
+    @once
     def backward(ctx: Any, grad: Tensor | None, grad_pair: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, scale, bias, dx, dy, dscale, slope = ctx.saved_tensors
         # The total is a sum over ranks, and so is the gradient of what each of them added.

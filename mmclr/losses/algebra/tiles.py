@@ -38,6 +38,20 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
+def once(backward: Callable[P, T]) -> Callable[P, T]:
+    """Run a backward in full precision, and refuse a graph through it: silence would be a wrong second derivative."""
+
+    exact = full_precision(backward)
+
+    @functools.wraps(backward)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the streamed sums over pairs have no second derivative: leave out create_graph=True")
+        return exact(*args, **kwargs)
+
+    return run
+
+
 def widen(x: Tensor) -> Tensor:
     """Return half-precision values as float32, differentiably; others as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
 
 
 class Top(NamedTuple):
@@ -56,8 +55,7 @@ class _Top(torch.autograd.Function):
         return values * LN2, columns
 
     @staticmethod
-    @once_differentiable
-    @full_precision
+    @once
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, every_y, scale, columns, values = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.shared, gathered=True)

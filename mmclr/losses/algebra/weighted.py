@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmclr import parallel
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
 
 TileWeight = Callable[[slice, slice], Tensor]  # (rows, cols), slices of global numbers -> [h, w], without gradient
 
@@ -63,8 +62,7 @@ class _Weighted(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    @full_precision
+    @once
     def backward(ctx: Any, row: Tensor | None, col: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         x, every_y, scale = ctx.saved_tensors
         strip = Strip(x, every_y, scale, gathered=True)

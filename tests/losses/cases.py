@@ -1,0 +1,175 @@
+"""Random cases of the engine's primitives: shapes, scales, duplicates, masks, dtypes, tile sizes."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch.nn import functional as F
+
+from mmclr.losses import algebra
+from mmclr.losses.algebra import tiles
+from tests.losses import dense
+
+PRIMITIVES = ("dual_lse", "pair_sum", "expected", "weighted", "top")
+
+
+def check(primitive: str, seed: int) -> None:
+    """Compare one random case with the dense oracle in float64: values and every gradient."""
+    rng, generator = random.Random(f"{primitive}{seed}"), torch.Generator().manual_seed(seed)
+    dtype = rng.choice([torch.float64, torch.float32, torch.float32, torch.bfloat16])
+    n = rng.choice([1, 2, 3, 17, 40, rng.randint(1, 90)])
+    m = n if rng.random() < 0.6 else rng.choice([1, 5, 33, rng.randint(1, 90)])
+    width = rng.choice([2, 3, 8, 64, rng.choice([300, 2048])])
+    x, y = features(rng, generator, n, m, width, dtype)
+    scale = torch.tensor(rng.choice([0.0, 1.0, 5.0, 14.3, 60.0, 100.0, 200.0]), dtype=torch.float64)
+    mask, excluded = exclusion(rng, generator, n, m)
+    old, tiles.TILE["cpu"] = tiles.TILE["cpu"], (rng.choice([16, 32, 512]), rng.choice([16, 48, 1024]))
+    try:
+        PROBES[primitive](rng, generator, x, y, scale, mask, excluded)
+    finally:
+        tiles.TILE["cpu"] = old
+
+
+def features(rng, generator, n, m, width, dtype):
+    """Unit vectors (or longer ones) with repeats; sometimes aligned or opposed."""
+    x = F.normalize(torch.randn(n, width, generator=generator, dtype=torch.float64), dim=1)
+    y = F.normalize(torch.randn(m, width, generator=generator, dtype=torch.float64), dim=1)
+    kind = rng.choice(["free", "free", "aligned", "opposed", "repeated", "one", "long"])
+    if kind in ("aligned", "opposed"):
+        both = min(n, m)
+        y[:both] = x[:both] * (1 if kind == "aligned" else -1)
+    if kind == "repeated":
+        x, y = x[torch.arange(n) // 2], y[torch.arange(m) // 3]
+    if kind == "one":
+        x, y = x[:1].repeat(n, 1), x[:1].repeat(m, 1) * rng.choice([1, -1])
+    if kind == "long":
+        x = x * 1.7
+    return x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
+
+
+def exclusion(rng, generator, n, m):
+    """A mask of the engine, and the same as a boolean matrix (True: left out)."""
+    rows, cols = torch.randint(0, 6, (n,), generator=generator), torch.randint(0, 6, (m,), generator=generator)
+    equal, eye = rows[:, None] == cols, torch.eye(n, m).bool()
+    matrix = torch.rand(n, m, generator=generator) < rng.choice([0.1, 0.9, 1.0])
+    where = algebra.Where(lambda r, c: matrix[r, c])
+    both = algebra.Either(algebra.Equal(rows, cols), algebra.Pairs())
+    return rng.choice([
+        (None, torch.zeros(n, m).bool()), (algebra.Pairs(), eye), (algebra.Equal(rows, cols), equal),
+        (where, matrix), (both, equal | eye),
+    ])  # fmt: skip
+
+
+def probe_dual_lse(rng, generator, x, y, scale, mask, excluded):
+    apart = rng.random() < 0.3
+    scales = [torch.rand(len(s), generator=generator, dtype=torch.float64) * 2 + 0.1 if apart else None for s in (x, y)]
+    split = mask is not None and rng.random() < 0.5
+    keep = rng.choice([0, 5000, 1 << 24])
+
+    def ours(x, y, scale, row, col):
+        lse = algebra.dual_lse(x, y, scale, exclude=mask, split=split, row_scale=row, col_scale=col, keep_bytes=keep)
+        out = [lse.row, lse.col, *([lse.excluded_row, lse.excluded_col] if split else [])]
+        return [*out, lse.pair] if len(x) == len(y) else out
+
+    agree(ours, lambda *leaves: dense.dual_lse(*leaves[:3], excluded, split, *leaves[3:]), (x, y, scale, *scales))
+
+
+def probe_pair_sum(rng, generator, x, y, scale, mask, excluded):
+    bias = torch.tensor(rng.choice([0.0, -10.0, -17.0, 5.0]), dtype=torch.float64)
+    weights = None
+    if rng.random() < 0.5:
+        weights = [torch.rand(len(s), generator=generator, dtype=torch.float64) for s in (x, y)]
+
+    def ours(x, y, scale, bias):
+        found = algebra.pair_sum(x, y, scale, bias, exclude=mask, weights=weights)
+        return [found.total[None], found.pair] if len(x) == len(y) else [found.total[None]]
+
+    agree(ours, lambda *leaves: dense.pair_sum(*leaves, excluded, weights), (x, y, scale, bias))
+
+
+def probe_expected(rng, generator, x, y, scale, mask, excluded):
+    detach = rng.random() < 0.5
+
+    def ours(x, y):
+        return list(algebra.expected(x, y, scale.item(), exclude=mask, detach=detach))
+
+    agree(ours, lambda x, y: dense.expected(x, y, scale, excluded, detach), (x, y), hardness=scale.item())
+
+
+def probe_weighted(rng, generator, x, y, scale, mask, excluded):
+    weight = torch.rand(len(x), len(y), generator=generator, dtype=torch.float64) * ~excluded
+
+    def ours(x, y, scale):
+        found = algebra.weighted(x, y, lambda r, c: weight[r, c], scale)
+        torch.testing.assert_close(found.row_total.double(), weight.sum(1), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.col_total.double(), weight.sum(0), rtol=1e-5, atol=1e-6)
+        return list(found[:2])
+
+    agree(ours, lambda *leaves: dense.weighted(*leaves, weight), (x, y, scale))
+
+
+def probe_top(rng, generator, x, y, scale, mask, excluded):
+    k = rng.choice([1, 2, 7, 200])
+    chosen = []
+
+    def ours(x, y, scale):
+        found = algebra.top(x, y, k, scale, exclude=mask)
+        chosen.append(found.columns)
+        return [found.values]
+
+    def oracle(x, y, scale):
+        """The values of the chosen columns: equal rows may differ in the last bit, so either may come first."""
+        s = (scale * x @ y.T).masked_fill(excluded, -torch.inf)
+        values = s.gather(1, chosen[0])
+        best = s.sort(dim=1, descending=True).values[:, :k]
+        torch.testing.assert_close(torch.where(best == -torch.inf, best, values), best, rtol=1e-5, atol=1e-4)
+        return [torch.where(best == -torch.inf, best, values)]
+
+    agree(ours, oracle, (x, y, scale))
+
+
+PROBES = {name: globals()[f"probe_{name}"] for name in PRIMITIVES}
+
+
+def agree(ours, oracle, leaves, hardness=0.0):
+    """Compare values and gradients; the oracle sees the same numbers in float64."""
+    wide = [None if v is None else v.detach().double().requires_grad_() for v in leaves]
+    dtype = leaves[0].dtype
+    mine = [
+        None if v is None else v.detach().to(dtype if i < 2 else _full(dtype)).requires_grad_()
+        for i, v in enumerate(leaves)
+    ]
+    found, expected = ours(*mine), oracle(*wide)
+    size = max([1.0, hardness, *(e[e.isfinite()].abs().max().item() for e in expected if e.isfinite().any())])
+    eps = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 6e-7}[dtype]
+    for value, exact in zip(found, expected):
+        assert value.dtype == _full(dtype)
+        same = value.isfinite() == exact.isfinite()
+        assert same.all(), f"{value} is not {exact}"
+        off = (value.double() - exact)[exact.isfinite()].abs()
+        assert (off <= eps * 10 * size).all(), f"off by {off.max()} of {size}"
+    # exp(s) doubles an error of s that is relative to |s|: gradients are as good as the similarities allow.
+    scale = wide[2].item() if len(wide) > 2 else hardness
+    tolerance = eps * 2 * (5 + abs(scale))
+    for name, mine_g, exact_g in zip("xyscd", *(_gradients(o, v) for o, v in ((found, mine), (expected, wide)))):
+        assert mine_g.isfinite().all(), f"gradient of {name}"
+        rounding = 1e-2 * mine_g.abs().max() if dtype == torch.bfloat16 and name in "xy" else 0
+        limit = tolerance * (exact_g.norm() + exact_g.numel() ** 0.5 * size) + rounding * exact_g.numel() ** 0.5
+        assert (mine_g.double() - exact_g).norm() <= limit, f"gradient of {name}: {mine_g} is not {exact_g}"
+
+
+def _gradients(outputs, leaves):
+    total = 0.0
+    for seed, value in enumerate(outputs):
+        g = torch.rand(value.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+        total = total + (torch.where(value.isfinite(), value, 0.0).double() * g).sum()
+    wanted = [v for v in leaves if v is not None]
+    return [
+        torch.zeros_like(v) if g is None else g
+        for v, g in zip(wanted, torch.autograd.grad(total, wanted, allow_unused=True))
+    ]
+
+
+def _full(dtype):
+    return torch.float32 if dtype == torch.bfloat16 else dtype

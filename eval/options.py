@@ -77,15 +77,19 @@ def add_classes(p: argparse.ArgumentParser) -> None:
                    "mapping from each class to its own prompts")  # fmt: skip
 
 
-def finish(args: argparse.Namespace, run: Callable[[Embedder, EvalSet], Result]) -> None:
-    """Load model and set, run the suite, print and save its result."""
+def finish(
+    args: argparse.Namespace,
+    run: Callable[[Embedder, Any], Result],
+    opened: Callable[[argparse.Namespace], Any] | None = None,
+) -> None:
+    """Load the model and what `opened` returns (the set), run the suite, print and save its result."""
     source = args.source or args.model
     if not source:
         raise UserError("name a model: a run, a checkpoint, or an exported folder")
     if args.skip_existing and args.out and args.out.is_file():
         print(f"{args.out} exists: nothing done")
         return
-    data = dataset(args)
+    data = (opened or dataset)(args)
     cache = None if args.cache == "none" else Path(args.cache or standard())
     embedder = Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
                              workers=args.workers, pretrained=args.pretrained, cache=cache)  # fmt: skip

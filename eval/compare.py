@@ -1,0 +1,151 @@
+"""Is one model better than another? Paired on the samples of one set, which removes what makes samples easy or hard.
+
+The difference of a metric is a mean of differences of what each sample contributed, so its interval follows from
+their spread (clusters and classes as in the metric's own interval). Where all contributions are 0 or 1, McNemar's
+exact test stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from eval.measurement import Measurement
+from eval.result import Result
+from mmclr.errors import UserError
+
+COLUMNS = ("dataset", "task", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second model's metric less the first's, with a 95 % interval and two-sided p values."""
+
+    metric: str
+    first: float
+    second: float
+    difference: float
+    interval: tuple[float, float] | None
+    p: float | None
+    p_mcnemar: float | None
+    n: int
+
+
+def compare(first: Result, second: Result) -> list[Difference]:
+    """Return the differences of all metrics whose samples both results kept."""
+    _same_set(first, second)
+    shared = [name for name in first.measurements if name in second.measurements]
+    if not shared:
+        raise UserError(
+            f"{first.model} and {second.model}: no samples are kept of both; results of `mmclr eval ... --out FILE` "
+            "have them in FILE's .samples.npz"
+        )
+    return [_difference(name, first.measurements[name], second.measurements[name]) for name in shared]
+
+
+def _difference(name: str, one: Measurement, two: Measurement) -> Difference:
+    if len(one.values) != len(two.values):
+        raise UserError(f"{name}: {len(one.values)} samples in one result and {len(two.values)} in the other")
+    paired = Measurement(two.values - one.values, one.clusters, one.strata, one.unit, share=False)
+    spread, difference = paired.variance(), float(paired.mean or 0.0)
+    p = math.erfc(abs(difference) / math.sqrt(2 * spread)) if spread > 0 else (1.0 if difference == 0 else None)
+    binary = one.clusters is None and one.strata is None and all(np.isin(m.values, (0, 1)).all() for m in (one, two))
+    mcnemar = _mcnemar(paired.values) if binary else None
+    return Difference(name, one.mean or 0.0, two.mean or 0.0, difference, paired.interval(), p, mcnemar, paired.n)
+
+
+def _mcnemar(differences: np.ndarray) -> float:
+    """Two-sided exact p of as many wins among the samples on which the models disagree (McNemar 1947)."""
+    wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+    n, k = wins + losses, min(wins, losses)
+    logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(log) for log in logs))
+
+
+def _same_set(first: Result, second: Result) -> None:
+    for what in ("pictures", "annotations"):
+        one, two = first.hashes.get(what), second.hashes.get(what)
+        if one != two:
+            raise UserError(
+                f"{first.dataset} and {second.dataset}: the two results have other {what} ({one} and {two}); only "
+                "results on one set can be paired"
+            )
+    if first.task != second.task:
+        raise UserError(f"{first.task} and {second.task} are two tasks; compare results of one")
+
+
+def table_of(results: Sequence[Result]) -> list[list[object]]:
+    """Return rows of COLUMNS: every result against the first."""
+    first, rows = results[0], []
+    for second in results[1:]:
+        for d in compare(first, second):
+            low, high = d.interval or (None, None)
+            rows.append([second.dataset, second.task, d.metric, d.first, d.second, d.difference, low, high, d.p,
+                         d.p_mcnemar, d.n])  # fmt: skip
+    return rows
+
+
+def to_csv(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows of COLUMNS as CSV."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([COLUMNS, *rows])
+    return out.getvalue()
+
+
+def to_markdown(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows of COLUMNS as a Markdown table."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_text(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def show(rows: Sequence[Sequence[object]], console: Console) -> None:
+    """Print the table; a difference whose interval does not hold 0 is set in bold."""
+    table = Table(*COLUMNS[2:])
+    for row in rows:
+        low, high = row[6], row[7]
+        clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]
+        table.add_row(*(_text(value) for value in row[2:]), style="bold" if clear else "")
+    console.print(table)
+
+
+def _text(value: object) -> str:
+    return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def main(argv: list[str]) -> int | None:
+    """Compare results pair by pair."""
+    parser = argparse.ArgumentParser("mmclr eval compare", description=__doc__, epilog=EXAMPLES,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULT.json", help="the first is what the others are compared with"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    if len(args.results) < 2:
+        raise UserError("name two results or more")
+    results = [Result.load(path) for path in args.results]
+    rows = table_of(results)
+    for number, result in enumerate(results):
+        print(f"{'first ' if number == 0 else 'second'}: {result.model}")
+    show(rows, Console())
+    for path, text in ((args.csv, to_csv(rows)), (args.markdown, to_markdown(rows))):
+        if path:
+            path.write_text(text, encoding="utf-8")
+            print(f"written: {path}")
+
+
+EXAMPLES = """examples:
+  mmclr eval compare a.json b.json                      p: normal test of the paired difference
+  mmclr eval compare base.json new.json newer.json --markdown table.md --csv table.csv
+"""

@@ -1,0 +1,89 @@
+"""Does the model tell captions apart that share their words? SugarCrepe, Winoground, ARO and the like.
+
+A tie is wrong, and counted: a model that gives every caption one score knows nothing, and must not pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eval import options
+from eval.embedder import Embedder
+from eval.instances import Instance, pictures, read
+from eval.measurement import Measurement
+from eval.result import Result
+from eval.sets import text_hash
+from mmclr.errors import UserError
+
+
+def run(embedder: Embedder, instances: Sequence[Instance], images: Path, name: str) -> Result:
+    """Measure text_acc (each picture prefers its caption), image_acc (each caption its picture) and acc (both).
+
+    With one picture to an instance there is only text_acc.
+    """
+    if not instances:
+        raise UserError(f"{name}: there is no instance")
+    began = time.perf_counter()
+    data, number = pictures(instances, images, name)
+    embedded = embedder.pictures(data)
+    if len(embedded.data) < len(data):
+        raise UserError(
+            f"{name}: {len(data) - len(embedded.data)} pictures cannot be decoded; each belongs to an instance"
+        )
+    texts = list(dict.fromkeys(text for instance in instances for text in instance.captions))
+    vectors, row = embedder.texts(texts, "captions"), {text: i for i, text in enumerate(texts)}
+    outcomes = []
+    for instance in instances:
+        image = embedded.images[[number[source] for source in instance.pictures]]
+        outcomes.append(judge(image @ vectors[[row[text] for text in instance.captions]].T))
+    text_right, image_right, tied = (np.array(column) for column in zip(*outcomes))
+    groups = np.array([instance.group for instance in instances])
+    strata = np.unique(groups, return_inverse=True)[1] if len(set(groups)) > 1 else None
+    chosen = {"text_acc": text_right}
+    if max(len(instance.pictures) for instance in instances) > 1:
+        chosen |= {"image_acc": image_right, "acc": text_right & image_right}
+    about = options.about(embedder, embedded, prompts=text_hash("\0".join(texts)))
+    return Result.of(
+        {key: Measurement(values, strata=strata, unit="instances") for key, values in chosen.items()},
+        task="image_caption_selection",
+        ties={"instances": int(tied.sum())},
+        sizes={"instances": len(instances), "images": len(data), "groups": len(set(groups))},
+        notes=["a tie counts as wrong"] + (["mean over groups of the means inside them"] if strata is not None else []),
+        seconds=round(time.perf_counter() - began, 3),
+        **about,
+    )
+
+
+def judge(scores: torch.Tensor) -> tuple[bool, bool, bool]:
+    """Say whether all pictures pick their caption, all captions their picture, and whether a tie was met.
+
+    scores [I, C]: picture i belongs to caption i; the captions beyond I are wrong for all.
+    """
+    own = scores.diagonal()[: len(scores)]
+    apart = ~torch.eye(*scores.shape, dtype=torch.bool)
+    rival_text = scores.where(apart, torch.tensor(-torch.inf)).max(1).values
+    rival_image = scores.where(apart, torch.tensor(-torch.inf))[:, : len(scores)].max(0).values
+    tied = bool((own == rival_text).any() or (own == rival_image).any())
+    return bool((own > rival_text).all()), bool((own > rival_image).all()), tied
+
+
+def main(argv: list[str]) -> int | None:
+    """Measure compositional understanding."""
+    parser = options.parser("compositional", __doc__, EXAMPLES)
+    args = parser.parse_args(argv)
+    path = Path(args.data)
+    name, images = args.dataset or path.stem, args.images or path.parent
+    options.finish(args, lambda embedder, found: run(embedder, found, images, name), lambda _: read(path))
+
+
+EXAMPLES = """examples:
+  mmclr eval compositional runs/clip --data sugar_crepe/swap_obj.json --images coco/val2017
+  mmclr eval compositional runs/clip --data winoground/examples.jsonl --images winoground/images
+  mmclr eval compositional runs/clip --data visual_genome_relation.json --images vg/      (ARO; boxes are cut out)
+  mmclr eval compositional runs/clip --data mine.jsonl      ({"images": [..], "captions": [right ones first, ..]})
+"""

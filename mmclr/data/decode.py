@@ -42,6 +42,11 @@ class Picture:
         self._turbo = data if turbo and self._image.format == "JPEG" and self._image.mode in ("RGB", "L") else None
         self._data = data
 
+    @property
+    def format(self) -> str:
+        """Return Pillow's name of the format."""
+        return self._image.format or "unknown"
+
     def pixels(self, background: Colour, shrink: float = 1.0) -> Image.Image:
         """Decode to upright RGB, by a whole factor of at most `shrink` smaller where the format can. Raises Fault."""
         try:

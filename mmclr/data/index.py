@@ -200,9 +200,14 @@ def _arrays(
     return arrays, facts
 
 
+def cache_folder() -> Path:
+    """Return where sidecars go that cannot be beside their shard."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclr" / "index"
+
+
 def _places(url: str) -> list[Path]:
     """Return where the sidecar of a shard may be: beside it, or in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclr" / "index"
+    cache = cache_folder()
     if sources.is_remote(url):
         return [cache / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.index"]
     path = Path(sources.local(url)).resolve()

@@ -15,6 +15,7 @@ EXAMPLES = 5  # kept for each reason, to be shown to people
 # reason: what it means. The order is the order of the counts that ranks add up.
 REASONS = {
     "truncated": "the shard ends inside the sample",
+    "not_in_subset": "data.subset does not name the sample",
     "no_image": "the sample has no picture",
     "no_caption": "the sample has none of the caption fields",
     "empty_caption": "the caption is empty",
@@ -56,7 +57,8 @@ class Ledger:
     reading, once for each time that it was met.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = EXAMPLES) -> None:
+        self.limit = limit  # examples that are kept for each reason
         self.excluded: dict[str, int] = {}
         self.counts: dict[str, int] = {}
         self.before: dict[str, int] = {}  # met by all ranks before this run was resumed
@@ -77,7 +79,7 @@ class Ledger:
 
     def _show(self, entry: Entry) -> None:
         shown = self.examples.setdefault(entry.reason, [])
-        if len(shown) < EXAMPLES and entry not in shown:
+        if len(shown) < self.limit and entry not in shown:
             shown.append(entry)
 
     @property

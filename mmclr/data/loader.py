@@ -22,6 +22,7 @@ from mmclr.data.plain import read_all
 from mmclr.data.settings import DataConfig, Source
 from mmclr.data.shards import Shards, fingerprint
 from mmclr.data.sources import expand
+from mmclr.data.subset import read_subset
 from mmclr.data.workers import run_ahead
 from mmclr.errors import UserError
 
@@ -57,7 +58,7 @@ class Loader:
             )
         weights = [source.weight for source in config.sources().values()]
         self.order = Order([len(part) for part in self.parts], weights, seed, config.block, config.window)
-        self._assembler = Assembler(config, self.parts, self.order, tokenizer, image_size, seed, rank, world, captions)
+        self.assembler = Assembler(config, self.parts, self.order, tokenizer, image_size, seed, rank, world, captions)
         self._seed = seed
         self._read = 0  # rows of this rank that were handed out
         self.position = 0  # samples of the global stream that were handed out
@@ -79,7 +80,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches without end, from `position` on."""
         config = self.config
-        batches = run_ahead(self._assembler, self._starts(), config.workers, config.patience, self._restarted)
+        batches = run_ahead(self.assembler, self._starts(), config.workers, config.patience, self._restarted)
         for start, batch in zip(self._starts(), batches):
             self.position = start.position + start.count
             self._read += len(batch.keys)
@@ -123,8 +124,9 @@ def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
     extras = extensions([config.label, config.weight])
+    subset = read_subset(config.subset) if config.subset else None
     parts = []
     for source in config.sources().values():
         indices = open_indices(expand(source.urls, config.allow_pipe))
-        parts.append(Shards(indices, captions, extras, ledger))
+        parts.append(Shards(indices, captions, extras, ledger, subset=subset))
     return parts

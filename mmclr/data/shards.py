@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmclr.data.index import Ints, ShardIndex
-from mmclr.data.ledger import EXAMPLES, Entry, Fault, Ledger
+from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.sources import Reader
+from mmclr.data.subset import contains, shard_uids
 from mmclr.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp", "tif", "tiff", "ppm")
@@ -42,7 +43,7 @@ class Shards:
     """The usable samples of shards, numbered 0 to len - 1 in the order of the shards.
 
     A sample is usable when it has a picture and one of `captions` (extensions); the others are counted in `ledger`.
-    `picked`, when given, says for a shard which of its rows are wanted.
+    With `subset` (sorted uids, see subset.py) only the samples that it names.
     """
 
     def __init__(
@@ -52,12 +53,13 @@ class Shards:
         extras: Sequence[str] = (),
         ledger: Ledger | None = None,
         images: bool = True,
+        subset: NDArray[Any] | None = None,
     ) -> None:
         self.indices = list(indices)
         self.wanted = frozenset([*captions, *extras, *(IMAGES if images else ())])
         self.reader = Reader()
         self._rows: list[Ints | None] = []  # usable rows; None where all are
-        self._captions, self._images = frozenset(captions), images
+        self._captions, self._images, self._subset = frozenset(captions), images, subset
         ledger = ledger if ledger is not None else Ledger()
         counts = [self._select(index, ledger) for index in self.indices]
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -109,25 +111,36 @@ class Shards:
     def _select(self, index: ShardIndex, ledger: Ledger) -> int:
         """Choose the usable rows of a shard and count the others; return how many are usable."""
         reasons = [self._lack(kind) for kind in index.kinds]
-        if not any(reasons):
+        if not any(reasons) and self._subset is None:
             self._rows.append(None)
             return len(index)
         rows = np.flatnonzero(np.array([reason is None for reason in reasons])[index.kind]).astype(np.int64)
-        self._rows.append(rows)
+        usable = self._named(index, rows, ledger)
+        self._rows.append(usable)
         last = len(index) - 1
         lost = np.setdiff1d(np.arange(len(index)), rows)
         for reason in sorted({reason for reason in reasons if reason}):
             mine = [row for row in lost if reasons[index.kind[row]] == reason and not (row == last and index.truncated)]
             self._exclude(index, reason, mine, ledger)
         self._exclude(index, "truncated", [row for row in lost if row == last and index.truncated], ledger)
-        return len(rows)
+        return len(usable)
+
+    def _named(self, index: ShardIndex, rows: Ints, ledger: Ledger) -> Ints:
+        """Return the rows that the subset names."""
+        if self._subset is None or not len(rows):
+            return rows
+        try:
+            named = contains(self._subset, shard_uids(index, self.reader)[rows])
+        except OSError as error:
+            raise UserError(f"{index.url}: cannot be read: {error}") from error
+        if not named.all():
+            ledger.exclude("not_in_subset", int((~named).sum()))
+        return rows[named]
 
     def _exclude(self, index: ShardIndex, reason: str, rows: list[Any], ledger: Ledger) -> None:
         if rows:
-            has = [
-                ", ".join(sorted(index.kinds[index.kind[row]])) or "nothing of it is left" for row in rows[:EXAMPLES]
-            ]
-            entries = [Entry(index.url, int(row), index.key(row), reason, f"has {h}") for row, h in zip(rows, has)]
+            has = [", ".join(sorted(index.kinds[index.kind[row]])) or "nothing" for row in rows[: ledger.limit]]
+            entries = [Entry(index.url, int(row), index.key(row), reason, f"it has {h}") for row, h in zip(rows, has)]
             ledger.exclude(reason, len(rows), entries)
 
     def _lack(self, kind: frozenset[str]) -> str | None:

@@ -1,0 +1,118 @@
+"""Writes webdataset shards that are whole or not there, and goes on where an interrupted writing stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from mmclr.errors import UserError
+
+STATE = "packed.json"
+
+
+class ShardWriter:
+    """Writes FOLDER/PREFIX-00000.tar, ... in USTAR with all times 0: the same samples give the same bytes.
+
+    Each shard appears under its name when it is complete, and packed.json then says how many inputs are done:
+    another run with the same settings goes on from `done`. A shard is full at `samples` samples or `size` bytes.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any], samples: int, size: int, prefix: str = "") -> None:
+        """Open a folder. Raises UserError when it holds shards that were written with other settings."""
+        self.folder, self.samples, self.size, self.prefix = Path(folder), samples, size, prefix
+        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.state: dict[str, Any] = {
+            "settings": settings,
+            "digest": self._digest,
+            "done": 0,
+            "shards": [],
+            "left_out": {},
+        }
+        self._resume()
+        self._tar: tarfile.TarFile | None = None
+        self._count = 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Drop a shard that is not complete."""
+        if self._tar is not None:
+            self._tar.fileobj.close()  # type: ignore[union-attr]  # without the end of an archive
+            self._part.unlink()
+            self._tar = None
+
+    @property
+    def done(self) -> int:
+        """How many inputs earlier runs have dealt with."""
+        return self.state["done"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier run with these settings came to the end."""
+        return self.state.get("finished", False)
+
+    def add(self, key: str, members: dict[str, bytes], at: int) -> None:
+        """Write one sample; `at` is the number of inputs that are done with it."""
+        if self._tar is None:
+            self._part = self.folder / f"{self._name()}.tmp"
+            self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        for extension, data in members.items():
+            self._tar.addfile(_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+        self._count += 1
+        if self._count >= self.samples or self._tar.offset >= self.size:
+            self._close(at)
+
+    def leave_out(self, reason: str) -> None:
+        """Count an input that gives no sample."""
+        self.state["left_out"][reason] = self.state["left_out"].get(reason, 0) + 1
+
+    def finish(self, at: int) -> dict[str, Any]:
+        """Close the last shard and return what was written."""
+        self._close(at)
+        self.state["finished"] = True
+        self._save(at)
+        return self.state
+
+    def _close(self, at: int) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        self._tar = None
+        self.state["shards"].append({"name": self._name(), "samples": self._count, "bytes": self._part.stat().st_size})
+        os.replace(self._part, self.folder / self.state["shards"][-1]["name"])
+        self._count = 0
+        self._save(at)
+
+    def _name(self) -> str:
+        return f"{self.prefix}{len(self.state['shards']):05d}.tar"
+
+    def _save(self, at: int) -> None:
+        self.state["done"] = at
+        temporary = self.folder / f"{STATE}.tmp"
+        temporary.write_text(json.dumps(self.state, indent=1))
+        os.replace(temporary, self.folder / STATE)
+
+    def _resume(self) -> None:
+        path = self.folder / STATE
+        if path.is_file():
+            state = json.loads(path.read_text())
+            if state.get("digest") != self._digest:
+                raise UserError(f"{path}: this folder was packed with other settings; name another folder or empty it")
+            self.state = state
+        known = {shard["name"] for shard in self.state["shards"]}
+        foreign = [p.name for p in self.folder.glob(f"{self.prefix}*.tar") if p.name not in known]
+        if foreign and foreign != [self._name()]:  # a shard was complete, and the run ended before packed.json said so
+            raise UserError(f"{self.folder}/{foreign[0]} was not written by this command: name another folder")
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o644
+    return info

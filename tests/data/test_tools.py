@@ -1,0 +1,284 @@
+"""The commands that write shards and look into them."""
+
+import csv
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_tools.inputs import read_records
+from data_tools.pack import Encoder, pack
+from data_tools.shard_writer import ShardWriter
+from mmclr import cli
+from mmclr.data.index import open_index
+from mmclr.data.plain import read_all
+from mmclr.data.subset import contains, parse_uids, read_subset, write_subset
+from mmclr.errors import UserError
+from tests.data.made import pair, picture, write_shards, write_tar
+
+
+def contents(folder):
+    """Every member of every shard of a folder, in order."""
+    out = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            out += [(m.name, archive.extractfile(m).read()) for m in archive]
+    return out
+
+
+def pictures(folder, numbers):
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in numbers:
+        (folder / f"{n}.png").write_bytes(picture(n))
+
+
+def rows(tmp_path):
+    pictures(tmp_path / "pictures", range(7))
+    return [{"image": f"pictures/{n}.png", "caption": f"picture number {n}", "number": n} for n in range(7)]
+
+
+def write_table(kind, tmp_path):
+    table = rows(tmp_path)
+    path = tmp_path / f"table.{kind}"
+    if kind in ("csv", "tsv"):
+        with open(path, "w", newline="") as file:
+            out = csv.DictWriter(file, list(table[0]), delimiter="," if kind == "csv" else "\t")
+            out.writeheader()
+            out.writerows(table)
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    elif kind == "parquet":
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        bytes_ = [{**row, "image": (tmp_path / row["image"]).read_bytes()} for row in table]
+        parquet.write_table(arrow.Table.from_pylist(bytes_), path)
+    elif kind == "dataset":
+        arrow = pytest.importorskip("pyarrow")
+        path.mkdir()
+        bytes_ = [{**row, "image": {"bytes": (tmp_path / row["image"]).read_bytes(), "path": None}} for row in table]
+        for part, name in ((bytes_[:4], "a.arrow"), (bytes_[4:], "b.arrow")):
+            made = arrow.Table.from_pylist(part)
+            with arrow.OSFile(str(path / name), "wb") as file, arrow.ipc.new_stream(file, made.schema) as out:
+                out.write_table(made)
+        (path / "state.json").write_text(
+            json.dumps({"_data_files": [{"filename": "a.arrow"}, {"filename": "b.arrow"}]})
+        )
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet", "dataset"])
+def test_pack_tables(kind, tmp_path, capsys):
+    path = write_table(kind, tmp_path)
+    assert cli.main(["data", "pack", str(path), str(tmp_path / "out"), "--samples", "3", "--workers", "0"]) == 0
+    assert "3 shards, 7 samples" in capsys.readouterr().out
+    got = list(read_all(str(tmp_path / "out" / "*.tar"), 16, caption="txt"))[0]
+    assert got.captions == [[f"picture number {n}"] for n in range(7)]
+    assert [int(meta["number"]) for meta in got.metadata] == list(range(7))
+    stored = [data for name, data in contents(tmp_path / "out") if name.endswith(".png")]
+    assert stored == [picture(n) for n in range(7)]
+
+
+def test_pack_folders(tmp_path, capsys):
+    """img2dataset's files; and a folder per caption."""
+    pictures(tmp_path / "files" / "00000", range(3))
+    for n in range(3):
+        (tmp_path / "files" / "00000" / f"{n}.txt").write_text(f"a picture of {n}")
+        (tmp_path / "files" / "00000" / f"{n}.json").write_text(json.dumps({"url": f"http://x/{n}"}))
+    cli.main(["data", "pack", str(tmp_path / "files"), str(tmp_path / "a"), "--workers", "2"])
+    got = list(read_all(str(tmp_path / "a" / "*.tar"), 16))[0]
+    assert got.captions == [[f"a picture of {n}"] for n in range(3)]
+    assert got.metadata[1] == {"path": "00000/1.png", "url": "http://x/1"}
+    pictures(tmp_path / "named" / "red_fox", range(2))
+    (tmp_path / "named" / "lonely.png").write_bytes(picture(9))
+    (tmp_path / "named" / "red_fox" / "broken.jpg").write_bytes(b"no picture")
+    cli.main(["data", "pack", str(tmp_path / "named"), str(tmp_path / "b"), "--workers", "0"])
+    assert list(read_all(str(tmp_path / "b" / "*.tar"), 16))[0].captions == [["red fox"]] * 2
+    out = capsys.readouterr()
+    assert "1 left out: no caption" in out.out
+    assert "1 left out: the picture cannot be decoded" in out.out
+    assert "broken.jpg" in out.err
+
+
+def test_pack_shrinks(tmp_path):
+    big = tmp_path / "big"
+    big.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)).save(big / "a.jpg")
+    (big / "a.txt").write_text("noise")
+    (big / "b.png").write_bytes(picture(1))
+    (big / "b.txt").write_text("small")
+    cli.main(["data", "pack", str(big), str(tmp_path / "out"), "--short-side", "100", "--workers", "0"])
+    (first, data), *_, (second, small) = [
+        (n, d) for n, d in contents(tmp_path / "out") if "txt" not in n and "json" not in n
+    ]
+    Image.open(io.BytesIO(data)).load()
+    assert Image.open(io.BytesIO(data)).size == (167, 100)
+    assert small == picture(1)
+
+
+def test_pack_goes_on_where_it_stopped(tmp_path):
+    path = write_table("jsonl", tmp_path)
+
+    def writer(name, samples=2):
+        return ShardWriter(tmp_path / name, {"samples": samples}, samples, 1 << 30)
+
+    def records():
+        return read_records(str(path), ("image", "caption"))
+
+    class Interrupted(Exception):
+        pass
+
+    def breaking(record):
+        if record.fields["number"] == 5:
+            raise Interrupted
+        return Encoder()(record)
+
+    pack(records(), writer("whole"), Encoder())
+    with pytest.raises(Interrupted):
+        pack(records(), writer("broken"), breaking)
+    assert writer("broken").done == 4
+    assert sorted(p.name for p in (tmp_path / "broken").glob("*.tar")) == ["00000.tar", "00001.tar"]
+    state = pack(records(), writer("broken"), Encoder())
+    assert [shard["samples"] for shard in state["shards"]] == [2, 2, 2, 1]
+    for name in ("00000.tar", "00001.tar", "00002.tar", "00003.tar", "packed.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+    assert writer("broken").finished
+    with pytest.raises(UserError, match="other settings"):
+        writer("broken", samples=3)
+    write_tar(tmp_path / "00009.tar", [])
+    with pytest.raises(UserError, match="was not written by this command"):
+        ShardWriter(tmp_path, {}, 2, 1 << 30)
+
+
+def test_pack_complains(tmp_path):
+    path = write_table("csv", tmp_path)
+    for source, columns, words in (
+        (path, ("picture", "caption"), "no column 'picture' for --image"),
+        (path, ("image", "capton"), "did you mean caption"),
+        (tmp_path / "none.csv", ("image", "caption"), "no such file or folder"),
+        (tmp_path / "pictures" / "0.png", ("image", "caption"), "is asked for, not .png"),
+    ):
+        with pytest.raises(UserError, match=words):
+            list(read_records(str(source), columns))
+
+
+def test_ustar_and_sizes(tmp_path):
+    """No PAX headers (half of what webdataset writes), and shards of about the asked size."""
+    path = write_table("jsonl", tmp_path)
+    pack(read_records(str(path), ("image", "caption")), ShardWriter(tmp_path / "out", {}, 100, 12_000), Encoder())
+    sizes = [p.stat().st_size for p in sorted((tmp_path / "out").glob("*.tar"))]
+    assert len(sizes) > 1
+    assert max(sizes) < 25_000
+    raw = (tmp_path / "out" / "00000.tar").read_bytes()
+    with tarfile.open(tmp_path / "out" / "00000.tar") as archive:
+        assert {raw[member.offset + 156 : member.offset + 157] for member in archive} == {b"0"}
+
+
+def test_reshard_keeps_everything(tmp_path):
+    write_shards(tmp_path / "in", [5, 4, 6])
+    shards = str(tmp_path / "in" / "*.tar")
+    cli.main(["data", "reshard", shards, str(tmp_path / "out"), "--samples", "4"])
+    assert contents(tmp_path / "out") == contents(tmp_path / "in")
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 4
+    cli.main(["data", "reshard", shards, str(tmp_path / "mixed"), "--samples", "4", "--shuffle", "3"])
+    assert contents(tmp_path / "mixed") != contents(tmp_path / "in")
+    assert sorted(contents(tmp_path / "mixed")) == sorted(contents(tmp_path / "in"))
+
+
+UIDS = [f"{n * 7919:032x}" for n in range(1, 21)]
+
+
+def pool(folder):
+    members = []
+    for n, uid in enumerate(UIDS):
+        made = {**pair(n), "json": json.dumps({"uid": uid}).encode()}
+        members += [(f"{n:06d}.{extension}", data) for extension, data in made.items()]
+    folder.mkdir()
+    return str(write_tar(folder / "0.tar", members))
+
+
+def test_subset_files(tmp_path):
+    write_subset(tmp_path / "some.npy", [UIDS[7], UIDS[2], UIDS[7]])
+    some = read_subset(tmp_path / "some.npy")
+    assert some.dtype == np.dtype("u8,u8")  # DataComp's: two halves
+    assert [f"{int(a):016x}{int(b):016x}" for a, b in some] == [UIDS[2], UIDS[7]]
+    some.tofile(tmp_path / "some.bin")
+    assert (read_subset(tmp_path / "some.bin") == some).all()
+    assert contains(some, parse_uids(UIDS)).nonzero()[0].tolist() == [2, 7]
+    np.save(tmp_path / "wrong.npy", np.zeros(3))
+    with pytest.raises(UserError, match="u8,u8"):
+        read_subset(tmp_path / "wrong.npy")
+    with pytest.raises(UserError, match="not a uid"):
+        parse_uids(["123"])
+
+
+def test_subset_selects_samples(make_loader, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shard = pool(tmp_path / "pool")
+    write_subset(tmp_path / "some.npy", [UIDS[n] for n in (3, 1, 18, 6)] + ["f" * 32])
+    loader = make_loader(train=shard, subset=str(tmp_path / "some.npy"), batch=4)
+    assert loader.samples == 4
+    assert loader.ledger.excluded == {"not_in_subset": 16}
+    assert sorted(next(iter(loader)).keys) == ["000001", "000003", "000006", "000018"]
+    assert make_loader(train=shard, subset=str(tmp_path / "some.npy"), batch=4).samples == 4  # uids from the cache
+    cli.main(["data", "reshard", shard, str(tmp_path / "out"), "--subset", str(tmp_path / "some.npy")])
+    assert open_index(str(tmp_path / "out" / "00000.tar")).keys() == ["000001", "000003", "000006", "000018"]
+    assert "1 shards, 4 samples" in capsys.readouterr().out
+
+
+def test_index_verify_stats(tmp_path, capsys):
+    write_shards(tmp_path / "good", [5, 4])
+    good = str(tmp_path / "good" / "*.tar")
+    assert cli.main(["data", "index", good]) == 0
+    assert "2 shards, 9 samples" in capsys.readouterr().out
+    assert cli.main(["data", "verify", good, "--workers", "0"]) == 0
+    assert "all of them can be used" in capsys.readouterr().out
+    assert not cli.main(["data", "stats", good])
+    out = capsys.readouterr().out
+    assert "formats: PNG 9" in out
+    assert "width, px: 40 to 40" in out
+    assert "words of a caption: 3 to 3" in out
+
+
+def test_verify_lists_all(tmp_path, capsys):
+    members = [(f"{n}.{e}", data) for n in range(12) for e, data in pair(n).items()]
+    members[3] = (members[3][0], b"broken")
+    members[7] = (members[7][0], b"")
+    members[12] = (members[12][0], picture(0))
+    del members[30:36]
+    members = [m for m in members if m[0] not in [f"{n}.txt" for n in (5, 6, 7, 8, 9)]] + members[:3]
+    path = write_tar(tmp_path / "a.tar", members)
+    os.truncate(path, sum(512 + -(-len(data) // 512) * 512 for _, data in members))
+    assert cli.main(["data", "verify", str(path), "--json", str(tmp_path / "list"), "--workers", "0"]) == 1
+    out = capsys.readouterr().out
+    assert "truncated" in out
+    assert "1 samples: the picture cannot be decoded" in out
+    assert "1 samples: the caption is empty" in out
+    assert "5 samples: the sample has none of the caption fields" in out
+    assert "1 samples have a key that was there before" in out
+    assert "2 pictures were there before" in out
+    listed = [json.loads(line) for line in (tmp_path / "list").read_text().splitlines()]
+    assert sorted(entry["key"] for entry in listed if entry["reason"] == "no_caption") == ["5", "6", "7", "8", "9"]
+
+
+def test_peek(tmp_path, capsys):
+    write_shards(tmp_path / "in", [9])
+    shards = str(tmp_path / "in" / "*.tar")
+    cli.main(["data", "peek", shards, str(tmp_path / "sheet.png"), "--samples", "6"])
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.width == 6 * 168 + 8
+    cli.main(["data", "peek", shards, str(tmp_path / "sheet.html")])
+    text = (tmp_path / "sheet.html").read_text()
+    assert all(f"picture number {n}" in text for n in range(9))
+    assert text.count("data:image/png;base64,") == 9
+    assert cli.main(["data", "peek", shards, str(tmp_path / "sheet.txt")]) == 2
+    assert "name a .png or .html file" in capsys.readouterr().err
+
+
+def test_bench(shards, capsys):
+    cli.main(["data", "bench", shards, "size=24", "seconds=0.2", "batch=8", "workers=0", "rate=1e9"])
+    out = capsys.readouterr().out
+    assert "samples/s with 0 workers" in out
+    assert "is not enough" in out

@@ -8,7 +8,8 @@ import torch
 
 from mmclr.config import ConfigError, check
 from mmclr.errors import UserError
-from mmclr.models.clip import PRESETS, ModelConfig
+from mmclr.models.clip import ModelConfig
+from mmclr.models.presets import PRESETS
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 SMALL = {

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.export import card, parity
-from mmclr.models.two_tower import TwoTower, preprocessor, to_transformers
+from mmclr.models.transformers import preprocessor, to_transformers
+from mmclr.models.two_tower import TwoTower
 
 
 def main(argv: list[str]) -> None:

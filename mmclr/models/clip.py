@@ -6,6 +6,7 @@ arXiv 2103.00020.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,12 +15,26 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmclr.config import ConfigError, config, merge, nearest
+from mmclr.config import ConfigError, config
 from mmclr.models.blocks import Encoder, Packed
+from mmclr.models.presets import fill_in
 
 Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+
+
+@config
+class Foreign:
+    """A tower of another library in place of ours; `models.foreign` fills in what is not written."""
+
+    source: str = ""  # transformers:FOLDER_OR_NAME, or open_clip:FOLDER_OR_NAME
+    trained: bool = True  # start from the weights there; false: from random ones
+    pool: Literal["", "cls", "mean", "eos", "last", "pooler"] = ""  # tokens to one feature; open_clip knows its own
+    projection: bool = True  # a linear layer from width to embed; false: the feature is the embedding
+    padding: Literal["mask", "context"] = "mask"  # texts: padding is masked; or all have `context` tokens, none masked
+    library: Literal["transformers", "open_clip"] = "transformers"
+    architecture: dict[str, Any] = dataclasses.field(default_factory=dict)  # the library's own config of the tower
 
 
 @config
@@ -36,8 +51,13 @@ class ImageConfig:
     eps: float = 1e-5  # of the layer norms
     mean: tuple[float, float, float] = MEAN  # subtracted from pixels in [0, 1]
     std: tuple[float, float, float] = STD
+    resize: Literal["crop", "squash"] = "crop"  # evaluation: the short side to size and the middle; or both sides
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
 
     def __post_init__(self) -> None:
+        if self.foreign is not None:
+            return
         if self.size % self.patch:
             raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}: choose one that is")
         if self.width % self.heads:
@@ -59,36 +79,18 @@ class TextConfig:
     bos: int = 0  # token ids; set from the tokenizer when vocab is 0
     eos: int = 0
     pad: int = 0
+    foreign: Foreign | None = None  # instead of the above but context and token ids
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
+        if self.foreign is None and self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: choose one that is")
-
-
-def _vit(width: int, layers: int, patch: int, text: int, embed: int) -> dict[str, Any]:
-    image = {"patch": patch, "width": width, "layers": layers, "heads": width // 64, "mlp": 4 * width}
-    return {"embed": embed, "image": image, "text": {"width": text, "heads": text // 64, "mlp": 4 * text}}
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "ViT-Ti/16": _vit(192, 12, 16, text=256, embed=256),
-    "ViT-S/16": _vit(384, 12, 16, text=384, embed=384),
-    "ViT-B/32": _vit(768, 12, 32, text=512, embed=512),
-    "ViT-B/16": _vit(768, 12, 16, text=512, embed=512),
-    "ViT-L/14": _vit(1024, 24, 14, text=768, embed=768),
-    "icons": {  # the demo's: pictures of 32 pixels, names of a few words
-        "embed": 128,
-        "image": {"size": 32, "patch": 8, "width": 128, "layers": 4, "heads": 4, "mlp": 512},
-        "text": {"context": 16, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
-    },
-}
 
 
 @config
 class ModelConfig:
     """Both towers. A preset fills in what is not written."""
 
-    preset: str | None = None  # a name in PRESETS
+    preset: str | None = None  # a name in PRESETS, or a model folder or name whose architecture to take
     embed: Count = 512  # D, width of the shared embedding
     image: ImageConfig
     text: TextConfig
@@ -99,10 +101,7 @@ class ModelConfig:
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, tree: Any) -> Any:
-        name = tree.get("preset") if isinstance(tree, dict) else None
-        if name is not None and name not in PRESETS:
-            raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS)}")
-        return merge(merge({"image": {}, "text": {}}, PRESETS.get(name or "", {})), tree)
+        return fill_in(tree)
 
 
 class VisionEmbeddings(nn.Module):
@@ -181,19 +180,21 @@ class TextTower(nn.Module):
         return self.final_layer_norm(self.encoder(self.embeddings(tokens, positions), causal=True))
 
 
-def initialise(vision: VisionTower, text: TextTower, projections: list[nn.Linear]) -> None:
+def initialise_vision(tower: VisionTower) -> None:
     """Draw all weights as CLIP does: normal, with the standard deviations of its released code."""
-    nn.init.normal_(text.embeddings.token_embedding.weight, std=0.02)
-    nn.init.normal_(text.embeddings.position_embedding.weight, std=0.01)
-    embeddings = vision.embeddings
+    embeddings = tower.embeddings
     width = embeddings.class_embedding.numel()
     for weight in (embeddings.class_embedding, embeddings.position_embedding.weight):
         nn.init.normal_(weight, std=width**-0.5)
     nn.init.normal_(embeddings.patch_embedding.weight, std=(3 * embeddings.patch**2) ** -0.5)
-    for encoder in (vision.encoder, text.encoder):
-        _initialise_blocks(encoder)
-    for projection in projections:
-        nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    _initialise_blocks(tower.encoder)
+
+
+def initialise_text(tower: TextTower) -> None:
+    """Draw all weights as CLIP does."""
+    nn.init.normal_(tower.embeddings.token_embedding.weight, std=0.02)
+    nn.init.normal_(tower.embeddings.position_embedding.weight, std=0.01)
+    _initialise_blocks(tower.encoder)
 
 
 def _initialise_blocks(encoder: Encoder) -> None:

@@ -1,0 +1,58 @@
+"""Towers of other libraries in place of ours: described once, built, and filled with their weights.
+
+A tower's whole architecture is written into the model's config, so that a checkpoint needs neither the folder nor the
+name that it came from. Only architectures that the library itself has are built; code in a folder is never run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmclr.config import merge
+from mmclr.errors import UserError
+from mmclr.models import open_clip_towers, pretrained, transformers_towers
+from mmclr.models.clip import Foreign, ImageConfig, TextConfig
+
+TOWERS: dict[str, Any] = {"transformers": transformers_towers, "open_clip": open_clip_towers}
+
+
+def describe(part: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return `tree` (of an ImageConfig or TextConfig) with what the tower at its foreign.source says beneath it."""
+    source: str = tree["foreign"]["source"]
+    library, _, name = source.partition(":")
+    if library not in TOWERS or not name:
+        raise UserError(
+            f"model.{part}.foreign.source: {source!r} says no library; write transformers:FOLDER_OR_NAME or "
+            f"open_clip:FOLDER_OR_NAME"
+        )
+    found = merge(TOWERS[library].describe(part, _folder(source)), tree)
+    if part == "image" and "mean" not in found:
+        raise UserError(f"{source}: it does not say how pixels are normalised; set model.image.mean and .std")
+    return found
+
+
+def image_tower(c: ImageConfig) -> nn.Module:
+    """Build the image tower that c.foreign describes, with random weights."""
+    assert c.foreign is not None
+    tower: nn.Module = TOWERS[c.foreign.library].Image(c)
+    return tower
+
+
+def text_tower(c: TextConfig) -> nn.Module:
+    """Build the text tower that c.foreign describes, with random weights."""
+    assert c.foreign is not None
+    tower: nn.Module = TOWERS[c.foreign.library].Text(c)
+    return tower
+
+
+def fill_tower(part: str, tower: nn.Module, foreign: Foreign) -> None:
+    """Load the weights at foreign.source into a tower that was built from its architecture."""
+    TOWERS[foreign.library].fill_tower(part, tower, _folder(foreign.source))
+
+
+def _folder(source: str) -> Path:
+    local = Path(source.partition(":")[2])
+    return pretrained.find(local if local.is_dir() else source)

@@ -118,7 +118,8 @@ def open_indices(urls: Sequence[str], reader: sources.Reader | None = None) -> l
 def build(url: str, stat: sources.Stat, reader: sources.Reader) -> ShardIndex:
     """Scan a shard. Raises UserError when it cannot be read."""
     try:
-        scan = tar.scan(reader.reads(url), stat.size)
+        with reader.opened(url) as read:
+            scan = tar.scan(read, stat.size)
     except OSError as error:
         raise UserError(f"{url}: cannot be read: {error}") from error
     if not scan.names and scan.problems and stat.size and not scan.cut:
@@ -135,23 +136,24 @@ def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
     keys: list[str] = []
     owner: list[int] = []  # the sample of each member, -1 for a file without a key
     extension: list[int] = []  # as a bit
-    prefix, row = "/", -1
+    last, row = None, -1
     for name in scan.names:
-        ending = name[len(prefix) :]
-        if not name.startswith(prefix) or "/" in ending:
-            match = NAME.match(name)
-            if match is None or match[1].startswith("__"):  # webdataset's notes about the shard
+        key, dot, ending = name.partition(".")
+        if key != last or "/" in ending:
+            if "/" in ending or key[-1:] in ("", "/"):  # a dot in a folder's name, or no key before it
+                match = NAME.match(name)
+                key, dot, ending = (match[1], ".", match[2]) if match else ("", "", "")
+            if not dot or key.startswith("__"):  # no key; webdataset's notes about the shard
                 owner.append(-1)
                 extension.append(1)
                 continue
-            key, ending = match.groups()
-            prefix, row = key + ".", rows.get(key, -1)
+            last, row = key, rows.get(key, -1)
         bit = bits.get(ending)
         if bit is None:
             bit = bits[ending] = extensions.setdefault(ending.lower(), 1 << len(extensions))
         if row < 0 or masks[row] & bit:
-            row = rows[prefix[:-1]] = len(keys)
-            keys.append(prefix[:-1])
+            row = rows[key] = len(keys)
+            keys.append(key)
             masks.append(bit)
         else:
             masks[row] |= bit

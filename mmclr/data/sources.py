@@ -8,7 +8,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from webdataset.shardlists import expand_urls
@@ -99,9 +100,17 @@ class Reader:
             self._reset()
         return self._remote(url, offset, size) if is_remote(url) else self._local(url, offset, size)
 
-    def reads(self, url: str) -> Callable[[int, int], bytes]:
-        """Return read(offset, size) of one shard."""
-        return lambda offset, size: self.read(url, offset, size)
+    @contextmanager
+    def opened(self, url: str) -> Iterator[Callable[[int, int], bytes]]:
+        """Give read(offset, size) of one shard that is read from end to end."""
+        if is_remote(url):
+            yield lambda offset, size: self.read(url, offset, size)
+            return
+        file = os.open(local(url), os.O_RDONLY)  # of its own: many small reads need no lock
+        try:
+            yield lambda offset, size: os.pread(file, size, offset)
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """Close all files and forget all blocks."""

@@ -152,7 +152,7 @@ def _extend(fields: dict[str, str], letter: str, data: bytes) -> None:
     """Add what a PAX (x, g) or GNU (L, K) header says about the members after it."""
     if letter == "L":
         fields["path"] = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    elif letter != "K":
+    elif letter != "K" and (b"path=" in data or b"size=" in data):  # most hold only times
         fields.update(_pax(data))
 
 

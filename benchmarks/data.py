@@ -1,0 +1,311 @@
+"""The loader side by side with open_clip 3.3.0's, which reads tar shards only with webdataset 0.2.86.
+
+Both read the same shards (640 x 480 JPEG at quality 85 and captions), cut the same kind of 224 px crops and make
+tokens and batches in one worker process; they take turns, round by round, and a ratio is the median of the rounds'
+ratios. The other names compare with webdataset 1.x and Python's tarfile in this process. Last line: one JSON object.
+    python benchmarks/data.py [name ...]
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peers
+import torch
+import webdataset
+from PIL import Image
+
+from mmclr.config import load
+from mmclr.data import index, sources, tar
+from mmclr.data.assembly import Start
+from mmclr.data.loader import DataConfig, Loader
+from mmclr.data.order import Order
+from mmclr.data.shards import Shards
+from mmclr.data.text import Tokenizer
+
+SAMPLES, SHARDS, BATCH, ROUNDS = 640, 4, 32, 5
+WARM, TIMED = 3, 4  # batches of a round: those that were made ahead are not timed
+PEER_PACKAGES = ("webdataset==0.2.86", "pandas", "python-dateutil", "six")
+PEER = """
+import os, sys, time, types, warnings
+import torch
+import open_clip
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip_train.data import get_wds_dataset
+shards, batch = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+args = types.SimpleNamespace(train_data=shards, train_num_samples=10**7, dataset_resampled=True, seed=0, workers=1,
+                             batch_size=batch, world_size=1, train_data_upsampling_factors=None)
+transform = image_transform_v2(PreprocessCfg(size=224), is_train=True)
+data = get_wds_dataset(args, transform, True, tokenizer=open_clip.get_tokenizer("ViT-B-32"))
+batches = iter(data.dataloader)
+images, texts = next(batches)
+assert images.shape == (batch, 3, 224, 224) and texts.shape == (batch, 77), (images.shape, texts.shape)
+exec(sys.argv[3])
+print("ready", flush=True)
+for line in sys.stdin:
+    print(*measure(lambda: next(batches), batch, *map(int, line.split())), flush=True)
+"""
+# Shared with the peer's process. A loader works ahead: it is let come to rest before and after, so that the CPU
+# time belongs to the batches that were taken, and the first of them, which were made before, are not on the clock.
+MEASURE = """
+import multiprocessing, os, time
+
+def cpu():
+    "Seconds of this process and its workers."
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    ticks = [open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[11:13] for pid in pids]
+    return sum(int(part) for pair in ticks for part in pair) / os.sysconf("SC_CLK_TCK")
+
+def rest():
+    before = -1.0
+    while cpu() - before > 0.005:
+        before = cpu()
+        time.sleep(0.2)
+    return before
+
+def measure(take, batch, warm, timed):
+    "Return seconds per sample: of the clock, of the CPU."
+    begin = rest()
+    for _ in range(warm):
+        take()
+    start = time.perf_counter()
+    for _ in range(timed):
+        take()
+    seconds = time.perf_counter() - start
+    return seconds / (batch * timed), (rest() - begin) / (batch * (warm + timed))
+"""
+exec(MEASURE)
+
+
+def write_photos(folder: Path) -> str:
+    """Write shards of pictures with detail at all scales, as photographs have; return their pattern."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for shard in range(SHARDS):
+        with webdataset.TarWriter(str(folder / f"{shard:05d}.tar")) as out:
+            for n in range(SAMPLES // SHARDS):
+                words = " ".join(f"word{draw.integers(1000)}" for _ in range(draw.integers(4, 20)))
+                out.write({"__key__": f"{shard}{n:06d}", "jpg": photo(draw), "txt": words, "json": {"n": n}})
+    return str(folder / f"{{00000..{SHARDS - 1:05d}}}.tar")
+
+
+def photo(draw: np.random.Generator, size: tuple[int, int] = (640, 480)) -> bytes:
+    """A JPEG of about 60 kB: noise with a 1/f spectrum."""
+    total = np.zeros((size[1], size[0], 3))
+    for octave in range(1, 9):
+        cells = (max(2, size[0] >> octave - 1), max(2, size[1] >> octave - 1))
+        noise = Image.fromarray(draw.integers(0, 256, (cells[1], cells[0], 3), dtype=np.uint8))
+        total += np.asarray(noise.resize(size, Image.Resampling.BICUBIC), float) * 2.0 ** (octave - 8.1)
+    out = io.BytesIO()
+    Image.fromarray(total.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+@contextmanager
+def open_clip_pipeline(shards: str) -> Iterator[Callable[[], tuple[float, float]]]:
+    """Start the peer; yield a function that measures it."""
+    path = peers.install("webdataset-0.2.86", PEER_PACKAGES)
+    environment = {**os.environ, "PYTHONPATH": str(path), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-W", "ignore", "-c", PEER, shards, str(BATCH), MEASURE]
+    with subprocess.Popen(command, env=environment, text=True, stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise SystemExit("the peer does not start: see above")
+
+        def ask() -> tuple[float, float]:
+            print(WARM, TIMED, file=process.stdin, flush=True)
+            clock, cpu = map(float, process.stdout.readline().split())
+            return clock, cpu
+
+        yield ask
+        process.stdin.close()
+
+
+def our_pipeline(shards: str, **settings: Any) -> Iterator[Any]:
+    """Start a loader with one worker; return its batches."""
+    config = load(DataConfig, {"train": shards, "batch": BATCH, "workers": 1, **settings})
+    batches = iter(Loader(config, Tokenizer.load("clip"), 224, seed=0))
+    assert next(batches).pixels.shape == (BATCH, 3, 224, 224)
+    return batches
+
+
+def ratios(peer: Callable[[], float], ours: dict[str, Callable[[], float]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Let all take turns; return for each of ours the median of peer's time / its time."""
+    table: dict[str, list[float]] = {name: [] for name in ours}
+    for _ in range(rounds):
+        theirs = peer()
+        for name, ask in ours.items():
+            mine = ask()
+            table[name].append(theirs / mine)
+            print(f"  {name}: {1 / theirs:,.0f} and {1 / mine:,.0f} samples/s", flush=True)
+    return {name: statistics.median(values) for name, values in table.items()}
+
+
+def loader(shards: str) -> dict[str, float]:
+    """224 px training crops from JPEG, one worker each."""
+    variants: dict[str, dict[str, Any]] = {
+        "loader_speedup_224": {},
+        "loader_speedup_224_hamming": {"resample": "hamming"},
+        "loader_speedup_224_turbo": {"decoder": "turbo"},
+        "loader_speedup_224_turbo_hamming": {"decoder": "turbo", "resample": "hamming"},
+    }
+    table: dict[str, list[float]] = {}
+    with open_clip_pipeline(shards) as peer:
+        for _ in range(ROUNDS):
+            theirs = peer()
+            for name, settings in variants.items():
+                batches = our_pipeline(shards, **settings)  # one at a time: the CPU time is of this process's workers
+                ours = measure(lambda: next(batches), BATCH, WARM, TIMED)  # noqa: B023, F821
+                batches.close()
+                print(f"  {name}: {1 / theirs[0]:,.0f} and {1 / ours[0]:,.0f} samples/s; on one core of their own "
+                      f"{1 / theirs[1]:,.0f} and {1 / ours[1]:,.0f}", flush=True)  # fmt: skip
+                table.setdefault(name, []).append(theirs[0] / ours[0])
+                table.setdefault(f"{name}_cpu", []).append(theirs[1] / ours[1])
+    return {name: statistics.median(values) for name, values in table.items()}
+
+
+def reading(shards: str) -> dict[str, float]:
+    """Raw samples out of tar files: webdataset in their order, we in random order."""
+    urls = sources.expand(shards)
+    held = Shards(index.open_indices(urls), extras=("json",))
+    order = Order([len(held)], [1.0], seed=0).at(np.arange(len(held)))[0].tolist()
+
+    def theirs() -> float:
+        begin = time.perf_counter()
+        count = sum(1 for _ in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+        return (time.perf_counter() - begin) / count
+
+    def ours() -> float:
+        begin = time.perf_counter()
+        for number in order:
+            held.read(number)
+        return (time.perf_counter() - begin) / len(order)
+
+    return ratios(theirs, {"tar_random_read_speedup": ours})
+
+
+def indexing(shards: str) -> dict[str, float]:
+    """All headers of a shard: Python's tarfile, our scan, and our scan with samples put together."""
+    out = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = f"{scratch}/ustar.tar"
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for n in range(3000):
+                for extension, size in (("jpg", 20_000), ("txt", 60), ("json", 300)):
+                    info = tarfile.TarInfo(f"{n:08d}.{extension}")
+                    info.size = size
+                    archive.addfile(info, io.BytesIO(bytes(size)))
+        for name, url in (("", path), ("_pax", sources.expand(shards)[0])):
+            stat, reader = sources.stat(url), sources.Reader()
+
+            def theirs(url: str = url) -> float:
+                begin = time.perf_counter()
+                with tarfile.open(url) as archive:
+                    archive.getmembers()
+                return time.perf_counter() - begin
+
+            def scan(url: str = url, stat: sources.Stat = stat, reader: sources.Reader = reader) -> float:
+                begin = time.perf_counter()
+                with reader.opened(url) as read:
+                    tar.scan(read, stat.size)
+                return time.perf_counter() - begin
+
+            def whole(url: str = url, stat: sources.Stat = stat, reader: sources.Reader = reader) -> float:
+                begin = time.perf_counter()
+                index.build(url, stat, reader)
+                return time.perf_counter() - begin
+
+            out |= ratios(theirs, {f"index_rate{name}": scan, f"index_rate_with_samples{name}": whole})
+    return out
+
+
+def order(shards: str) -> dict[str, float]:
+    """Nanoseconds per position, and memory, of the shuffle of 1e9 samples."""
+    whole = Order([10**9], [1.0], seed=0)
+    blocks = Order([10**9], [1.0], seed=0, block=64, window=16)
+    out = {}
+    for name, made in (("order_ns", whole), ("order_ns_blocks", blocks)):
+        rounds = []
+        for start in range(ROUNDS):
+            begin = time.perf_counter()
+            made.at(np.arange(start * 10**8, start * 10**8 + 1024))
+            rounds.append((time.perf_counter() - begin) / 1024 * 1e9)
+        out[name] = statistics.median(rounds)
+    tracemalloc.start()
+    whole.at(np.arange(5 * 10**8, 5 * 10**8 + 1024))
+    out["order_mib"] = tracemalloc.get_traced_memory()[1] / 2**20
+    tracemalloc.stop()
+    return out
+
+
+def memory(shards: str) -> dict[str, float]:
+    """Growth of the resident memory from the end of the first epoch to the end of the fifth, loader in one process."""
+    config = load(DataConfig, {"train": shards, "batch": BATCH, "workers": 0})
+    made = Loader(config, Tokenizer.load("clip"), 224, seed=0)
+    page, sizes = resource.getpagesize(), []
+    for _, batch in zip(range(5 * made.batches_per_epoch), made):
+        del batch
+        if made.position % made.samples == 0:
+            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
+    print("  MiB:", *(f"{size / 2**20:.1f}" for size in sizes))
+    return {"rss_growth": sizes[-1] / sizes[0] - 1}
+
+
+def small(shards: str) -> dict[str, float]:
+    """32 px pictures kept in memory: the whole of a batch of 256 on one core, augmentation and tokens included."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with webdataset.TarWriter(f"{scratch}/0.tar") as out:
+            draw = np.random.default_rng(0)
+            for n in range(2048):
+                picture = io.BytesIO()
+                Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(picture, "PNG")
+                out.write({"__key__": f"{n:06d}", "png": picture.getvalue(), "txt": f"picture number {n}"})
+        augment = {"shift": 0.1, "zoom": [0.8, 1.2], "crop_scale": [1, 1], "crop_ratio": [1, 1]}
+        settings = {"batch": 256, "workers": 0, "cache": "decoded", "resample": "bilinear", "augment": augment}
+        config = load(DataConfig, {"train": f"{scratch}/0.tar", **settings})
+        make = Loader(config, Tokenizer.load("clip"), 32, seed=0).assembler
+        rounds = []
+        for turn in range(4 * 8):
+            begin = time.process_time()
+            make(Start(256 * turn, 256))
+            rounds.append(time.process_time() - begin)
+        return {
+            "small_batch_ms": statistics.median(rounds[8:]) * 1e3,
+            "small_first_epoch_ms": statistics.median(rounds[:8]) * 1e3,
+        }
+
+
+def main() -> None:
+    """Measure everything; names given on the command line measure those alone."""
+    torch.set_num_threads(1)
+    measures = {f.__name__: f for f in (loader, reading, indexing, order, memory, small)}
+    out: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        shards = write_photos(Path(scratch) / "photos")
+        size = sum(path.stat().st_size for path in Path(scratch).rglob("*.tar")) / SAMPLES
+        print(f"{SAMPLES} samples of {size / 1e3:.0f} kB")
+        for name in sys.argv[1:] or measures:
+            print(name, flush=True)
+            out |= measures[name](shards)
+    print(json.dumps({name: float(f"{value:.4g}") for name, value in out.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -122,20 +122,23 @@ class Block(nn.Module):
         self.self_attn = Attention(width, heads)
         self.mlp = MLP(width, hidden, activation)
 
-    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None) -> Tensor:
-        """[n, L, width] or packed [N, width] -> the same."""
+    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None, pool: bool = False) -> Tensor:
+        """[n, L, width] or packed [N, width] -> the same; with `pool` only each sequence's pooled token [n, width].
+
+        The pooled token is the first (no layout) or the last. It goes through forward as all else does, because
+        that is what FSDP and ZeRO gather a block's weights for.
+        """
         normed = self.layer_norm1(x)
-        x = x + (self.self_attn(normed, causal) if layout is None else self.self_attn.packed(normed, layout))
+        if pool:
+            x = self._pooled(x, normed, layout)
+        else:
+            x = x + (self.self_attn(normed, causal) if layout is None else self.self_attn.packed(normed, layout))
         return x + self.mlp(self.layer_norm2(x))
 
-    def pooled(self, x: Tensor, layout: Packed | None = None) -> Tensor:
-        """The block's output at the pooled token only: the first (no layout) or the last -> [n, width]."""
-        normed = self.layer_norm1(x)
+    def _pooled(self, x: Tensor, normed: Tensor, layout: Packed | None) -> Tensor:
         if layout is None:
-            x = x[:, 0] + self.self_attn.pooled(normed, normed[:, 0])
-        else:
-            x = x[layout.last] + self.self_attn.packed_pooled(normed, normed[layout.last], layout)
-        return x + self.mlp(self.layer_norm2(x))
+            return x[:, 0] + self.self_attn.pooled(normed, normed[:, 0])
+        return x[layout.last] + self.self_attn.packed_pooled(normed, normed[layout.last], layout)
 
 
 class Encoder(nn.Module):
@@ -156,4 +159,4 @@ class Encoder(nn.Module):
         """The pooled token after the last block, [n, width]: the last block computes nothing else."""
         for block in self.layers[:-1]:
             x = block(x, causal=layout is not None, layout=layout)
-        return self.layers[-1].pooled(x, layout)
+        return self.layers[-1](x, layout=layout, pool=True)

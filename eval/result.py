@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", 
 BESIDE = {"measurements", "examples"}  # kept in files of their own
 
 
-def installed() -> dict[str, str]:
-    """Return the versions of what computes and decodes here."""
+@cache
+def _installed() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         try:
@@ -36,6 +37,11 @@ def installed() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of what computes and decodes here."""
+    return dict(_installed())
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from mmclr.data import sources, tar
+from mmclr.data.streams import copy_stream
 from mmclr.errors import UserError
 
 VERSION = "1"
@@ -90,6 +91,8 @@ class ShardIndex:
 
 def open_index(url: str, reader: sources.Reader | None = None) -> ShardIndex:
     """Return the index of a shard: from its sidecar when that is still true, else by a scan that renews it."""
+    if sources.is_stream(url):
+        url = copy_stream(url)
     stat = sources.stat(url)
     for path in _places(url):
         index = _load(url, path)
@@ -202,14 +205,9 @@ def _arrays(
     return arrays, facts
 
 
-def cache_folder() -> Path:
-    """Return where sidecars go that cannot be beside their shard."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclr" / "index"
-
-
 def _places(url: str) -> list[Path]:
     """Return where the sidecar of a shard may be: beside it, or in the user's cache folder."""
-    cache = cache_folder()
+    cache = sources.cache_folder() / "index"
     if sources.is_remote(url):
         return [cache / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.index"]
     path = Path(sources.local(url)).resolve()

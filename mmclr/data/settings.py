@@ -53,7 +53,7 @@ class DataConfig:
     max_characters: int = 10_000  # of a caption; the rest is cut (and counted)
     cache: Literal["none", "decoded"] = "none"  # decoded = pictures and token ids stay in memory once decoded
     cache_bytes: int = 4_000_000_000  # at most this much for each rank, divided among its workers
-    allow_pipe: bool = False  # pipe: URLs run shell commands
+    allow_pipe: bool = False  # pipe: URLs run shell commands; what they give is copied into the cache folder once
     patience: float = 600.0  # seconds after which a silent worker counts as hung
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from webdataset.shardlists import expand_urls
@@ -42,6 +43,11 @@ def expand(urls: str | Sequence[str], allow_pipe: bool = False) -> list[str]:
     return shards
 
 
+def cache_folder() -> Path:
+    """Return where mmclr keeps what it can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclr"
+
+
 def is_remote(url: str) -> bool:
     """Whether `url` has a scheme other than file://."""
     return "://" in url and not url.startswith("file://")
@@ -49,7 +55,7 @@ def is_remote(url: str) -> bool:
 
 def is_stream(url: str) -> bool:
     """Whether `url` can only be read from its start to its end."""
-    return url.startswith("pipe:") or url == "-"
+    return url.startswith("pipe:")
 
 
 def stat(url: str) -> Stat:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmclr.data.index import ShardIndex, cache_folder
-from mmclr.data.sources import Reader
+from mmclr.data.index import ShardIndex
+from mmclr.data.sources import Reader, cache_folder
 from mmclr.errors import UserError
 
 UID = np.dtype("u8,u8")
@@ -74,7 +74,7 @@ def uid_of(key: str, data: bytes | None) -> str | None:
 
 def shard_uids(index: ShardIndex, reader: Reader) -> NDArray[Any]:
     """Return the uid of each sample of a shard, zeros where there is none; kept in the cache folder."""
-    path = cache_folder() / f"{hashlib.sha256(f'{index.url} {index.stat}'.encode()).hexdigest()[:32]}.uids.npy"
+    path = cache_folder() / "uids" / f"{hashlib.sha256(f'{index.url} {index.stat}'.encode()).hexdigest()[:32]}.npy"
     if path.is_file():
         return np.load(path)
     found = []

@@ -126,10 +126,12 @@ def with_tokenizer(config: ModelConfig, vocab: int, bos: int, eos: int, pad: int
             f"tokenizer that the tower was trained with"
         )
     own = c.foreign.architecture if c.foreign is not None and c.foreign.pool == "pooler" else {}
-    if own.get("model_type") == "clip_text_model" and own["eos_token_id"] not in (2, eos):
-        raise ConfigError(
-            f"tokenizer: its end-of-text token is {eos}, and the text tower pools at {own['eos_token_id']}; use the "
-            f"tokenizer that the tower was trained with, or model.text.foreign.pool: last"
-        )
+    if own.get("model_type") == "clip_text_model":  # it looks for the token itself; 2 stands for the highest id
+        pooled = own["vocab_size"] - 1 if own["eos_token_id"] == 2 else own["eos_token_id"]
+        if pooled != eos:
+            raise ConfigError(
+                f"tokenizer: its end-of-text token is {eos}, and the text tower pools at {pooled}; use the tokenizer "
+                f"that the tower was trained with, or model.text.foreign.pool: last"
+            )
     text = dataclasses.replace(c, vocab=c.vocab or vocab, bos=bos, eos=eos, pad=pad)
     return dataclasses.replace(config, text=text)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
 import math
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
-from mmclr.config import config
+from mmclr.config import ConfigError, config
+from mmclr.models.depth import depths
 from mmclr.train.muon import Muon
 
 Share = Annotated[float, Ge(0), Le(1)]
+KINDS = ("matrix", "decay", "rest")
+STILL = ("position_embedding", "positional_embedding", "pos_embed", "cls_token")  # do not decay, whatever their shape
+
+
+@config
+class GroupConfig:
+    """What is different for the weights whose names match a pattern."""
+
+    lr: Annotated[float, Ge(0)] = 1.0  # a factor on their rate
+    weight_decay: Annotated[float, Ge(0)] | None = None  # null: as they would have
 
 
 @config
@@ -30,6 +44,8 @@ class OptimConfig:
     warmup: Annotated[float, Ge(0)] = 0.05  # steps if above 1, else share of all steps
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final: Share = 0.0  # lr at the end, as a share of the peak
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0  # a block's rate, as a share of that of the block above it
+    groups: dict[str, GroupConfig] = dataclasses.field(default_factory=dict)  # by part of a name, * allowed; last wins
 
 
 def learning_rate(c: OptimConfig, step: int, steps: int) -> float:
@@ -45,18 +61,39 @@ def learning_rate(c: OptimConfig, step: int, steps: int) -> float:
 def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     """Return the optimizer of the trainable parameters of `module`; vectors, scalars and positions do not decay."""
     trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    kinds = {name: _kind(c, name, p) for name, p in trainable.items()}
-    settings: dict[str, dict[str, Any]] = {
-        "matrix": {"weight_decay": c.weight_decay, "orthogonal": True, "factor": c.matrix_lr, "momentum": c.momentum},
-        "decay": {"weight_decay": c.weight_decay},
-        "rest": {"weight_decay": 0.0},
-    }
-    groups = [
-        {"params": [p for name, p in trainable.items() if kinds[name] == kind], "factor": 1.0, **setting}
-        for kind, setting in settings.items()
-    ]
+    factors, patterns = _layer_factors(c, [name for name, _ in module.named_parameters()]), _by_pattern(c, trainable)
+    groups: dict[Any, dict[str, Any]] = {}
+    for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(c, *item))):
+        kind = _kind(c, name, p)
+        factor = factors[name] * patterns[name].lr * (c.matrix_lr if kind == "matrix" else 1.0)
+        own = patterns[name].weight_decay
+        decay = own if own is not None else 0.0 if kind == "rest" else c.weight_decay
+        muon = {"orthogonal": True, "momentum": c.momentum} if kind == "matrix" else {}
+        fresh = {"params": [], "factor": factor, "weight_decay": decay, **muon}
+        groups.setdefault((kind, factor, decay), fresh)["params"].append(p)
     cls = Muon if c.kind == "muon" else torch.optim.AdamW
-    return cls([g for g in groups if g["params"]], lr=c.lr, betas=c.betas, eps=c.eps, fused=True)
+    return cls(list(groups.values()), lr=c.lr, betas=c.betas, eps=c.eps, fused=True)
+
+
+def _layer_factors(c: OptimConfig, names: list[str]) -> dict[str, float]:
+    """Return each weight's layer_decay ** (blocks above it, the projection counted); 1 outside of the towers."""
+    factors = dict.fromkeys(names, 1.0)
+    for tower in ("vision_model.", "text_model."):
+        depth = depths([name for name in names if tower in name])
+        top = max(depth.values(), default=0)
+        factors.update({name: c.layer_decay ** (top - d) for name, d in depth.items()})
+    return factors
+
+
+def _by_pattern(c: OptimConfig, names: Iterable[str]) -> dict[str, GroupConfig]:
+    """Return the group that each name falls into; the empty one where no pattern matches."""
+    found = {name: GroupConfig() for name in names}
+    for pattern, group in c.groups.items():
+        matched = fnmatch.filter(found, f"*{pattern}*")
+        if not matched:
+            raise ConfigError(f"optim.groups.{pattern}: no trained weight has such a name (one is {next(iter(found))})")
+        found.update(dict.fromkeys(matched, group))
+    return found
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -66,6 +103,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _kind(c: OptimConfig, name: str, p: Tensor) -> str:
-    if p.ndim < 2 or "position_embedding" in name:
+    if p.ndim < 2 or any(word in name for word in STILL):
         return "rest"
     return "matrix" if c.kind == "muon" and ".layers." in name else "decay"

@@ -1,0 +1,176 @@
+"""Where weights come from and which of them move: init, locks, depths, groups, in runs too."""
+
+import pytest
+import torch
+
+from mmclr.config import ConfigError, check
+from mmclr.errors import UserError
+from mmclr.models.clip import ModelConfig
+from mmclr.models.depth import depths
+from mmclr.models.locking import LockConfig, lock
+from mmclr.models.start import InitConfig, resize_context, resize_grid, start
+from mmclr.models.two_tower import TwoTower
+from mmclr.train.optimizer import OptimConfig, build
+
+TREE = {
+    "embed": 24,
+    "image": {"size": 24, "patch": 8, "width": 32, "layers": 3, "heads": 4, "mlp": 48},
+    "text": {"context": 12, "width": 40, "layers": 2, "heads": 5, "mlp": 56, "vocab": 50, "bos": 48, "eos": 49},
+}
+
+
+def model(seed=0, image=None, text=None, bias=False, **more):
+    torch.manual_seed(seed)
+    tree = {**TREE, "image": {**TREE["image"], **(image or {})}, "text": {**TREE["text"], **(text or {})}, **more}
+    return TwoTower(check(ModelConfig, tree), bias)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    trained = model(7, bias=True)
+    trained.logit_scale.data.fill_(3.0)
+    trained.save(folder)
+    return folder
+
+
+def same(a, b, prefix):
+    own = a.state_dict()
+    return [torch.equal(own[name], value) for name, value in b.state_dict().items() if name.startswith(prefix)]
+
+
+def test_a_whole_model(source):
+    new = model(bias=True)
+    start(new, InitConfig(source=str(source)))
+    assert all(same(new, TwoTower.load(source), ""))
+    without = model()
+    start(without, InitConfig(source=str(source)))  # a bias that no objective asks for is left
+    assert all(same(without, TwoTower.load(source), ("vision", "text", "logit_scale")))
+
+
+@pytest.mark.parametrize("part", ["image", "text"])
+def test_one_tower(part, source):
+    new, untouched = model(), model()
+    start(new, InitConfig(source=str(source), parts=part))
+    mine = {"image": ("vision_model.", "visual_"), "text": ("text_model.", "text_projection")}
+    other = {"image": "text", "text": "image"}[part]
+    assert all(same(new, TwoTower.load(source), mine[part]))
+    assert all(same(new, untouched, (*mine[other], "logit_scale")))
+
+
+def test_projections_may_start_anew(source):
+    new = model(embed=16)
+    with pytest.raises(UserError, match=r"init: .*text_projection.weight is \[24, 40\] there and \[16, 40\] here"):
+        start(new, InitConfig(source=str(source), parts="text"))
+    start(new, InitConfig(source=str(source), projections=False))
+    assert all(same(new, TwoTower.load(source), ("vision_model.", "text_model.", "logit_scale")))
+
+
+def test_other_sizes_interpolate_positions_as_open_clip_does(source):
+    from types import SimpleNamespace
+
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+
+    old = TwoTower.load(source).state_dict()
+    new = model(image={"size": 40}, text={"context": 20})
+    start(new, InitConfig(source=str(source)))
+    theirs = {
+        "visual.positional_embedding": old["vision_model.embeddings.position_embedding.weight"],
+        "positional_embedding": old["text_model.embeddings.position_embedding.weight"],
+    }
+    shape = SimpleNamespace(visual=SimpleNamespace(grid_size=(5, 5)), positional_embedding=torch.empty(20, 40))
+    resize_pos_embed(theirs, shape)
+    resize_text_pos_embed(theirs, shape)
+    own = new.state_dict()
+    close = torch.testing.assert_close
+    close(own["vision_model.embeddings.position_embedding.weight"], theirs["visual.positional_embedding"])
+    close(own["text_model.embeddings.position_embedding.weight"], theirs["positional_embedding"])
+    shorter = model(text={"context": 8})
+    start(shorter, InitConfig(source=str(source)))
+    tokens, lengths = torch.tensor([[48, 3, 4, 49]]), torch.tensor([4])
+    close(shorter.encode_text(tokens, lengths), TwoTower.load(source).encode_text(tokens, lengths))
+
+
+def test_resizing_keeps_what_is_there():
+    positions = torch.randn(10, 6)
+    assert torch.equal(resize_context(positions, 10), positions)
+    constant = torch.ones(10, 6)
+    torch.testing.assert_close(resize_grid(constant, 25), torch.ones(26, 6))
+
+
+def test_another_activation_or_width_is_refused_with_what_to_set(source):
+    quick = {"activation": "quick_gelu"}
+    with pytest.raises(UserError, match="trained with gelu, it computes nonsense.*set model.image.activation=gelu"):
+        start(model(image=quick, text=quick), InitConfig(source=str(source)))
+    with pytest.raises(UserError, match="set model.text.layers=2, or model.preset="):
+        start(model(text={"layers": 1}), InitConfig(source=str(source)))
+    start(model(text={"layers": 1}), InitConfig(source=str(source), parts="image"))
+    with pytest.raises(UserError, match="no such folder|neither a folder here"):
+        start(model(), InitConfig(source="nowhere/at-all"))
+    config = check(ModelConfig, {"preset": str(source), "text": {"context": 5}})
+    assert (config.image.width, config.text.vocab, config.text.context, config.preset) == (32, 50, 5, None)
+
+
+def test_depths():
+    ours = depths([name for name, _ in model().vision_model.named_parameters()])
+    by_depth = {d: {n.split(".")[0] for n, k in ours.items() if k == d} for d in set(ours.values())}
+    assert by_depth == {0: {"embeddings", "pre_layrnorm"}, 1: {"encoder"}, 2: {"encoder"}, 3: {"encoder"},
+                        4: {"post_layernorm"}}  # fmt: skip
+    named = ["model.class_embedding", "model.proj", "model.conv1.weight", "model.layer1.0.conv1.weight",
+             "model.layer1.1.conv1.weight", "model.layer2.0.conv1.weight", "model.attnpool.weight"]  # fmt: skip
+    assert list(depths(named).values()) == [0, 3, 0, 1, 1, 2, 3]
+    assert depths(["embeddings.w", "encoder.stages.0.layers.3.w", "encoder.stages.1.layers.0.w"])[
+        "encoder.stages.1.layers.0.w"] == 2  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [True, "all", 2])
+def test_locked_parts_do_not_move(how):
+    new = model()
+    lock(new, LockConfig(image=how))
+    moving = {name for name, p in new.named_parameters() if p.requires_grad and name.startswith("vis")}
+    by_depth = depths([name for name, _ in new.vision_model.named_parameters()])
+    last = {f"vision_model.{name}" for name, d in by_depth.items() if d > 2}
+    assert moving == {True: {"visual_projection.weight"}, "all": set(), 2: last | {"visual_projection.weight"}}[how]
+    new.train()
+    assert not new.vision_model.embeddings.training
+    assert new.text_model.training
+    assert new.vision_model.encoder.layers[2].training == (how == 2)
+
+
+def test_bad_locks():
+    with pytest.raises(ConfigError, match="lock.text: 3 blocks, and the tower has 2"):
+        lock(model(), LockConfig(text=3))
+    with pytest.raises(ConfigError, match="image"):
+        check(LockConfig, {"image": "some"})
+
+
+def rates(c, net):
+    """Return {name: (factor, weight decay)}."""
+    names = {id(p): name for name, p in net.named_parameters()}
+    return {
+        names[id(p)]: (group["factor"], group["weight_decay"])
+        for group in build(c, net).param_groups
+        for p in group["params"]
+    }
+
+
+def test_layer_decay_is_the_formula():
+    found = rates(OptimConfig(layer_decay=0.5), model())
+    blocks = [found[f"vision_model.encoder.layers.{i}.mlp.fc1.weight"] for i in range(3)]
+    assert blocks == [(0.5**3, 0.2), (0.5**2, 0.2), (0.5, 0.2)]
+    assert found["vision_model.embeddings.class_embedding"] == (0.5**4, 0.0)
+    assert found["text_model.embeddings.token_embedding.weight"] == (0.5**3, 0.2)
+    assert found["vision_model.post_layernorm.bias"] == (1.0, 0.0)
+    assert found["visual_projection.weight"] == (1.0, 0.2)
+    assert found["logit_scale"] == (1.0, 0.0)
+
+
+def test_groups_by_pattern():
+    groups = {"vision_model": {"lr": 0.1}, "vision_model*fc1.weight": {"lr": 0.5, "weight_decay": 0.0}}
+    c = check(OptimConfig, {"groups": groups})
+    found = rates(c, model())
+    assert found["vision_model.encoder.layers.0.mlp.fc1.weight"] == (0.5, 0.0)
+    assert found["vision_model.encoder.layers.0.mlp.fc2.weight"] == (0.1, 0.2)
+    assert found["text_model.encoder.layers.0.mlp.fc1.weight"] == (1.0, 0.2)
+    with pytest.raises(ConfigError, match=r"optim.groups.visoin: no trained weight has such a name \(one is "):
+        build(check(OptimConfig, {"groups": {"visoin": {}}}), model())

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mmclr.data.captions import Chooser, TextEdits, extensions
+from mmclr.data.captions import Chooser, extensions
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -> Iterator[Look]:
     """Yield random samples; those that cannot be read are counted in `ledger`."""
-    chooser = Chooser({caption: 1.0}, "none", TextEdits(), 1, 1 << 30)
+    chooser = Chooser({caption: 1.0})
     for number in permute(positions(0, count), len(shards), key(np.full(count, seed))).tolist():
         try:
             sample = shards.read(number)

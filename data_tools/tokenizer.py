@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from mmclr.data.captions import Chooser, TextEdits, extensions
+from mmclr.data.captions import Chooser, extensions
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.text import Tokenizer
-
-LONGEST = 10_000  # characters of a caption that are learnt from
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +36,7 @@ def main(argv: list[str]) -> None:
 
 def captions(urls: str | Sequence[str], caption: str, ledger: Ledger) -> Iterator[str]:
     """Yield every caption of the shards; samples whose caption cannot be read are counted in `ledger`."""
-    chooser = Chooser({caption: 1.0}, "none", TextEdits(), 1, LONGEST)
+    chooser = Chooser({caption: 1.0})
     shards = Shards(open_indices(expand(urls)), extensions([caption]), (), ledger, images=False)
     for number in range(len(shards)):
         sample = shards.read(number)

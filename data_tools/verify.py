@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from mmclr.data.captions import Chooser, TextEdits, extensions, identity
+from mmclr.data.captions import Chooser, extensions, identity
 from mmclr.data.decode import Picture
 from mmclr.data.index import ShardIndex, open_indices
 from mmclr.data.ledger import REASONS, Entry, Fault, Ledger
@@ -104,7 +104,7 @@ class _Checker:
 
     def __init__(self, shards: Shards, caption: str) -> None:
         self.shards = shards
-        self.chooser = Chooser({caption: 1.0}, "none", TextEdits(), 1, 1 << 30)
+        self.chooser = Chooser({caption: 1.0})
         self.max_pixels = DataConfig.max_pixels
 
     def __call__(self, start: int) -> tuple[list[Entry], list[int]]:

@@ -72,12 +72,10 @@ class Chooser:
     """Takes M captions from each sample, by keyed draws."""
 
     def __init__(
-        self, fields: dict[str, float], split: str, edits: TextEdits, captions: int, max_characters: int
+        self, fields: dict[str, float], split: str = "none", edits: TextEdits | None = None, captions: int = 1
     ) -> None:
         self.fields = [(Field(text), weight) for text, weight in fields.items()]
-        self.extensions = tuple(dict.fromkeys(field.extension for field, _ in self.fields))
-        self.split, self.edits, self.captions, self.max_characters = split, edits, captions, max_characters
-        self.fixed = len(self.fields) == 1 and split == "none" and not edits.probability and captions == 1
+        self.split, self.edits, self.captions = split, edits or TextEdits(), captions
 
     def candidates(self, sample: Sample) -> list[tuple[float, list[str]]]:
         """Return (weight, captions) of each field that has any. Raises Fault when none has.

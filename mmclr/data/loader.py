@@ -129,4 +129,5 @@ def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:
     for source in config.sources().values():
         indices = open_indices(expand(source.urls, config.allow_pipe))
         parts.append(Shards(indices, captions, extras, ledger, subset=subset))
+        parts[-1].alone = config.block == 1
     return parts

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.captions import Chooser, Field, TextEdits, decode, extensions, number
+from mmclr.data.captions import Chooser, Field, decode, extensions, number
 from mmclr.data.decode import Colour, Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Entry, Fault, Ledger
@@ -59,7 +59,7 @@ class Reader:
         """Open the shards. `caption` None takes samples without one; rank r of W reads every W-th batch."""
         fields = {caption: 1.0} if isinstance(caption, str) else caption or {}
         self.ledger = Ledger()
-        self._chooser = Chooser(fields, split, TextEdits(), 1, 1 << 30) if fields else None
+        self._chooser = Chooser(fields, split) if fields else None
         self._label = Field(label) if label else None
         extras = ("json", *extensions([label]))
         self.shards = Shards(open_indices(expand(urls)), extensions(list(fields)), extras, self.ledger)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.ledger import Entry, Fault, Ledger
-from mmclr.data.sources import Reader
+from mmclr.data.sources import Reader, is_remote
 from mmclr.data.subset import contains, shard_uids
 from mmclr.errors import UserError
 
@@ -58,6 +58,7 @@ class Shards:
         self.indices = list(indices)
         self.wanted = frozenset([*captions, *extras, *(IMAGES if images else ())])
         self.reader = Reader()
+        self.alone = False  # whether a sample is read without its neighbours, because they will not be wanted soon
         self._rows: list[Ints | None] = []  # usable rows; None where all are
         self._captions, self._images, self._subset = frozenset(captions), images, subset
         ledger = ledger if ledger is not None else Ledger()
@@ -68,6 +69,11 @@ class Shards:
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def remote(self) -> bool:
+        """Whether some of the samples have to come over a network."""
+        return any(is_remote(index.url) for index in self.indices)
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +106,7 @@ class Shards:
             for group in _near(members):
                 start = group[0][1]
                 end = max(offset + size for _, offset, size in group)
-                data = self.reader.read(index.url, start, end - start)
+                data = self.reader.read(index.url, start, end - start, self.alone)
                 if len(data) < end - start:
                     raise Fault("unreadable", f"the shard is shorter than when it was indexed, at byte {start}")
                 for extension, offset, size in group:

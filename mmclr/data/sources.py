@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +93,7 @@ class Reader:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._files: OrderedDict[str, int] = OrderedDict()
-        self._blocks: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -100,11 +101,16 @@ class Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._reset()
 
-    def read(self, url: str, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes at `offset`, fewer only at the end of the file. Raises OSError."""
+    def read(self, url: str, offset: int, size: int, alone: bool = False) -> bytes:
+        """Return up to `size` bytes at `offset`, fewer only at the end of the file. Raises OSError.
+
+        A remote read fetches whole blocks, because what follows will be wanted; `alone` fetches the bytes and no more.
+        """
         if self._owner != os.getpid():
             self._reset()
-        return self._remote(url, offset, size) if is_remote(url) else self._local(url, offset, size)
+        if not is_remote(url):
+            return self._local(url, offset, size)
+        return _fetch(url, offset, offset + size) if alone else self._remote(url, offset, size)
 
     @contextmanager
     def opened(self, url: str) -> Iterator[Callable[[int, int], bytes]]:
@@ -146,16 +152,25 @@ class Reader:
 
     def _block(self, url: str, number: int) -> bytes:
         with self._lock:
-            if (url, number) in self._blocks:
-                self._blocks.move_to_end((url, number))
-                return self._blocks[url, number]
-        start = number * BLOCK
-        data: bytes = _retry(url, lambda fs, path: fs.cat_file(path, start=start, end=start + BLOCK, **_limit(fs)))
-        with self._lock:
-            self._blocks[url, number] = data
+            block = self._blocks.get((url, number))
+            mine = block is None
+            if block is None:  # threads that want the same block wait for the first
+                block = self._blocks[url, number] = Future()
+            self._blocks.move_to_end((url, number))
             while len(self._blocks) > CACHE:
                 self._blocks.popitem(last=False)
-        return data
+        if mine:
+            try:
+                block.set_result(_fetch(url, number * BLOCK, (number + 1) * BLOCK))
+            except (OSError, UserError) as error:
+                with self._lock:
+                    self._blocks.pop((url, number), None)
+                block.set_exception(error)
+        return block.result()
+
+
+def _fetch(url: str, start: int, end: int) -> bytes:
+    return _retry(url, lambda fs, path: fs.cat_file(path, start=start, end=end, **_limit(fs)))
 
 
 def _retry(url: str, action: Any) -> Any:

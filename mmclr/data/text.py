@@ -26,6 +26,7 @@ BYTES = 512  # tokens that stand for single bytes: inside a word, and at its end
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 # CLIP's own: contractions, runs of letters, single digits, runs of anything else.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")  # any of these is a tokenizer
 CLEANING = {
     "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " ", "&amp;": "&",
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
@@ -33,33 +34,39 @@ CLEANING = {
 
 
 class Tokenizer:
-    """Turns strings into ids: BOS, the text's tokens, EOS. Longer texts are cut and keep EOS last."""
+    """Turns strings into ids that end with EOS (and begin with BOS, if it has one). Longer texts are cut before EOS."""
 
     def __init__(self, backend: Any, context: int) -> None:
         self.backend = backend
         self.context = context
         self.vocab_size: int = len(backend)
-        self.bos_id, self.eos_id, self.pad_id = backend.bos_token_id, backend.eos_token_id, backend.pad_token_id
+        self.bos_id = _first(backend.bos_token_id, backend.cls_token_id, -1)  # -1: there is none
+        self.eos_id = _first(backend.eos_token_id, backend.sep_token_id, -1)
+        self.pad_id = _first(backend.pad_token_id, self.eos_id)
         self._encoder = backend.backend_tokenizer
         self._encoder.no_padding()
         self._encoder.enable_truncation(context)
         self._encoder.encode_special_tokens = True  # "<|endoftext|>" inside a caption is text, not a token
+        backend.split_special_tokens = backend.init_kwargs["split_special_tokens"] = True  # also where it is saved
+        if self._encoder.encode("a").ids[-1:] != [self.eos_id]:
+            raise UserError(
+                f"{backend.name_or_path}: its texts do not end with an end-of-text token, which towers need"
+            )
 
     @classmethod
     def load(cls, source: str | Path, context: int | None = None) -> Tokenizer:
-        """Open `source`: "clip" for CLIP's vocabulary (offline), or a folder with tokenizer.json."""
+        """Open `source`: "clip" for CLIP's vocabulary (offline), a folder with a tokenizer, or a name on the Hub.
+
+        An open_clip folder without one of its own has CLIP's.
+        """
         if str(source) == "clip":
             return cls(_wrap(_clip_vocabulary(), context or 77), context or 77)
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-        path = Path(source)
-        if not (path / "tokenizer.json").is_file():
-            raise UserError(
-                f"{path}: no tokenizer.json there; write tokenizer: clip, or make one with `mmclr data tokenizer`"
-            )
-        backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        if not isinstance(backend, PreTrainedTokenizerFast):
-            raise UserError(f"{path}: its tokenizer has no fast form, which batches and exports need")
+        config = Path(source) / "open_clip_config.json"
+        if config.is_file() and not _has_tokenizer(Path(source)):
+            text = json.loads(config.read_text())["model_cfg"]["text_cfg"]
+            name, context = text.get("hf_tokenizer_name") or "clip", context or text.get("context_length", 77)
+            return cls.load(name, context)
+        backend = _open(source)
         return cls(backend, context or min(int(backend.model_max_length), 512))
 
     @classmethod
@@ -105,6 +112,37 @@ class Tokenizer:
         self._encoder.no_truncation()
         self.backend.save_pretrained(str(folder))
         self._encoder.enable_truncation(self.context)
+
+
+def _open(source: str | Path) -> Any:
+    """Return the transformers tokenizer of a folder or name."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    path = Path(source)
+    if path.is_dir() and not _has_tokenizer(path):
+        raise UserError(
+            f"{path}: no tokenizer.json there; write tokenizer: clip, or make one with `mmclr data tokenizer`"
+        )
+    try:
+        backend = AutoTokenizer.from_pretrained(
+            str(source), local_files_only=path.is_dir(), trust_remote_code=False, padding_side="right"
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"tokenizer: {source!r} is neither a folder with tokenizer.json nor to be had from the Hub "
+            f"({str(error).strip().splitlines()[0]}); write clip, or name a folder"
+        ) from None
+    if not isinstance(backend, PreTrainedTokenizerFast):
+        raise UserError(f"{source}: its tokenizer has no fast form, which batches and exports need")
+    return backend
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in VOCABULARIES)
+
+
+def _first(*ids: int | None) -> int:
+    return next(id_ for id_ in ids if id_ is not None)
 
 
 def _pipeline(model: Any) -> Any:

@@ -147,7 +147,7 @@ def spread(total: int, wanted: int) -> list[int]:
 
 def read(data: DataConfig, size: int, part: Shards, at: int) -> Read | Entry:
     """Read one sample as training would for a model that sees `size` px, without what is random about it."""
-    chooser = Chooser(data.captions(), data.split, data.edits, 1, data.max_characters)
+    chooser = Chooser(data.captions(), data.split, data.edits)
     try:
         sample = part.read(at)
         picture = Picture(sample.image(), data.max_pixels, data.decoder == "turbo")

@@ -19,7 +19,7 @@ def sample(**members):
 
 
 def chooser(fields, split="none", captions=1, **edits):
-    return Chooser(fields, split, TextEdits(**edits), captions, 1000)
+    return Chooser(fields, split, TextEdits(**edits), captions)
 
 
 def choose(how, found, seeds=range(1)):

@@ -1,7 +1,7 @@
 """A model as an evaluation sees it: pictures and strings in, unit vectors out, each computed once.
 
-Texts are made unique, sorted by length and batched by tokens; pictures are decoded by threads while the model
-computes. What was embedded is kept by content (store.py), so suites and sets share one pass.
+Texts are made unique and batched by length, or as a tree where they begin alike; pictures are decoded by threads
+while the model computes. What was embedded is kept by content (store.py), so suites and sets share one pass.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from eval.pictures import Transform, decoded
 from eval.progress import bar
@@ -23,9 +24,12 @@ from eval.sets import EvalSet
 from eval.store import DIGEST, Store
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.models import prefixes
 from mmclr.models.two_tower import TwoTower
 
 TOKENS = 16_384  # of one batch of texts
+ROWS = 4096  # texts of one tree
+TREE = 1.25  # times fewer tokens, from which on a tree is worth its gathering
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,12 +88,11 @@ class Embedder:
         digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
         new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
         ids = self.tokenizer.encode([text for _, text in new])
-        order = sorted(range(len(new)), key=lambda i: len(ids[i]))
+        encode, parts = self._tree_or_batches(ids)
         with bar(what, len(new)) as advance:
-            for part in _by_tokens(order, ids):
-                tokens, lengths = self.tokenizer.pad([ids[i] for i in part])
+            for part in parts:
                 with self._computing():
-                    rows = self.model.encode_text(tokens.to(self.device), lengths.to(self.device))
+                    rows = encode([ids[i] for i in part])
                 self._texts.add([new[i][0] for i in part], rows.to(self._kept).cpu())
                 advance(len(part))
         self._texts.flush()
@@ -112,6 +115,20 @@ class Embedder:
             raise UserError(f"{data.name}: none of its {len(data)} pictures can be decoded")
         rows = self._images.get([digests[i] for i in kept])
         return Embedded(data.subset(kept, "undecodable picture"), rows, hash_of(digests))
+
+    def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:
+        """Choose how texts are encoded: where they begin alike as a tree (models/prefixes.py), else by length."""
+        if prefixes.saving(ids) > TREE:
+            order = sorted(range(len(ids)), key=lambda i: ids[i])
+            return self._encode_tree, [order[i : i + ROWS] for i in range(0, len(order), ROWS)]
+        return self._encode_batch, list(_by_tokens(sorted(range(len(ids)), key=lambda i: len(ids[i])), ids))
+
+    def _encode_tree(self, ids: list[list[int]]) -> Tensor:
+        return F.normalize(self.model.text_projection(prefixes.features(self.model.text_model, ids)), dim=-1)
+
+    def _encode_batch(self, ids: list[list[int]]) -> Tensor:
+        tokens, lengths = self.tokenizer.pad(ids)
+        return self.model.encode_text(tokens.to(self.device), lengths.to(self.device))
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

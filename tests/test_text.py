@@ -1,5 +1,6 @@
 """The tokenizer: CLIP's ids, nothing unknown, EOT last, and the same after it is saved."""
 
+import json
 import random
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from mmclr.data.text import BOS, EOS, Tokenizer
 from mmclr.errors import UserError
 
-TEXTS = ["a photo of a cat", "Hello, World's 123 best!!", "naïve café", "日本語 テスト", "😀 smile :)", "“curly” it’s",
-         "Tom &amp; Jerry", "full ｗｉｄｔｈ", "ﬁne", "", "  spaces \n\t here ", "a " * 100, f"{EOS} inside {BOS}"]  # fmt: skip
+TEXTS = ["a photo of a cat", "Hello, World's 123 best!!", "naïve café", "日本語 テスト", "😀 smile :)", "“curly”",
+         "it’s", "Tom &amp; Jerry", "full ｗｉｄｔｈ", "ﬁne", "", "  spaces \n\t here ", "a " * 100,
+         f"{EOS} inside {BOS}"]  # fmt: skip
 
 
 def random_strings(n, seed=0):
@@ -75,3 +77,50 @@ def test_bad_sources(tmp_path):
         Tokenizer.load(tmp_path)
     with pytest.raises(UserError, match="too small"):
         Tokenizer.train(["a"], size=100)
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A folder with BERT's kind of tokenizer: [CLS] and [SEP], no BOS, no EOS."""
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "##s", "dog"]
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def test_a_tokenizer_of_another_kind(bert, tmp_path):
+    tokenizer = Tokenizer.load(bert, context=5)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (2, 3, 0)
+    ids, lengths = tokenizer(["a cats", "dog " * 9, "[SEP]"])
+    assert ids[0].tolist() == [2, 5, 6, 7, 3]
+    assert ids[1].tolist() == [2, 8, 8, 8, 3]  # cut, and it ends as the others
+    assert lengths.tolist()[:2] == [5, 5]
+    assert 3 not in ids[2, 1 : lengths[2] - 1]  # a special token's name inside a caption is text
+    tokenizer.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert again.context == 5
+    assert again.encode(["a cats", "[SEP] dog"]) == tokenizer.encode(["a cats", "[SEP] dog"])
+
+
+def test_a_tokenizer_without_an_end_is_refused(tmp_path):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+    from transformers import PreTrainedTokenizerFast
+
+    plain = Backend(models.WordLevel({"a": 0, "<eos>": 1, "?": 2}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="do not end with an end-of-text token"):
+        Tokenizer.load(tmp_path)
+
+
+def test_open_clip_folders_have_clips_tokenizer(tmp_path, clip):
+    config = {"model_cfg": {"text_cfg": {"context_length": 9}}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.context == 9
+    assert tokenizer.encode(["a photo of a cat"]) == clip.encode(["a photo of a cat"])
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "somebody/elses"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="'somebody/elses' is neither a folder"):
+        Tokenizer.load(tmp_path)

@@ -37,7 +37,6 @@ def start(model: TwoTower, c: InitConfig) -> None:
         own = getattr(model.config, part).foreign
         if own is not None and own.source and own.trained:
             foreign.fill_tower(part, tower, own)
-            freeze_unread(part, tower, model.config)
     if c.source:
         _fill(model, c)
 
@@ -111,15 +110,21 @@ def resize_context(positions: Tensor, context: int) -> Tensor:
     return stretched[0].T.to(positions.dtype)
 
 
-def freeze_unread(part: str, tower: nn.Module, c: ModelConfig) -> None:
-    """Freeze the weights of a foreign tower that its feature does not depend on: no gradient would ever reach them."""
-    if part == "image":
-        size = c.image.size
-        feature = tower(torch.zeros(1, 3, size, size))
-    else:
+def freeze_unread(model: TwoTower) -> None:
+    """Freeze the weights of foreign towers that their features do not depend on: no gradient would ever reach them."""
+    c = model.config
+    if c.image.foreign is not None:
+        _freeze_unread(model.vision_model, torch.zeros(1, 3, c.image.size, c.image.size))
+    if c.text.foreign is not None:
         tokens = torch.full((1, min(4, c.text.context)), c.text.eos)
-        feature = tower(tokens, torch.tensor([tokens.shape[1]]))
+        _freeze_unread(model.text_model, tokens, torch.tensor([tokens.shape[1]]))
+
+
+def _freeze_unread(tower: nn.Module, *inputs: Tensor) -> None:
+    training = tower.training
+    feature = tower.eval()(*inputs)
     weights = [p for p in tower.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(feature.sum(), weights, allow_unused=True)
     for weight, gradient in zip(weights, gradients):
         weight.requires_grad_(gradient is not None)
+    tower.train(training)

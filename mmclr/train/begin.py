@@ -1,0 +1,34 @@
+"""What happens to a model between its random weights and the first step: filled, and partly locked."""
+
+from __future__ import annotations
+
+from mmclr.data.text import Tokenizer
+from mmclr.errors import UserError
+from mmclr.models import locking, pretrained, start
+from mmclr.models.two_tower import TwoTower
+from mmclr.train.run import RunConfig
+
+
+def begin(model: TwoTower, run: RunConfig, tokenizer: Tokenizer, anew: bool) -> None:
+    """Give `model` its first weights (unless it goes on from a checkpoint), and lock what the run locks."""
+    if anew:
+        start.start(model, run.init)
+        _check_tokenizer(model, run, tokenizer)
+    start.freeze_unread(model)
+    locking.lock(model, run.lock)
+
+
+def _check_tokenizer(model: TwoTower, run: RunConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a trained text tower with another vocabulary than its own."""
+    own = model.config.text.foreign
+    source = run.init.source if run.init.parts != "image" else ""
+    if not source and own is not None and own.trained:
+        source = own.source
+    if not source or source == run.tokenizer:
+        return
+    folder = pretrained.find(source)
+    if Tokenizer.load(folder).backend.get_vocab() != tokenizer.backend.get_vocab():
+        raise UserError(
+            f"tokenizer: {run.tokenizer} has another vocabulary than the text tower of {source}, which would read "
+            f"nonsense; set tokenizer={folder}"
+        )

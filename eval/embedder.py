@@ -147,10 +147,13 @@ class Embedded:
 
 
 def find(source: str | Path) -> Path:
-    """Return the model folder that `source` is or holds: a model folder, a checkpoint, or a run's newest one."""
+    """Return the model folder that `source` is or holds: a model folder, a checkpoint, or a run's newest one.
+
+    Averaged weights are taken where a checkpoint has them, as an export does.
+    """
     path = Path(source)
-    newest = sorted(path.glob("checkpoints/step-*/position.json"))[-1:]
-    for folder in (path, path / "model", *(p.parent / "model" for p in newest)):
+    steps = [path, *(p.parent for p in sorted(path.glob("checkpoints/step-*/position.json"))[-1:])]
+    for folder in (path, *(step / name for step in steps for name in ("average", "model"))):
         if (folder / "model.safetensors").is_file():
             return folder
     raise UserError(f"{source}: no model there; name a run, a checkpoint, or a folder with model.safetensors")

@@ -11,34 +11,35 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mmclr.data.batch import Batch
 from mmclr.train.step import FROM_BATCH
+from mmclr.train.strategies import Plain
 
 
 def backward(
-    accelerator: Accelerator, step: nn.Module, batch: Batch, progress: float, size: int, seed: Callable[[], object]
+    strategy: Plain, batch: Batch, progress: float, size: int, seed: Callable[[], object]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Run forward and backward over micro-batches of `size` rows; return the loss and its terms.
 
-    `step` is the wrapped Step; `seed` puts the generators where they were when the step began.
+    `seed` puts the generators where they were when the step began.
     """
-    parts = batch.split(size)
+    step, parts = strategy.wrapped, batch.split(size)
     leaves = _embed(step, parts, progress, seed)
-    with accelerator.no_sync(step):
+    with strategy.local():
         loss, terms = step(parts[0], progress, "score", leaves)
-        accelerator.backward(loss)
-    gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        strategy.backward(loss)
+    factor = 1.0 if strategy.scale is None else 1 / strategy.scale.value  # backward multiplies once more
+    gradients = {name: leaf.grad * factor for name, leaf in leaves.items() if leaf.grad is not None}
     starts = range(0, len(batch.weights), size)
     for part, start in zip(parts, starts):
         pulls = {name: gradient[start : start + size] for name, gradient in gradients.items()}
         if part is parts[-1]:
-            accelerator.backward(_pull(step, part, progress, pulls, seed) + _touch(step))
+            strategy.backward(_pull(step, part, progress, pulls, seed) + strategy.touch())
         else:
-            with accelerator.no_sync(step):
-                accelerator.backward(_pull(step, part, progress, pulls, seed))
+            with strategy.local():
+                strategy.backward(_pull(step, part, progress, pulls, seed))
     return loss.detach(), terms
 
 
@@ -57,8 +58,3 @@ def _embed(step: nn.Module, parts: list[Batch], progress: float, seed: Callable[
 def _pull(step: nn.Module, part: Batch, progress: float, pulls: dict[str, Tensor], seed: Callable[[], object]) -> Any:
     seed()
     return step(part, progress, "pull", pulls)
-
-
-def _touch(step: nn.Module) -> Tensor:
-    """Return 0 with a gradient of 0 for every parameter: DDP sums a gradient over ranks only when one arrives."""
-    return 0.0 * torch.stack([p.flatten()[0] for p in step.parameters() if p.requires_grad]).sum()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge, Lt
-from torch import nn
 
 from mmclr.config import config
+
+if TYPE_CHECKING:
+    from mmclr.train.strategies import Plain  # a config must not wait for what it imports
 
 
 @config
@@ -20,15 +22,19 @@ class AverageConfig:
 
 
 class Average:
-    """average <- d * average + (1 - d) * weights after each step, with d rising to `decay` from a fast start."""
+    """average <- d * average + (1 - d) * weights after each step, with d rising to `decay` from a fast start.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
+    Each rank keeps the average of its part of the weights.
+    """
+
+    def __init__(self, strategy: Plain, names: Iterable[str], decay: float) -> None:
+        shards = strategy.shards()
+        self.strategy, self.decay = strategy, decay
+        self.parts = {name: shards[name].clone() for name in names}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the weights after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        own, new = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(own, new, 1 - decay)
+        shards = self.strategy.shards()
+        torch._foreach_lerp_(list(self.parts.values()), [shards[name] for name in self.parts], 1 - decay)

@@ -2,11 +2,12 @@
 
     RUN/checkpoints/step-00000500/
         config.yaml      the resolved config of the run
-        model/           a transformers CLIP folder with the tokenizer (average/ likewise: the averaged weights)
-        state/           objectives.safetensors, optimizer.pt
-        position.json    step, the loader's state, counts of what was skipped
+        model/           the model's folder with the tokenizer (average/ likewise: the averaged weights)
+        state/           objectives.safetensors; optimizer.safetensors, by parameter, whole
+        position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far
 
-There is no random state to save: every step seeds its own from (seed, step).
+Nothing in it depends on how many processes wrote it. There is no random state to save: every step seeds its own from
+(seed, step).
 """
 
 from __future__ import annotations
@@ -15,18 +16,47 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor
 
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models.two_tower import TwoTower, load_weights, read_weights
+from mmclr.models.two_tower import TwoTower
 
 PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint in memory: copies, so that it can be written while the run goes on."""
+
+    config: str
+    models: Mapping[str, TwoTower]
+    tokenizer: Tokenizer
+    objectives: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    position: Mapping[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write the folder; it has its name only once all of it is on the disk."""
+        partial = folder.with_name(PARTIAL + folder.name)
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "state").mkdir(parents=True)
+        (partial / "config.yaml").write_text(self.config, encoding="utf-8")
+        for name, model in self.models.items():
+            model.save(partial / name)
+            self.tokenizer.save(partial / name)
+        save_file(dict(self.objectives), partial / "state" / "objectives.safetensors")
+        save_file(dict(self.optimizer), partial / "state" / "optimizer.safetensors")
+        (partial / "position.json").write_text(json.dumps(self.position, indent=2))
+        _sync(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        _sync(folder.parent, deep=False)
 
 
 def folder_of(out: Path, step: int) -> Path:
@@ -49,53 +79,18 @@ def find(path: str | Path) -> Path:
     return newest
 
 
-def save(
-    folder: Path,
-    *,
-    config: str,
-    models: Mapping[str, TwoTower],
-    tokenizer: Tokenizer,
-    objectives: nn.Module,
-    optimizer: Mapping[str, Any],
-    position: Mapping[str, Any],
-    keep: int,
-) -> None:
-    """Write one checkpoint, then delete all but the `keep` newest (0: keep all)."""
-    partial = folder.with_name(PARTIAL + folder.name)
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "state").mkdir(parents=True)
-    (partial / "config.yaml").write_text(config, encoding="utf-8")
-    for name, model in models.items():
-        model.save(partial / name)
-        tokenizer.save(partial / name)
-    state = {name: value.detach().cpu().contiguous() for name, value in objectives.state_dict().items()}
-    save_file(state, partial / "state" / "objectives.safetensors")
-    torch.save(dict(optimizer), partial / "state" / "optimizer.pt")
-    (partial / "position.json").write_text(json.dumps(position, indent=2))
-    _sync(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    _sync(folder.parent)
-    for old in sorted(folder.parent.glob("step-*"))[:-keep] if keep else []:
-        shutil.rmtree(old)
-
-
-def load(
-    folder: Path, *, models: Mapping[str, TwoTower], objectives: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Fill all parts from a checkpoint and return its position."""
-    for name, model in models.items():
-        if not (folder / name).is_dir():
-            raise UserError(f"{folder}: it has no {name}/; it was saved by a run with another config (average.decay?)")
-        load_weights(model, read_weights(folder / name / "model.safetensors"), str(folder / name))
-    load_weights(objectives, read_weights(folder / "state" / "objectives.safetensors"), f"{folder}/state")
-    state = torch.load(folder / "state" / "optimizer.pt", map_location="cpu", weights_only=True)
-    try:
-        optimizer.load_state_dict(state)
-    except ValueError as error:
-        raise UserError(f"{folder}: its optimizer state is of another run ({error}); set resume: never") from None
+def read_position(folder: Path) -> dict[str, Any]:
+    """Return what position.json holds."""
     position: dict[str, Any] = json.loads((folder / "position.json").read_text())
     return position
+
+
+def prune(out: Path, keep: int, pinned: int | None = None) -> None:
+    """Delete all checkpoints but the `keep` newest (0: keep all) and the one after `pinned` steps."""
+    kept = folder_of(out, pinned) if pinned is not None else None
+    for old in sorted((out / "checkpoints").glob("step-*"))[:-keep] if keep else []:
+        if old != kept:
+            shutil.rmtree(old)
 
 
 def sweep(out: Path) -> list[Path]:
@@ -106,9 +101,9 @@ def sweep(out: Path) -> list[Path]:
     return left
 
 
-def _sync(folder: Path) -> None:
+def _sync(folder: Path, deep: bool = True) -> None:
     """Flush a folder and its files to the disk: a rename must not outrun what it names."""
-    for path in [*folder.rglob("*"), folder]:
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
         if path.is_symlink() or not os.access(path, os.R_OK):
             continue
         handle = os.open(path, os.O_RDONLY)

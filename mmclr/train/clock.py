@@ -14,7 +14,7 @@ class Clock:
     def __init__(self, batch: int) -> None:
         """`batch` is the global batch."""
         self.batch = batch
-        self.saved = self.started = time.monotonic()
+        self.started = time.monotonic()
         self.waited, self.steps = 0.0, 0
 
     def wait(self, batches: Iterator[Batch]) -> Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
@@ -20,6 +20,9 @@ from mmclr import parallel
 from mmclr.config import config
 from mmclr.data.batch import Batch
 from mmclr.errors import UserError
+
+if TYPE_CHECKING:
+    from mmclr.train.strategies import Plain  # a config must not wait for what it imports
 
 
 @config
@@ -40,19 +43,26 @@ class Guard:
     total: int = 0
     _recent: list[float] = field(default_factory=list)
 
-    def fault(self, norm: Tensor | float, number: int, step: nn.Module, batch: Batch, progress: float) -> str | None:
-        """Return None if the gradient is finite, else what to say. Raises UserError after too many in a row."""
+    def fault(
+        self, norm: Tensor | float, number: int, strategy: Plain, parts: list[Batch], progress: float
+    ) -> str | None:
+        """Return None if the gradient is finite, else what to say. Raises UserError after too many in a row.
+
+        `parts` are the step's micro-batches; the generators must stand where they stood when it began.
+        """
         if math.isfinite(float(norm)):
             self.in_a_row = 0
             return None
         self.in_a_row += 1
         self.total += 1
-        cause = find_cause(step, batch, progress)
-        path = self._keep(number, batch)
+        cause = find_cause(strategy, parts, progress)
+        paths = [self._keep(f"step-{number:08d}-rank-{parallel.rank()}-{i}", part) for i, part in enumerate(parts)]
         where = (
             "; ".join(f"rank {r}: {text}" for r, text in enumerate(parallel.say(cause)) if text) or "no rank can say"
         )
-        message = f"step {number}: the gradient is not finite ({where}); no update, the batch is kept in {path.parent}"
+        message = (
+            f"step {number}: the gradient is not finite ({where}); no update, the batch is kept in {paths[0].parent}"
+        )
         if self.in_a_row >= self.config.stop_after:
             raise UserError(
                 f"{message}\n{self.in_a_row} such steps in a row (guard.stop_after): stopping. Lower optim.lr, look at "
@@ -69,25 +79,43 @@ class Guard:
         deviation = (sum((x - mean) ** 2 for x in recent) / len(recent)) ** 0.5
         return loss > mean + self.config.spike * max(deviation, 1e-6 * abs(mean))
 
-    def _keep(self, number: int, batch: Batch) -> Path:
+    def state_dict(self) -> dict[str, int]:
+        """Return the counts."""
+        return {"in_a_row": self.in_a_row, "total": self.total}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on counting."""
+        self.in_a_row, self.total = state["in_a_row"], state["total"]
+
+    def _keep(self, name: str, batch: Batch) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"step-{number:08d}-rank-{parallel.rank()}.safetensors"
+        path = self.folder / f"{name}.safetensors"
         tensors = {name: value.cpu().contiguous() for name, value in vars(batch).items() if isinstance(value, Tensor)}
         save_file(tensors, path, metadata={"keys": "\n".join(batch.keys)})
         return path
 
 
-def find_cause(step: nn.Module, batch: Batch, progress: float) -> str:
-    """Say what is not finite on this rank: a weight, the first module's output and its samples, or a gradient."""
-    for name, p in step.named_parameters():
-        if not torch.isfinite(p).all():
-            return f"the weight {name}"
-    module, rows = _first_output(step, batch, progress)
-    if module:
-        keys = [batch.keys[row] for row in rows[:8]]
-        return f"the output of {module}" + (f" for {', '.join(keys)}" if 0 < len(rows) < len(batch.keys) else "")
-    bad = [name for name, p in step.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+def find_cause(strategy: Plain, parts: list[Batch], progress: float) -> str:
+    """Say what is not finite on this rank: a weight, the first module's output and its samples, or a gradient.
+
+    Ranks go on to the next question together, because looking at outputs and gradients may take all of them.
+    """
+    weights = [name for name, part in strategy.shards().items() if not torch.isfinite(part).all()]
+    if parallel.agree(bool(weights)):
+        return f"the weight {weights[0]}" if weights else ""
+    found = [(part, *_first_output(strategy.step, part, progress)) for part in parts]
+    modules = [module for _, module, _ in found if module]
+    if parallel.agree(bool(modules)):
+        keys = [part.keys[row] for part, _, rows in found for row in rows]
+        some = 0 < len(keys) < sum(len(part.keys) for part in parts)
+        return f"the output of {modules[0]}" + (f" for {', '.join(keys[:8])}" if some else "") if modules else ""
+    bad = [name for name, gradient in strategy.gradients().items() if not _finite(gradient)]
     return f"the gradient of {bad[0]}" + (f" and of {len(bad) - 1} others" if len(bad) > 1 else "") if bad else ""
+
+
+def _finite(x: Any) -> bool:
+    part = x.to_local() if hasattr(x, "to_local") else x
+    return bool(torch.isfinite(part).all())
 
 
 @torch.no_grad()

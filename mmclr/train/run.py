@@ -7,24 +7,18 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
+from mmclr.models.locking import LockConfig
+from mmclr.models.start import InitConfig
 from mmclr.train.average import AverageConfig
 from mmclr.train.guard import GuardConfig
 from mmclr.train.optimizer import OptimConfig
-
-
-@config
-class SaveConfig:
-    """When checkpoints are written; one is always written at the end and when the run is asked to stop."""
-
-    every_steps: Annotated[int, Ge(0)] = 0  # 0: not by steps
-    every_minutes: Annotated[float, Ge(0)] = 15.0  # 0: not by time
-    keep: Annotated[int, Ge(0)] = 2  # newest checkpoints that stay; 0: all
+from mmclr.train.settings import SaveConfig
 
 
 @config
@@ -37,6 +31,8 @@ class RunConfig:
     data: DataConfig
     tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
     model: ModelConfig
+    init: InitConfig = InitConfig()
+    lock: LockConfig = LockConfig()
     objectives: dict[str, dict[str, Any] | None] = dataclasses.field(default_factory=lambda: {"clip": {}})
     teacher: str = ""  # model folder of frozen features; empty: the model's own, without their gradient
     optim: OptimConfig = OptimConfig()
@@ -50,6 +46,7 @@ class RunConfig:
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
     log_every: Annotated[int, Ge(1)] = 10  # steps
+    timeout: Annotated[float, Gt(0)] = 10.0  # minutes that a process waits for the others before it gives up
     resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
 
     def __post_init__(self) -> None:

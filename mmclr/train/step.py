@@ -30,6 +30,7 @@ class Step(nn.Module):
         self.sources = nn.ModuleList(sources)
         self.objectives = nn.ModuleDict({name: term.objective for name, term in terms.items()})
         self.weights = {name: term.weight for name, term in terms.items()}
+        self.precision: torch.dtype | None = None  # that the sources compute in; objectives stay in float32
         self.wanted = frozenset(need for term in terms.values() for need in term.objective.needs)
         provided = FROM_BATCH | {"progress"} | {name for source in sources for name in source.provides}
         for name, term in terms.items():
@@ -59,16 +60,20 @@ class Step(nn.Module):
     def features(self, batch: Any, progress: float, wanted: Set[str]) -> dict[str, Tensor]:
         """Return {name: tensor} of the wanted features."""
         found = {name: getattr(batch, name) for name in wanted & FROM_BATCH}
-        for source in self.sources:
-            found.update(source(batch, wanted - found.keys()))
+        with torch.autocast(batch.pixels.device.type, self.precision, enabled=self.precision is not None):
+            for source in self.sources:
+                found.update(source(batch, wanted - found.keys()))
         if "progress" in wanted:
             found["progress"] = torch.tensor(progress, device=batch.pixels.device)
         return found
 
     def score(self, features: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the objectives over features, and each term before weighting (detached)."""
+        """Return the weighted sum of the objectives over features, and each term before weighting (detached).
+
+        The scale is told with the terms: under FSDP and ZeRO nobody can read it between steps.
+        """
         total: Tensor | float = 0.0
-        terms: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {name: features[name].detach() for name in ("scale",) if name in features}
         for name, objective in self.objectives.items():
             value = objective(**{need: features[need] for need in objective.needs})  # type: ignore[attr-defined]
             terms[name] = value.detach()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmclr import parallel
 from mmclr.config import to_tree
@@ -22,22 +20,25 @@ from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms
-from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import accumulate, checkpoint, lock, optimizer
+from mmclr.models.two_tower import TwoTower, load_weights, read_weights, with_tokenizer
+from mmclr.train import accumulate, checkpoint, lock, optimizer, processes, strategies
 from mmclr.train.average import Average
+from mmclr.train.begin import begin
+from mmclr.train.checkpoint import Snapshot
 from mmclr.train.clock import Clock
 from mmclr.train.guard import Guard
 from mmclr.train.log import Display, Log
 from mmclr.train.run import RunConfig
+from mmclr.train.saver import Saver, copied
+from mmclr.train.shell import fill, hollow
 from mmclr.train.step import Step
 from mmclr.train.stop import Stop
+from mmclr.train.strategies.loss_scale import LossScale
 
 
 def train(run: RunConfig, quiet: bool = False) -> Path:
     """Train until the run's last step, or until a signal asks to stop; return the newest checkpoint."""
-    # Per-sample state differs between ranks on purpose, so DDP must not copy rank 0's buffers to the others.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    accelerator = Accelerator(mixed_precision=_precision(run.precision), kwargs_handlers=[ddp])
+    accelerator = processes.join(run.timeout)
     held = lock.hold(run.folder) if accelerator.is_main_process else None
     try:
         return Trainer(run, accelerator).fit(quiet)
@@ -59,29 +60,32 @@ class Trainer:
         bias = any("bias" in term.objective.needs for term in terms.values())
         torch.manual_seed(run.seed)
         self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), bias)
-        self.average = Average(self.model, run.average.decay) if run.average.decay else None
-        student = Student(self.model, run.patch_dropout)
+        self.shell = hollow(self.model)
+        self.student = Student(self.model, run.patch_dropout)
         teachers = [Frozen(run.teacher, t, run.model.image.size)] if run.teacher else []
-        self.bare = Step([*teachers, student], terms)
-        student.freeze_unasked(self.bare.wanted)
-        self.bare.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
-        self.optimizer = optimizer.build(run.optim, self.bare)
+        self.step = Step([*teachers, self.student], terms)
+        self.student.freeze_unasked(self.step.wanted)
+        self.step.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
+        kind = precision(run.precision)
+        self.step.precision = None if kind == torch.float32 else kind
+        self.prefix = f"sources.{len(teachers)}.model."  # of the model's weights in the step
         self.taken = 0  # steps so far
         self.keys: list[str] = []  # of the last batch
         self.display = Display(self.steps, 0, quiet=True)
         self.guard = Guard(run.guard, run.folder / "bad")
-        self.notes = self._resume()
-        if self.average is not None:
-            self.average.model.to(accelerator.device)
-        with warnings.catch_warnings():  # torch wants another name for broadcast_buffers, which does less
-            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.step, self.prepared = accelerator.prepare(self.bare, self.optimizer)
-
-    @property
-    def models(self) -> dict[str, TwoTower]:
-        """The models that a checkpoint holds, by folder."""
-        average = {} if self.average is None else {"average": self.average.model}
-        return {"model": self.model, **average}
+        self.saver = Saver(run.save, run.folder, accelerator.is_main_process)
+        self.notes: list[str] = []
+        source = self._source()
+        begin(self.model, run, t, anew=source is None)
+        if source is not None:
+            self._load_weights(source)
+        scale = LossScale() if kind == torch.float16 else None
+        build = partial(optimizer.build, run.optim)
+        self.strategy = strategies.choose(accelerator, self.step, build, run.optim.clip_norm, scale)
+        names = [name for name in self.strategy.parameters if name.startswith(self.prefix)]
+        self.average = Average(self.strategy, names, run.average.decay) if run.average.decay else None
+        if source is not None:
+            self._load_state(source)
 
     def fit(self, quiet: bool = False) -> Path:
         """Take the remaining steps; log and save on the way."""
@@ -97,10 +101,11 @@ class Trainer:
                 self.display.advance(self.taken)
                 if self.taken % self.run.log_every == 0 or self.taken == self.steps:
                     self._report(values, clock, log)
-                if self.taken < self.steps and self._due(clock):
-                    self._save()
-                    clock.saved = time.monotonic()
-            folder = self._save()
+                if self.taken < self.steps and self.saver.due(self.taken):
+                    self.saver.save(self.taken, self._snapshot)
+            folder = self.saver.save(self.taken, self._snapshot)
+            self.saver.wait()
+            self.accelerator.wait_for_everyone()
             self._conclude(folder, stop)
         return folder
 
@@ -113,93 +118,119 @@ class Trainer:
         log.write(row)
         self.display.show(row)
 
+    # A step
+
     def take_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
-        self._seed()
         lr = optimizer.learning_rate(self.run.optim, self.taken, self.steps)
-        optimizer.set_rate(self.optimizer, lr)
-        self.step.train()
+        self.strategy.set_rate(lr)
+        self.strategy.wrapped.train()
         batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
         self.keys = batch.keys
-        loss, terms = self._backward(batch, progress)
-        gradients = [p.grad for p in self.step.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        size = self.run.micro_batch if 0 < self.run.micro_batch < len(batch.weights) else 0
+        self._seed()
+        loss, terms = self._backward(batch, progress, size)
+        norm = self.strategy.norm()
+        self._seed()
         self.taken += 1
-        fault = self.guard.fault(norm, self.taken, self.bare, batch, progress)
+        if self._sound(norm, batch.split(size) if size else [batch], progress):
+            self._update(norm)
+        else:
+            self.strategy.skip()
+        return {"loss": loss.detach(), **terms, "lr": lr, "grad_norm": norm}
+
+    def _backward(self, batch: Batch, progress: float, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leave the gradient of the global batch with the strategy."""
+        if size:
+            return accumulate.backward(self.strategy, batch, progress, size, self._seed)
+        loss, terms = self.strategy.wrapped(batch, progress)
+        self.strategy.backward(loss)
+        return loss, terms
+
+    def _sound(self, norm: Tensor, parts: list[Batch], progress: float) -> bool:
+        """Say whether the gradient can be used; say on the display why not."""
+        scale = self.strategy.scale
+        if scale is not None:
+            if not torch.isfinite(norm) and scale.lower():
+                return False
+            scale.hold()
+        fault = self.guard.fault(norm, self.taken, self.strategy, parts, progress)
         if fault:
             self.display.say(fault)
-            self.prepared.zero_grad()
-        else:
-            self._update(norm)
-        return {"loss": loss.detach(), **terms, "scale": self.model.scale.detach(), "lr": lr, "grad_norm": norm}
-
-    def _backward(self, batch: Batch, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Leave the gradient of the global batch in the parameters."""
-        size = self.run.micro_batch
-        if 0 < size < len(batch.weights):
-            out = accumulate.backward(self.accelerator, self.step, batch, progress, size, self._seed)
-        else:
-            out = self.step(batch, progress)
-            self.accelerator.backward(out[0])
-        if self.accelerator.scaler is not None:
-            self.accelerator.unscale_gradients()
-        return out
+        return fault is None
 
     def _update(self, norm: Tensor) -> None:
         """Change the weights, and everything that follows them."""
-        if self.run.optim.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.step.parameters(), self.run.optim.clip_norm, norm)
-        self.prepared.step()
-        self.prepared.zero_grad()
-        self.bare.after_step()
+        self.strategy.update(norm)
+        self.step.after_step()
         if self.average is not None:
-            self.average.update(self.model, self.taken)
+            self.average.update(self.taken)
 
     def _seed(self) -> None:
         """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.taken)
 
-    def _resume(self) -> list[str]:
-        """Go back to where the run was; return what there is to say about it."""
+    # Checkpoints
+
+    def _source(self) -> Path | None:
+        """Return the checkpoint to go on from."""
         run = self.run
         left = checkpoint.sweep(run.folder) if self.accelerator.is_main_process else []
-        notes = [f"{path.name}: a checkpoint that was not finished; deleted" for path in left]
+        self.notes += [f"{path.name}: a checkpoint that was not finished; deleted" for path in left]
         if run.resume == "never":
-            return notes
-        folder = checkpoint.latest(run.folder) if run.resume == "auto" else checkpoint.find(run.resume)
-        if folder is None:
-            return notes
-        position = checkpoint.load(
-            folder, models=self.models, objectives=self.bare.objectives, optimizer=self.optimizer
-        )
+            return None
+        return checkpoint.latest(run.folder) if run.resume == "auto" else checkpoint.find(run.resume)
+
+    def _load_weights(self, source: Path) -> None:
+        """Fill the model and the objectives: before they are shared out among processes."""
+        load_weights(self.model, read_weights(source / "model" / "model.safetensors"), str(source / "model"))
+        state = read_weights(source / "state" / "objectives.safetensors")
+        load_weights(self.step.objectives, state, str(source / "state"))
+
+    def _load_state(self, source: Path) -> None:
+        """Fill everything else."""
+        position = checkpoint.read_position(source)
+        self.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
+        if self.average is not None:
+            if not (source / "average").is_dir():
+                raise UserError(f"{source}: it has no average/; it was saved by a run without average.decay")
+            whole = read_weights(source / "average" / "model.safetensors")
+            for name, part in self.average.parts.items():
+                part.copy_(self.strategy.part_of(name, whole[name.removeprefix(self.prefix)]))
+        if self.strategy.scale is not None and "scale" in position:
+            self.strategy.scale.value, self.strategy.scale.held = position["scale"]
         self.taken = position["step"]
         self.loader.load_state_dict(position["loader"])
-        return [*notes, f"resuming after step {self.taken} of {self.steps} from {folder}"]
+        self.guard.load_state_dict(position["guard"])
+        self.saver.best = position["best"]
+        self.notes.append(f"resuming after step {self.taken} of {self.steps} from {source}")
 
-    def _due(self, clock: Clock) -> bool:
-        """Whether to save now, decided together: clocks differ between ranks."""
-        c = self.run.save
-        if c.every_steps and self.taken % c.every_steps == 0:
-            return True
-        return bool(c.every_minutes) and parallel.agree(time.monotonic() - clock.saved > 60 * c.every_minutes)
-
-    def _save(self) -> Path:
-        """Write a checkpoint; every rank returns when it is whole."""
-        folder = checkpoint.folder_of(self.run.folder, self.taken)
-        position = {"step": self.taken, "loader": self.loader.state_dict()}  # sums over ranks: all must ask
-        if self.accelerator.is_main_process:
-            checkpoint.save(
-                folder,
-                config=yaml.safe_dump(to_tree(self.run), sort_keys=False, allow_unicode=True),
-                models=self.models,
-                tokenizer=self.tokenizer,
-                objectives=self.bare.objectives,
-                optimizer=self.optimizer.state_dict(),
-                position=position,
-                keep=self.run.save.keep,
-            )
-        self.accelerator.wait_for_everyone()
-        return folder
+    def _snapshot(self) -> Snapshot | None:
+        """Return all that the next step depends on, on the main process; every rank has to take part."""
+        main, scale = self.accelerator.is_main_process, self.strategy.scale
+        whole = {name: copied(value) for name, value in self.strategy.weights() if main}
+        models = {"model": whole}
+        if self.average is not None:
+            with self.strategy.holding(self.average.parts):
+                models["average"] = {name: copied(value) for name, value in self.strategy.weights() if main}
+        state = {name: copied(value) for name, value in self.strategy.optimizer_state() if main}
+        position = {
+            "step": self.taken,
+            "loader": self.loader.state_dict(),  # sums over ranks: all must ask
+            "guard": self.guard.state_dict(),
+            "scale": None if scale is None else [scale.value, scale.held],
+            "best": self.saver.best,
+        }
+        if not main:
+            return None
+        return Snapshot(
+            config=yaml.safe_dump(to_tree(self.run), sort_keys=False, allow_unicode=True),
+            models={name: fill(self.shell, below(self.prefix, weights)) for name, weights in models.items()},
+            tokenizer=self.tokenizer,
+            objectives=below("objectives.", whole),
+            optimizer=state,
+            position=position,
+        )
 
     def _conclude(self, folder: Path, stop: Stop) -> None:
         """Say how the run ended, and what was left out."""
@@ -215,6 +246,11 @@ class Trainer:
         say(f"checkpoint: {folder}")
 
 
+def below(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
 def numbers(values: dict[str, Any]) -> dict[str, float]:
     """Return logged values as floats, all fetched from the device at once."""
     names = [name for name, value in values.items() if isinstance(value, Tensor)]
@@ -222,10 +258,10 @@ def numbers(values: dict[str, Any]) -> dict[str, float]:
     return {**values, **dict(zip(names, fetched))}
 
 
-def _precision(wanted: str) -> str:
-    """Return accelerate's name for a precision; auto is bf16 on a GPU that has it and float32 elsewhere."""
+def precision(wanted: str) -> torch.dtype:
+    """Return the type that towers compute in; auto is bf16 on a GPU that has it and float32 elsewhere."""
     if wanted == "auto":
         wanted = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
     if wanted == "fp16" and not torch.cuda.is_available():
         raise UserError("precision: fp16 needs a GPU; write precision: float32 (or auto)")
-    return {"float32": "no"}.get(wanted, wanted)
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]

@@ -26,14 +26,14 @@ def trainer(settings):
 
 def one_step(trainer):
     batch = next(iter(trainer.loader))
-    before = {name: p.clone() for name, p in trainer.bare.named_parameters()}
+    before = {name: p.clone() for name, p in trainer.step.named_parameters()}
     trainer.take_step(batch)
     changed = any(
         not torch.equal(
             before[name],
             p,
         )
-        for name, p in trainer.bare.named_parameters()
+        for name, p in trainer.step.named_parameters()
         if p.isfinite().all()
     )
     return batch, changed
@@ -53,7 +53,7 @@ def test_a_sample_is_named_and_the_update_left_out(trainer, monkeypatch):
     assert len(trainer.said) == 1
     assert f"for {batch.keys[3]})" in trainer.said[0]
     assert "vision_model.embeddings" in trainer.said[0]  # the first module, not the last
-    kept = list((trainer.run.folder / "bad").glob("step-00000001-rank-0.safetensors"))
+    kept = list((trainer.run.folder / "bad").glob("step-00000001-rank-0-0.safetensors"))
     assert torch.equal(load_file(kept[0])["pixels"], batch.pixels.contiguous())
     monkeypatch.undo()
     assert one_step(trainer)[1]  # and the run goes on

@@ -21,7 +21,7 @@ def run_here(settings):
 
 
 def files(checkpoint):
-    names = ("model/model.safetensors", "average/model.safetensors", "state/optimizer.pt", "position.json")
+    names = ("model/model.safetensors", "average/model.safetensors", "state/optimizer.safetensors", "position.json")
     return {name: (checkpoint / name).read_bytes() for name in names}
 
 
@@ -121,7 +121,7 @@ def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
         ("objectives.clipp.weight=1", "no objective 'clipp'; did you mean clip?"),
         ("objectives.clip.image_wieght=1", "objectives.clip.image_wieght: unknown key; did you mean image_weight?"),
         ("epochs=3", "exactly one of steps, epochs, samples"),
-        ("tokenizer=nowhere", "no tokenizer.json"),
+        ("tokenizer=nowhere", "is neither a folder with tokenizer.json"),
         ("model.image.patch=7", "not a multiple of patch"),
         ("precision=fp16", "fp16 needs a GPU"),
     ],

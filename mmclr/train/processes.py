@@ -1,0 +1,35 @@
+"""Joining the other processes of a run, on whatever machine and by whatever config of `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+
+
+def join(timeout: float, **settings: Any) -> Accelerator:
+    """Return the Accelerator; a process that hears nothing from the others for `timeout` minutes gives up.
+
+    Precision is no concern of it: the step casts for itself, the same under every strategy.
+    """
+    wait = timedelta(minutes=timeout)
+    together = "LOCAL_RANK" in os.environ
+    if together and not torch.cuda.is_available():
+        _stay_on_cpu(wait)
+    # Per-sample state differs between ranks on purpose, so DDP must not copy rank 0's buffers to the others.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    group = [InitProcessGroupKwargs(timeout=wait)] if together else []
+    return Accelerator(mixed_precision="no", kwargs_handlers=[ddp, *group], **settings)
+
+
+def _stay_on_cpu(wait: timedelta) -> None:
+    """Join over gloo: accelerate has neither a backend nor FSDP for a launch that finds no GPU and names no CPU."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
+    state = PartialState(cpu=not shards, backend="gloo", timeout=wait)
+    if state.distributed_type == DistributedType.NO:
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # read as: several of one kind

@@ -1,0 +1,184 @@
+"""DeepSpeed's ZeRO: optimizer state (stage 1), gradients (2) and weights (3) are cut into one part per rank.
+
+Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, SC 2020, arXiv 1910.02054.
+The engine is operated directly, not through accelerate, whose backward also steps: what is not finite must be seen
+before the weights change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmclr import parallel
+from mmclr.errors import UserError
+from mmclr.train.muon import Muon
+from mmclr.train.strategies.fsdp import blocks
+from mmclr.train.strategies.plain import Plain
+from mmclr.train.strategies.scalars import lift, plain_shape
+
+
+class Zero(Plain):
+    """Weights are float32 (the step casts them itself), and so is what ranks exchange."""
+
+    def _wrap(self, build: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        plugin = self.accelerator.state.deepspeed_plugin
+        self.stage = plugin.zero_stage
+        if self.stage == 0:
+            raise UserError("zero_stage: 0 in the accelerate config is plain data parallelism; use MULTI_GPU for it")
+        lift(self.step)
+        optimizer = build(self.step)
+        if isinstance(optimizer, Muon):
+            raise UserError("optim.kind: muon needs whole matrices, and ZeRO keeps parts of them; use DDP or FSDP2")
+        if self.stage == 3:
+            set_z3_leaf_modules(self.step, sorted({type(m) for m in _leaves(self.step)}, key=str))
+        plugin.deepspeed_config.update(self._settings(plugin.deepspeed_config))
+        engine, _ = self.accelerator.prepare(self.step, optimizer)
+        self.zero: Any = engine.optimizer
+        if self.scale is not None:
+            self.zero.override_loss_scale(self.scale.value)
+        return engine, self.zero.optimizer
+
+    def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what the run decides of DeepSpeed's config; micro-batches are ours, with the exact gradient."""
+        if given.get("gradient_accumulation_steps", 1) not in (1, "auto"):
+            raise UserError("gradient_accumulation_steps of the accelerate config must be 1; set micro_batch instead")
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.clip_norm or 0.0,
+            "steps_per_print": 10**9,
+        }
+
+    @contextlib.contextmanager
+    def local(self) -> Iterator[None]:
+        """In this context forward and backward do not finish the global gradient: more is to come."""
+        engine: Any = self.wrapped
+        engine.set_gradient_accumulation_boundary(False)
+        yield
+        engine.set_gradient_accumulation_boundary(True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`."""
+        engine: Any = self.wrapped
+        engine.backward(loss)
+
+    def norm(self) -> Tensor:
+        """Return the norm of the global gradient, the same on every rank."""
+        from deepspeed.runtime.utils import combine_grad_norm_groups
+
+        zero = self.zero
+        norm = combine_grad_norm_groups(zero._get_norm_groups()) if self.stage == 3 else zero.scaled_global_norm()
+        norm = torch.as_tensor(norm, device=self.accelerator.device).float()
+        norm = torch.where(norm < 0, torch.inf, norm)  # DeepSpeed's word for not finite is -1
+        return norm if self.scale is None else norm / self.scale.value
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the gradients, by parameter. All ranks must ask."""
+        from deepspeed.utils import safe_get_full_grad
+
+        found = {name: safe_get_full_grad(p) for name, p in self.parameters.items() if p.requires_grad}
+        return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+    def update(self, norm: Tensor) -> None:
+        """Change the weights by the gradient, clipped, and forget it."""
+        engine: Any = self.wrapped
+        engine.step()
+        if self.scale is not None:
+            self.zero.override_loss_scale(self.scale.value)
+
+    def skip(self) -> None:
+        """Forget the gradient."""
+        zero = self.zero
+        zero.zero_grad(set_to_none=True)
+        if self.stage == 3:
+            zero._overflow_clean_up(1.0)
+        else:
+            zero.micro_step_id = -1
+            zero._release_preflattened_grad_buffers()
+            for number in zero.averaged_gradients:
+                zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
+        if self.scale is not None:
+            zero.override_loss_scale(self.scale.value)
+
+    def shards(self) -> dict[str, Tensor]:
+        """Return this rank's part of every parameter: tensors that share its memory."""
+        return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in self.parameters.items()}
+
+    def part_of(self, name: str, whole: Tensor) -> Tensor:
+        """Return this rank's part of a tensor that has a parameter's shape, as a new tensor like in `shards`."""
+        if self.stage < 3:
+            return super().part_of(name, whole)
+        part = torch.zeros_like(self.shards()[name])
+        source = whole.flatten()[part.numel() * parallel.rank() :][: part.numel()]
+        part[: source.numel()].copy_(source)
+        return part
+
+    def _whole(self, name: str) -> Tensor:
+        if self.stage < 3:
+            return super()._whole(name)
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([self.parameters[name]]):
+            return self.parameters[name].detach().clone()
+
+    def _size(self, name: str) -> int:
+        p: Any = self.parameters[name]
+        return p.ds_numel if self.stage == 3 else p.numel()
+
+    def _state_of(self, name: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        states = [state for state in self.optimizer.state.values() if state]
+        if not states or not p.requires_grad:
+            return
+        for key, value in states[0].items():
+            if key == "step":
+                yield key, value
+            else:
+                yield key, plain_shape(self.lifted[name], safe_get_full_optimizer_state(p, key))
+
+    def _set_state(self, name: str, entry: dict[str, Any]) -> None:
+        p: Any = self.parameters[name]
+        self._make_states(entry)
+        for key, value in entry.items():
+            if key != "step":
+                part = self._part_of_state(p, key)
+                if part is not None:
+                    target, start = part
+                    source = value.flatten()[start : start + target.numel()].to(target.device)
+                    target[: source.numel()].copy_(source)
+
+    def _make_states(self, entry: dict[str, Any]) -> None:
+        """Create empty states with the keys of `entry`, as the optimizer's first step would."""
+        if self.optimizer.state:
+            return
+        zero = self.zero
+        flat = zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
+        for p in flat:
+            self.optimizer.state[p] = {
+                key: value.to(p.device, copy=True) if key == "step" else torch.zeros_like(p)
+                for key, value in entry.items()
+            }
+        if self.stage < 3:
+            zero._lazy_init_hp_params_optimizer_state()
+
+    def _part_of_state(self, p: Any, key: str) -> tuple[Tensor, int] | None:
+        """Return this rank's part of a parameter's state, and where in the flat parameter it begins."""
+        if self.stage == 3:
+            part, _ = self.zero._get_fp32_opt_state_partition(p, release_swap_buffers=False, optim_state_key=key)
+            return part, part.numel() * parallel.rank()
+        mapping = p._hp_mapping
+        return None if mapping is None else (mapping.get_optim_state_fragment(key), mapping.lp_fragment_address.start)
+
+
+def _leaves(step: nn.Module) -> list[nn.Module]:
+    """Return the modules that read weights of modules in them, which stage 3 must gather with them."""
+    towers = [m for name, m in step.named_modules() if name.endswith(("vision_model", "text_model"))]
+    return [*blocks(step), *(getattr(tower, "embeddings", tower) for tower in towers)]

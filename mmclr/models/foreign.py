@@ -16,6 +16,7 @@ from mmclr.errors import UserError
 from mmclr.models import open_clip_towers, pretrained, transformers_towers
 from mmclr.models.clip import Foreign, ImageConfig, TextConfig
 
+INSIDE = ("width", "layers", "heads", "mlp", "patch", "vocab")  # of these a config has no say
 TOWERS: dict[str, Any] = {"transformers": transformers_towers, "open_clip": open_clip_towers}
 
 
@@ -28,7 +29,8 @@ def describe(part: str, tree: dict[str, Any]) -> dict[str, Any]:
             f"model.{part}.foreign.source: {source!r} says no library; write transformers:FOLDER_OR_NAME or "
             f"open_clip:FOLDER_OR_NAME"
         )
-    found = merge(TOWERS[library].describe(part, _folder(source)), tree)
+    own = TOWERS[library].describe(part, _folder(source))
+    found = {**merge(own, tree), **{key: own[key] for key in INSIDE if key in own}}
     if part == "image" and "mean" not in found:
         raise UserError(f"{source}: it does not say how pixels are normalised; set model.image.mean and .std")
     return found

@@ -12,8 +12,8 @@ from mmclr.train.run import RunConfig
 def begin(model: TwoTower, run: RunConfig, tokenizer: Tokenizer, anew: bool) -> None:
     """Give `model` its first weights (unless it goes on from a checkpoint), and lock what the run locks."""
     if anew:
-        start.start(model, run.init)
         _check_tokenizer(model, run, tokenizer)
+        start.start(model, run.init)
     start.freeze_unread(model)
     locking.lock(model, run.lock)
 

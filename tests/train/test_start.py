@@ -1,9 +1,12 @@
 """Where weights come from and which of them move: init, locks, depths, groups, in runs too."""
 
+import json
+
 import pytest
 import torch
+import yaml
 
-from mmclr.config import ConfigError, check
+from mmclr.config import ConfigError, check, load
 from mmclr.errors import UserError
 from mmclr.models.clip import ModelConfig
 from mmclr.models.depth import depths
@@ -174,3 +177,68 @@ def test_groups_by_pattern():
     assert found["text_model.encoder.layers.0.mlp.fc1.weight"] == (1.0, 0.2)
     with pytest.raises(ConfigError, match=r"optim.groups.visoin: no trained weight has such a name \(one is "):
         build(check(OptimConfig, {"groups": {"visoin": {}}}), model())
+
+
+TINY = ["data.workers=0", "data.batch=12", "steps=3", "precision=float32", "tokenizer={tokenizer}"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A folder with a tokenizer of the shards' words."""
+    from mmclr.data.text import Tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    Tokenizer.train(["a red square at the left", "green blue white right top bottom"] * 5, 540, 16).save(folder)
+    return folder
+
+
+def run(shards, out, tokenizer, *settings):
+    from mmclr.train.run import RunConfig
+    from mmclr.train.trainer import train
+
+    tiny = [f"data.train={shards}", f"out={out}", *(text.format(tokenizer=tokenizer) for text in TINY)]
+    return train(load(RunConfig, "debug.yaml", [*tiny, *settings]), quiet=True) / "model"
+
+
+def test_a_run_from_a_run_with_a_locked_tower(shards, tmp_path, tokenizer):
+    first = run(shards, tmp_path / "a", tokenizer)
+    settings = [f"init.source={tmp_path / 'a'}", "lock.image=true", "lock.text=1", "optim.lr=0.1"]
+    second = run(shards, tmp_path / "b", tokenizer, *settings)
+    a, b = TwoTower.load(first), TwoTower.load(second)
+    assert all(same(b, a, ("vision_model.", "text_model.embeddings.", "text_model.encoder.layers.0.")))
+    assert not any(same(b, a, ("visual_projection", "text_projection", "text_model.final_layer_norm")))
+
+
+def test_init_wants_the_tokenizer_that_the_tower_knows(shards, tmp_path, tokenizer):
+    from mmclr.data.text import Tokenizer
+
+    run(shards, tmp_path / "a", tokenizer)
+    Tokenizer.train(["other words"] * 9, 540, 16).save(tmp_path / "other")
+    with pytest.raises(UserError, match="another vocabulary.*set tokenizer="):
+        run(shards, tmp_path / "b", tmp_path / "other", f"init.source={tmp_path / 'a'}")
+    run(shards, tmp_path / "c", tmp_path / "other", f"init={{source: {tmp_path / 'a'}, parts: image}}")
+
+
+def test_a_run_with_foreign_towers_and_its_continuation(shards, tmp_path, tokenizer):
+    import transformers as t
+
+    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    t.ViTModel(t.ViTConfig(**size, image_size=32, patch_size=8)).save_pretrained(tmp_path / "vit")
+    t.BertModel(t.BertConfig(**size, vocab_size=540)).save_pretrained(tmp_path / "bert")
+    tokenizer_of_bert = tmp_path / "bert"
+    for path in tokenizer.iterdir():
+        (tokenizer_of_bert / path.name).write_bytes(path.read_bytes())
+    image = {"size": 32, "mean": [0.5] * 3, "foreign": {"source": f"transformers:{tmp_path / 'vit'}", "pool": "cls"}}
+    text = {"context": 16, "foreign": {"source": f"transformers:{tmp_path / 'bert'}", "pool": "mean"}}
+    settings = [f"model={json.dumps({'image': image, 'text': text})}", "lock.image=1", "save.every_steps=2"]
+    folder = run(shards, tmp_path / "a", tokenizer_of_bert, *settings)
+    trained, vit = TwoTower.load(folder), t.ViTModel.from_pretrained(tmp_path / "vit")
+    own = trained.vision_model.model.state_dict()
+    still = {name: torch.equal(own[name], value) for name, value in vit.state_dict().items() if name in own}
+    depth = depths(list(still))
+    assert still == {name: depth[name] <= 1 for name in still}
+    (tmp_path / "vit").rename(tmp_path / "gone")  # going on needs the checkpoint alone
+    resolved = yaml.safe_load((folder.parent / "config.yaml").read_text())
+    settings[0] = f"model={json.dumps(resolved['model'])}"
+    again = run(shards, tmp_path / "a", tokenizer_of_bert, *settings, "steps=4")
+    assert again.parent.name == "step-00000004"

@@ -49,12 +49,13 @@ class Equal(Mask):
 
     def __init__(self, rows: Tensor, cols: Tensor | None = None, *, shared: bool = False) -> None:
         every_row = parallel.gather(rows)
-        if cols is None:
-            self._rows = self._cols = _small(every_row)
-        else:
-            every_col = cols if shared else parallel.gather(cols)
-            small = _small(torch.cat([every_row, every_col]))
-            self._rows, self._cols = small.split([len(every_row), len(every_col)])
+        every_col = every_row if cols is None else cols if shared else parallel.gather(cols)
+        # Small numbers are exact as float32, hashes of 64 bits are not.
+        distinct, small = torch.unique(
+            every_row if cols is None else torch.cat([every_row, every_col]), return_inverse=True
+        )
+        self.only_pairs = cols is None and len(distinct) == len(every_row)  # all ids differ: the mask is Pairs
+        self._rows, self._cols = small.float()[: len(every_row)], small.float()[-len(every_col) :]
 
     def keep(self, rows: slice, cols: slice, out: Tensor) -> Tensor:
         """Write 1 where the ids differ."""
@@ -77,16 +78,14 @@ class Either(Mask):
 
     def __init__(self, *masks: Mask) -> None:
         self._masks = masks
+        self._memory: Tensor | None = None
 
     def keep(self, rows: slice, cols: slice, out: Tensor) -> Tensor:
         """Write the product of what the masks write."""
         first, *others = self._masks
         first.keep(rows, cols, out)
+        if self._memory is None or self._memory.numel() < out.numel():
+            self._memory = out.new_empty(out.numel())
         for mask in others:
-            mask.drop(out, rows, cols, torch.empty_like(out))
+            mask.drop(out, rows, cols, self._memory[: out.numel()].view(out.shape))
         return out
-
-
-def _small(ids: Tensor) -> Tensor:
-    """Return the ids renumbered from 0: small numbers are exact as float32, hashes of 64 bits are not."""
-    return torch.unique(ids, return_inverse=True)[1].float()

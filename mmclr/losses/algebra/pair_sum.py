@@ -5,6 +5,8 @@ No denominator has to be known first, so the gradient is made in the forward pas
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,21 +44,23 @@ def pair_sum(
     """
     x, y = widen(x), widen(y)
     scale, bias = (torch.as_tensor(v).to(x) for v in (scale, bias))
-    plan = (as_mask(exclude), weights, torch.is_grad_enabled())
+    plan = _Plan(as_mask(exclude), weights, torch.is_grad_enabled())
     return PairSum(*_PairSum.apply(x, y, scale, bias, plan))
+
+
+class _Plan(NamedTuple):
+    mask: Mask | None
+    weights: tuple[Tensor, Tensor] | None
+    differentiate: bool
 
 
 class _PairSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: Any) -> tuple[Tensor, Tensor]:
-        mask, weights, differentiate = plan
-        need_x, need_y, need_scale, need_bias, _ = ctx.needs_input_grad
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
         strip = Strip(x, y, scale)
-        if differentiate:
-            strip.collect_into(need_x or need_scale, need_y)
-        total, slope = _sweep(strip, bias, mask, _Weights.of(strip, weights))
-        dx, dy, dscale = strip.gradients()
-        ctx.save_for_backward(x, y, scale, bias, dx, dy, dscale, slope.to(bias.dtype))
+        total, ctx.made = _sweep(strip, bias, plan, ctx.needs_input_grad if plan.differentiate else [False] * 4)
+        ctx.plan = plan
+        ctx.save_for_backward(x, y, scale, bias)
         ctx.set_materialize_grads(False)
         square = x.shape[0] == y.shape[0]
         return parallel.total(total).to(x.dtype), pair_similarities(x, y, scale) + bias if square else x.new_empty(0)
@@ -64,15 +68,17 @@ class _PairSum(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor | None, grad_pair: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, scale, bias, dx, dy, dscale, slope = ctx.saved_tensors
+        x, y, scale, bias = ctx.saved_tensors
+        # The first backward takes the gradients over, in place; a second makes them anew.
+        made = ctx.made or _sweep(Strip(x, y, scale), bias, ctx.plan, ctx.needs_input_grad)[1]
+        ctx.made = None
         # The total is a sum over ranks, and so is the gradient of what each of them added.
         grad = scale.new_zeros(()) if grad is None else parallel.total(grad)
-        dx, dy, dscale = (None if d is None else d * grad for d in (dx, dy, dscale))
-        dbias = slope * grad
+        dx, dy, dscale, dbias = (None if d is None else d.mul_(grad) for d in made)
         if grad_pair is not None:
             more = add_pair_gradients(grad_pair, x, y, scale, dx, dy)
             dscale = None if dscale is None else dscale + more
-            dbias = dbias + grad_pair.sum()
+            dbias = None if dbias is None else dbias + grad_pair.sum()
         return dx, dy, dscale, dbias, None
 
 
@@ -94,38 +100,44 @@ class _Weights(NamedTuple):
         return cls(row, every_col, None)
 
 
-def _sweep(strip: Strip, bias: Tensor, mask: Mask | None, weights: _Weights) -> tuple[Tensor, Tensor]:
-    """Return this rank's part of the sum and of its derivative in bias; leave the gradients in the strip."""
+def _sweep(strip: Strip, bias: Tensor, plan: _Plan, needed: Sequence[bool]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Return this rank's part of the sum, and its gradients in x, y, scale and bias where they are needed."""
+    weights, mask = _Weights.of(strip, plan.weights), plan.mask
+    strip.collect_into(needed[0] or needed[2], needed[1])
     total, slope = strip.x.new_zeros(2, dtype=torch.float64)
     offset = bias / LN2
     capped = strip.bound() + float(offset.abs()) > CAP
     for rows, cols, tile in strip.tiles():
         value, spare = strip.scratch("value", rows, cols), strip.scratch("spare", rows, cols)
-        softplus(tile.add_(offset), value, spare, capped)
-        if mask is not None:
-            mask.drop(tile, strip.at(rows), cols, spare)
-            mask.drop(value, strip.at(rows), cols, spare)
+        drop = None if mask is None else partial(mask.drop, rows=strip.at(rows), cols=cols, spare=spare)
+        softplus(tile.add_(offset), value, spare, capped, drop)
         if weights.same is None:
             weight = torch.add(weights.row[rows, None], weights.col[cols], out=spare)
             value.mul_(weight)
             tile.mul_(weight)
         total += value.sum(1).sum(dtype=torch.float64)
         slope += tile.sum(1).sum(dtype=torch.float64)
-        strip.collect(tile, rows, cols, times=LN2 * (weights.same or 1.0))
+        strip.collect(tile, rows, cols, times=LN2 * (1.0 if weights.same is None else weights.same))
     same = 1.0 if weights.same is None else weights.same
-    return total * same, slope * same
+    return total * same, (*strip.gradients(), (slope * same).to(bias.dtype) if needed[3] else None)
 
 
-def softplus(tile: Tensor, value: Tensor, spare: Tensor, capped: bool) -> None:
+def softplus(
+    tile: Tensor, value: Tensor, spare: Tensor, capped: bool, drop: Callable[[Tensor], None] | None = None
+) -> None:
     """Write softplus(l) to `value` and its derivative to `tile`, which holds l in bits; one exponential for both.
 
-    With e = exp l: softplus = log1p(e), derivative = e / (1 + e). `capped` cuts l at CAP and adds the rest.
+    With e = exp l: softplus = log1p(e), derivative = e / (1 + e). `capped` cuts l at CAP and adds the rest. `drop`
+    zeroes pairs: both are 0 where e is.
     """
     if capped:
         torch.clamp(tile, max=CAP, out=spare)
         torch.sub(tile, spare, out=value)
         tile.copy_(spare)
     tile.exp2_()
+    for part in (tile, value) if capped else (tile,):
+        if drop is not None:
+            drop(part)
     if capped:
         value.mul_(LN2).add_(torch.log1p(tile, out=spare))
     else:

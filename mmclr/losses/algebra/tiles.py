@@ -18,7 +18,7 @@ from mmclr import parallel
 
 LN2 = math.log(2)
 KEEP_BYTES = 16 << 20  # tiles that the backward need not make again; a small batch is made once
-TILE = {"cpu": (512, 1024), "cuda": (4096, 4096)}  # rows and columns; 2 MiB stay in a CPU's cache
+TILE = {"cpu": (768, 768), "cuda": (4096, 4096)}  # at most these rows and columns; 2 MiB stay in a CPU's cache
 
 P = ParamSpec("P")
 T = TypeVar("T")

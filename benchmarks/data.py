@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -256,14 +257,15 @@ def order(shards: str) -> dict[str, float]:
 
 
 def memory(shards: str) -> dict[str, float]:
-    """Growth of the resident memory from the end of the first epoch to the end of the fifth, loader in one process."""
-    config = load(DataConfig, {"train": shards, "batch": BATCH, "workers": 0})
+    """Growth of the resident memory from the end of the first epoch to the end of the fifth: loader and worker."""
+    config = load(DataConfig, {"train": shards, "batch": BATCH, "workers": 1})
     made = Loader(config, Tokenizer.load("clip"), 224, seed=0)
     page, sizes = resource.getpagesize(), []
     for _, batch in zip(range(5 * made.batches_per_epoch), made):
         del batch
         if made.position % made.samples == 0:
-            sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
+            pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+            sizes.append(sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * page)
     print("  MiB:", *(f"{size / 2**20:.1f}" for size in sizes))
     return {"rss_growth": sizes[-1] / sizes[0] - 1}
 

@@ -117,5 +117,6 @@ def _lasting(error: Exception, workers: int) -> str:
     what = "does not answer within data.patience" if isinstance(error, TimeoutError) else "died"
     return (
         f"a data worker {what}, {DEATHS} times in a row at the same place (of {workers} workers). "
-        "Memory is the usual reason: lower data.workers or data.batch, or set data.workers=0 to see the error itself"
+        "Memory is the usual reason, in containers that of /dev/shm (docker run --shm-size): lower data.workers or "
+        "data.batch, or set data.workers=0 to see the error itself"
     )

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmclr import parallel
 from mmclr.config import ConfigError, load
+from mmclr.data.assembly import Start
+from mmclr.data.ledger import Entry, Ledger
 from mmclr.data.loader import DataConfig
 from mmclr.errors import UserError
+from tests import ranks
 from tests.data.made import RANDOM, rows, take, write_shards
 
 
@@ -87,6 +92,7 @@ def test_kill_and_resume_anywhere(make_loader, shards, tmp_path):
     code = f"""
 import json, os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from mmclr import parallel
 from mmclr.config import load
 from mmclr.data.loader import DataConfig, Loader
 from mmclr.data.text import Tokenizer
@@ -126,6 +132,37 @@ def test_another_batch_size_keeps_the_epoch_exact(make_loader):
     seen += [i for batch in take(second, 10) for i in batch.index.tolist()]
     assert sorted(seen[:53]) == list(range(53))
     assert sorted(seen[53:106]) == list(range(53))
+
+
+@pytest.mark.parametrize("batch", [12, 10])
+def test_padded_epochs_resume_at_other_worlds(make_loader, batch):
+    settings = {"tail": "pad", "batch": batch - batch % 2}
+    expected, _ = stream(make_loader, 12, **settings)
+    half, state = stream(make_loader, 7, **settings)
+    for world in (1, 2):
+        after, _ = stream(make_loader, 5, state=state, world=world, workers=world - 1, **settings)
+        assert half + after == expected
+
+
+def test_a_worker_that_is_spawned_makes_the_same(make_loader):
+    """Where there is no fork, workers get the loader pickled."""
+    made = make_loader(**RANDOM).assembler
+    copy = pickle.loads(pickle.dumps(made))
+    assert rows(copy(Start(24, 12))) == rows(made(Start(24, 12)))
+
+
+def counted(entries):
+    ledger = Ledger()
+    ledger.add(entries[parallel.rank()])
+    return ledger.state_dict()
+
+
+@pytest.mark.dist
+def test_ledgers_of_ranks_are_summed():
+    entries = [[Entry("a.tar", n, "k", reason, "") for n in range(count)] for reason, count in
+               (("bad_image", 3), ("bad_text", 1))]  # fmt: skip
+    entries[1].append(Entry("b.tar", 0, "k", "bad_image", ""))
+    assert ranks.run(2, counted, entries) == [{"bad_text": 1, "bad_image": 4}] * 2
 
 
 def test_state_goes_only_with_its_data(make_loader, tmp_path):
@@ -184,10 +221,12 @@ def test_bucket_sorts_rows_only(make_loader):
 
 def test_a_worker_that_dies_is_replaced(make_loader):
     expected, _ = stream(make_loader, 12)
+    others = {child.pid for child in multiprocessing.active_children()}
     loader = make_loader(workers=2, **RANDOM)
     batches = iter(loader)
     got = rows(next(batches))
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    workers = {child.pid for child in multiprocessing.active_children()} - others
+    os.kill(min(workers), signal.SIGKILL)
     for _ in range(11):
         got += rows(next(batches))
     batches.close()
@@ -199,6 +238,7 @@ def test_a_worker_that_dies_is_replaced(make_loader):
 def test_workers_leave_when_their_parent_is_killed(shards):
     code = f"""
 import multiprocessing, sys, time
+from mmclr import parallel
 from mmclr.config import load
 from mmclr.data.loader import DataConfig, Loader
 from mmclr.data.text import Tokenizer

@@ -5,6 +5,7 @@ A tie is wrong, and counted: a model that gives every caption one score knows no
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval import options
 from eval.embedder import Embedder
 from eval.instances import Instance, pictures, read
 from eval.measurement import Measurement
 from eval.result import Result
 from eval.sets import text_hash
+from eval.suite import Suite, about
 from mmclr.errors import UserError
 
 
@@ -47,7 +48,7 @@ def run(embedder: Embedder, instances: Sequence[Instance], images: Path, name: s
     chosen = {"text_acc": text_right}
     if max(len(instance.pictures) for instance in instances) > 1:
         chosen |= {"image_acc": image_right, "acc": text_right & image_right}
-    about = options.about(embedder, embedded, prompts=text_hash("\0".join(texts)))
+    said = about(embedder, embedded, prompts=text_hash("\0".join(texts)))
     return Result.of(
         {key: Measurement(values, strata=strata, unit="instances") for key, values in chosen.items()},
         task="image_caption_selection",
@@ -55,7 +56,7 @@ def run(embedder: Embedder, instances: Sequence[Instance], images: Path, name: s
         sizes={"instances": len(instances), "images": len(data), "groups": len(set(groups))},
         notes=["a tie counts as wrong"] + (["mean over groups of the means inside them"] if strata is not None else []),
         seconds=round(time.perf_counter() - began, 3),
-        **about,
+        **said,
     )
 
 
@@ -72,18 +73,20 @@ def judge(scores: torch.Tensor) -> tuple[bool, bool, bool]:
     return bool((own > rival_text).all()), bool((own > rival_image).all()), tied
 
 
-def main(argv: list[str]) -> int | None:
-    """Measure compositional understanding."""
-    parser = options.parser("compositional", __doc__, EXAMPLES)
-    args = parser.parse_args(argv)
-    path = Path(args.data)
-    name, images = args.dataset or path.stem, args.images or path.parent
-    options.finish(args, lambda embedder, found: run(embedder, found, images, name), lambda _: read(path))
-
-
 EXAMPLES = """examples:
   mmclr eval compositional runs/clip --data sugar_crepe/swap_obj.json --images coco/val2017
   mmclr eval compositional runs/clip --data winoground/examples.jsonl --images winoground/images
   mmclr eval compositional runs/clip --data visual_genome_relation.json --images vg/      (ARO; boxes are cut out)
   mmclr eval compositional runs/clip --data mine.jsonl      ({"images": [..], "captions": [right ones first, ..]})
 """
+
+
+def _run(embedder: Embedder, found: Sequence[Instance], args: argparse.Namespace) -> Result:
+    path = Path(args.data)
+    return run(embedder, found, args.images or path.parent, args.dataset or path.stem)
+
+
+suite = Suite(
+    "compositional", __doc__, EXAMPLES, run=_run, open=lambda args: read(Path(args.data)), add=lambda parser: None
+)
+main = suite.main

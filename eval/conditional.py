@@ -6,6 +6,7 @@ image_plus_text, the mean of the two unit vectors (the paper mixes raw features;
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval import options
 from eval.embedder import Embedder
 from eval.instances import Box, cut
 from eval.measurement import Measurement
@@ -25,6 +25,7 @@ from eval.probes import rank_of_class
 from eval.ranking import Ranks
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
+from eval.suite import Suite, about
 from mmclr.errors import UserError
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
@@ -84,7 +85,7 @@ def run(
         ties={"templates": ties},
         sizes={"images": len(data), "templates": len(everything), "tasks": len(tasks)},
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, embedded, prompts=text_hash("\0".join(t.condition for t in everything))),
+        **about(embedder, embedded, prompts=text_hash("\0".join(t.condition for t in everything))),
     )
 
 
@@ -141,16 +142,18 @@ def _ranks(queries: Tensor, images: Tensor, galleries: Sequence[Sequence[int]]) 
     return rank_of_class(scores.masked_fill(empty, -torch.inf), torch.zeros(len(galleries), dtype=torch.long))
 
 
-def main(argv: list[str]) -> int | None:
-    """Measure conditional similarity."""
-    parser = options.parser("conditional", __doc__, EXAMPLES)
-    args = parser.parse_args(argv)
-    path = Path(args.data)
-    name, images = args.dataset or path.stem, args.images or path.parent
-    options.finish(args, lambda embedder, tasks: run(embedder, tasks, images, name), lambda _: read(path))
-
-
 EXAMPLES = """examples:
   mmclr eval conditional runs/clip --data genecis/focus_object.json --images coco/val2017
   mmclr eval conditional runs/clip --data genecis/ --images pictures/      (all four tasks, and their average)
 """
+
+
+def _run(embedder: Embedder, tasks: Mapping[str, Sequence[Template]], args: argparse.Namespace) -> Result:
+    path = Path(args.data)
+    return run(embedder, tasks, args.images or path.parent, args.dataset or path.stem)
+
+
+suite = Suite(
+    "conditional", __doc__, EXAMPLES, run=_run, open=lambda args: read(Path(args.data)), add=lambda parser: None
+)
+main = suite.main

@@ -101,19 +101,20 @@ class Embedder:
     def pictures(self, data: EvalSet) -> Embedded:
         """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted."""
         digests: list[bytes] = []
+        store = self._images if data.keep else Store()
         with bar(f"pictures of {data.name}", len(data)) as advance:
-            for batch in decoded(data, self.transform, self.batch, self.workers, self._images):
+            for batch in decoded(data, self.transform, self.batch, self.workers, store):
                 if batch.new:
                     with self._computing():
                         rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
-                    self._images.add(batch.new, rows.to(self._kept).cpu())
+                    store.add(batch.new, rows.to(self._kept).cpu())
                 digests += batch.digests
                 advance(len(batch.digests))
-        self._images.flush()
-        kept = [i for i, digest in enumerate(digests) if digest in self._images]
+        store.flush()
+        kept = [i for i, digest in enumerate(digests) if digest in store]
         if not kept:
             raise UserError(f"{data.name}: none of its {len(data)} pictures can be decoded")
-        rows = self._images.get([digests[i] for i in kept])
+        rows = store.get([digests[i] for i in kept])
         return Embedded(data.subset(kept, "undecodable picture"), rows, hash_of(digests))
 
     def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:

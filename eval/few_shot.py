@@ -6,6 +6,7 @@ transport, which sees the queries together: BECLR, ICLR 2024, arXiv 2402.02444),
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import torch
@@ -17,6 +18,7 @@ from eval.embedder import Embedded, Embedder
 from eval.measurement import Measurement
 from eval.result import Result
 from eval.sets import EvalSet
+from eval.suite import Suite, about
 from mmclr.errors import UserError
 
 SMOOTH, STEPS, STOP = 0.05, 1000, 1e-4  # of the optimal transport, as the paper has them
@@ -58,7 +60,7 @@ def run(
         sizes={"images": len(embedded.data), "ways": ways, "shots": shots, "queries": queries, "episodes": episodes},
         notes=["opta sees all queries of an episode at once; compare it with transductive numbers only"],
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, embedded),
+        **about(embedder, embedded),
     )
 
 
@@ -113,18 +115,24 @@ def _classes(embedded: Embedded, least: int, ways: int) -> list[tuple[int, Tenso
     return enough
 
 
-def main(argv: list[str]) -> int | None:
-    """Measure few-shot episodes."""
-    parser = options.parser("few_shot", __doc__, EXAMPLES)
-    options.add_classes(parser)
-    for name, default in (("ways", 5), ("shots", 1), ("queries", 15), ("episodes", 600), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args(argv)
-    names = ("ways", "shots", "queries", "episodes", "seed")
-    options.finish(args, lambda embedder, data: run(embedder, data, **{name: getattr(args, name) for name in names}))
-
-
 EXAMPLES = """examples:
   mmclr eval few_shot runs/clip --data wds_cifar10 --ways 5 --shots 1
   mmclr eval few_shot runs/clip --data 'test-*.tar' --label json:subgroup --shots 5 --queries 5
 """
+NUMBERS = {"ways": 5, "shots": 1, "queries": 15, "episodes": 600, "seed": 0}
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    options.add_classes(parser)
+    for name, default in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+
+
+suite = Suite(
+    "few_shot",
+    __doc__,
+    EXAMPLES,
+    run=lambda embedder, data, args: run(embedder, data, **{name: getattr(args, name) for name in NUMBERS}),
+    add=_add,
+)
+main = suite.main

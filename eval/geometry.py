@@ -13,11 +13,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from eval import logistic, options
+from eval import logistic
 from eval.embedder import Embedder
 from eval.measurement import Measurement
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
+from eval.suite import Suite, about
 
 TILE = 1024
 SHARPNESS = 2.0  # t of uniformity
@@ -43,7 +44,7 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
         sizes={"images": len(data), "captions": len(texts)},
         notes=["of several captions the first is used"] if any(len(c) > 1 for c in data.captions) else [],
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, embedded, prompts=text_hash("\0".join(texts))),
+        **about(embedder, embedded, prompts=text_hash("\0".join(texts))),
     )
 
 
@@ -168,16 +169,6 @@ def _mean(values: Tensor) -> Measurement:
     return Measurement(values.double().numpy(), unit="pairs", share=False)
 
 
-def main(argv: list[str]) -> int | None:
-    """Describe the geometry of embeddings."""
-    parser = options.parser(
-        "geometry", "How the clouds of image and text embeddings lie: gap, spread, spectrum.", EXAMPLES
-    )
-    options.add_classes(parser)
-    args = parser.parse_args(argv)
-    options.finish(args, run)
-
-
 EXAMPLES = """examples:
   mmclr eval geometry runs/clip --data 'test-{00000..00003}.tar'
   mmclr eval geometry runs/clip --data wds_cifar10            (a classification: pictures only, and tolerance)
@@ -186,3 +177,11 @@ uniformity: -8 spread out .. 0 one point. centroid_distance: 0 .. 2. linear_sepa
 effective_negatives: how many wrong answers share the gradient at the model's temperature, 1 .. N - 1.
 margin: cosine of the pair less that of the hardest wrong answer.
 """
+
+suite = Suite(
+    "geometry",
+    "How the clouds of image and text embeddings lie: gap, spread, spectrum.",
+    EXAMPLES,
+    run=lambda embedder, data, args: run(embedder, data),
+)
+main = suite.main

@@ -1,4 +1,4 @@
-"""What the evaluation commands have in common: the model, the set, where the result goes.
+"""What the evaluation commands ask for: a model and a set.
 
 Names that CLIP_benchmark's command line has are accepted too, so a script swaps over by changing the command.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eval.embedder import DTYPES, Embedded, Embedder
-from eval.result import Result
+from eval.embedder import DTYPES, Embedder
 from eval.sets import EvalSet, Templates, read_lines
 from eval.sources import open_set
 from eval.store import standard
@@ -20,32 +18,30 @@ from mmclr.config import nearest
 from mmclr.errors import UserError
 
 
-def parser(suite: str, what: str | None, examples: str) -> argparse.ArgumentParser:
-    """Return the parser of `mmclr eval SUITE`."""
-    p = argparse.ArgumentParser(
-        f"mmclr eval {suite}",
-        description=what,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_model(p: argparse.ArgumentParser) -> None:
+    """Add what says which model is evaluated, and how it computes."""
     p.add_argument("source", nargs="?", metavar="MODEL", help="a run, a checkpoint, or an exported folder")
     p.add_argument("--model", help="the same, as CLIP_benchmark names it")
     p.add_argument("--pretrained", default="", help="goes into the result as it is (CLIP_benchmark's field)")
-    add_data(p)
-    p.add_argument("--out", "--output", type=Path, metavar="FILE", help="write the result as JSON, samples beside it")
-    p.add_argument("--examples", type=int, default=12, metavar="N", help="queries or pictures kept beside FILE for "
-                   "`mmclr report` to show (0: none)")  # fmt: skip
-    p.add_argument("--skip_existing", "--skip-existing", action="store_true", help="do nothing where FILE exists")
     p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
     p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     p.add_argument(
         "--precision", choices=DTYPES, default="float32", help="of the encoders; float64 leaves no near ties"
     )
+    p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
     p.add_argument("--cache", default="", metavar="DIR", help="where embeddings stay, by content, for the next suite "
                    "(default: the user's cache folder; none: nowhere)")  # fmt: skip
-    p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
-    return p
+
+
+def embedder(args: argparse.Namespace) -> Embedder:
+    """Load the model that the arguments name."""
+    source = args.source or args.model
+    if not source:
+        raise UserError("name a model: a run, a checkpoint, or an exported folder")
+    cache = None if args.cache == "none" else Path(args.cache or standard())
+    return Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
+                         workers=args.workers, pretrained=args.pretrained, cache=cache)  # fmt: skip
 
 
 def add_data(p: argparse.ArgumentParser) -> None:
@@ -77,28 +73,6 @@ def add_classes(p: argparse.ArgumentParser) -> None:
                    "mapping from each class to its own prompts")  # fmt: skip
 
 
-def finish(
-    args: argparse.Namespace,
-    run: Callable[[Embedder, Any], Result],
-    opened: Callable[[argparse.Namespace], Any] | None = None,
-) -> None:
-    """Load the model and what `opened` returns (the set), run the suite, print and save its result."""
-    source = args.source or args.model
-    if not source:
-        raise UserError("name a model: a run, a checkpoint, or an exported folder")
-    if args.skip_existing and args.out and args.out.is_file():
-        print(f"{args.out} exists: nothing done")
-        return
-    data = (opened or dataset)(args)
-    cache = None if args.cache == "none" else Path(args.cache or standard())
-    embedder = Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
-                             workers=args.workers, pretrained=args.pretrained, cache=cache)  # fmt: skip
-    result = run(embedder, data)
-    result.show()
-    if args.out:
-        print(f"written: {result.save(args.out)}")
-
-
 def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
     """Open the set that the arguments name; `changes` replace some of them."""
     given: dict[str, Any] = {name: getattr(args, name) for name in ("data", "split", "caption", "label", "images")}
@@ -106,26 +80,6 @@ def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
     given["templates"] = args.template or (_templates(args.templates) if args.templates else None)
     given["classnames"] = _names(args.classnames) if args.classnames else []
     return open_set(**{**given, **changes})
-
-
-def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, Any]:
-    """Return what every result says of its model and data."""
-    data = embedded.data
-    return {
-        "dataset": data.name,
-        "language": data.language,
-        "model": embedder.name,
-        "pretrained": embedder.pretrained,
-        "skipped": dict(data.skipped),
-        "dtype": embedder.precision,
-        "hashes": {
-            "model": embedder.hash,
-            "pictures": embedded.hash,
-            "annotations": data.annotation_hash,
-            "transform": embedder.transform_hash,
-            **hashes,
-        },
-    }
 
 
 def _names(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from eval.embedder import Embedded, Embedder
 from eval.ranking import Ranks, top
 from eval.result import Result
 from eval.sets import EvalSet
+from eval.suite import Suite, about
 from mmclr.errors import UserError
 
 PENALTIES = tuple(10.0**e for e in range(4, -7, -1))  # from the smoothest on, each starts from the one before
@@ -121,44 +122,39 @@ def _result(task: str, embedder: Embedder, learnt: Embedded, tested: Embedded, m
         task=task,
         sizes={"images": len(tested.data), "training_images": len(learnt.data), "classes": len(tested.data.classnames)},
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, tested, training_pictures=learnt.hash),
+        **about(embedder, tested, training_pictures=learnt.hash),
     )
-
-
-def main_linear_probe(argv: list[str]) -> int | None:
-    """Fit and measure a linear classifier."""
-    parser = _parser("linear_probe", linear_probe.__doc__)
-    parser.add_argument(
-        "--shots", "--fewshot_k", type=int, default=-1, help="pictures of each class to learn from; -1: all"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    options.finish(args, lambda embedder, test: linear_probe(embedder, _training(args, test), test,
-                                                             shots=args.shots, seed=args.seed))  # fmt: skip
-
-
-def main_knn(argv: list[str]) -> int | None:
-    """Classify by nearest neighbours."""
-    parser = _parser("knn", knn.__doc__)
-    parser.add_argument("--k", type=int, nargs="+", default=list(KS))
-    args = parser.parse_args(argv)
-    options.finish(args, lambda embedder, test: knn(embedder, _training(args, test), test, ks=args.k))
-
-
-def _parser(suite: str, what: str | None) -> argparse.ArgumentParser:
-    parser = options.parser(suite, what, EXAMPLES.replace("SUITE", suite))
-    options.add_classes(parser)
-    parser.add_argument("--train", required=True, metavar="DATA", help="the set to learn from, like --data")
-    parser.add_argument("--train_split", "--train-split", default="train", help="its split, in CLIP_benchmark's layout")
-    return parser
-
-
-def _training(args: argparse.Namespace, test: EvalSet) -> EvalSet:
-    """Open the training set; shards name its classes as the test set has them."""
-    return options.dataset(args, data=args.train, split=args.train_split, classnames=test.classnames)
 
 
 EXAMPLES = """examples:
   mmclr eval SUITE runs/clip --train wds_cifar10 --data wds_cifar10                    (splits train and test)
   mmclr eval SUITE runs/clip --train 'train-*.tar' --data 'test-*.tar' --label json:subgroup
 """
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    options.add_classes(parser)
+    parser.add_argument("--train", required=True, metavar="DATA", help="the set to learn from, like --data")
+    parser.add_argument("--train_split", "--train-split", default="train", help="its split, in CLIP_benchmark's layout")
+    parser.add_argument("--shots", "--fewshot_k", type=int, default=-1, help="linear_probe: pictures of each class to "
+                        "learn from; -1: all")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="linear_probe: of the shots and the held-out fifth")
+    parser.add_argument("--k", type=int, nargs="+", default=list(KS), help="knn: neighbours")
+
+
+def _open(args: argparse.Namespace) -> tuple[EvalSet, EvalSet]:
+    """Open both sets; shards name their classes as the test set has them."""
+    test = options.dataset(args)
+    return options.dataset(args, data=args.train, split=args.train_split, classnames=test.classnames), test
+
+
+probe_suite = Suite(
+    "linear_probe", linear_probe.__doc__, EXAMPLES.replace("SUITE", "linear_probe"),
+    run=lambda embedder, sets, args: linear_probe(embedder, *sets, shots=args.shots, seed=args.seed),
+    open=_open, add=_add,
+)  # fmt: skip
+knn_suite = Suite(
+    "knn", knn.__doc__, EXAMPLES.replace("SUITE", "knn"),
+    run=lambda embedder, sets, args: knn(embedder, *sets, ks=args.k), open=_open, add=_add,
+)  # fmt: skip
+main_linear_probe, main_knn = probe_suite.main, knn_suite.main

@@ -15,6 +15,7 @@ from eval.progress import bar
 from eval.ranking import Ranks, Relevance, rank_both
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
+from eval.suite import Suite, about
 
 KS = (1, 5, 10)
 RELATIONS = {
@@ -54,7 +55,7 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
             finds=show and examples.finds(embedded, texts, captions, relevance, examples.spread(to_image, show))
         ),
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, embedded, prompts=text_hash("\0".join(texts))),
+        **about(embedder, embedded, prompts=text_hash("\0".join(texts))),
     )
 
 
@@ -80,26 +81,23 @@ def notes(to_image: Ranks, to_text: Ranks, relation: str, ks: Sequence[int]) -> 
     return out
 
 
-def main(argv: list[str]) -> int | None:
-    """Rank captions for pictures and pictures for captions."""
-    parser = options.parser("retrieval", __doc__, EXAMPLES)
+EXAMPLES = """examples:
+  mmclr eval retrieval runs/clip --data 'shards/test-{00000..00003}.tar'
+  mmclr eval retrieval runs/clip --data 'shards/*.tar' --caption json:name --relation caption
+  mmclr eval retrieval exported/ --data wds_flickr8k --out results/flickr8k.json    (CLIP_benchmark's layout)
+"""
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    options.add_classes(parser)
     parser.add_argument("--recall_k", "--recall-k", "--k", type=int, nargs="+", default=list(KS), metavar="K")
-    parser.add_argument(
-        "--relation",
-        choices=RELATIONS,
-        default="pair",
-        help="; ".join(f"{name}: {text}" for name, text in RELATIONS.items()),
-    )
-    args = parser.parse_args(argv)
-    options.finish(args, lambda embedder, data: _run(embedder, data, args))
+    meanings = "; ".join(f"{name}: {text}" for name, text in RELATIONS.items())
+    parser.add_argument("--relation", choices=RELATIONS, default="pair", help=meanings)
 
 
 def _run(embedder: Embedder, data: EvalSet, args: argparse.Namespace) -> Result:
     return run(embedder, data, ks=args.recall_k, relation=args.relation, show=args.examples)
 
 
-EXAMPLES = """examples:
-  mmclr eval retrieval runs/clip --data 'shards/test-{00000..00003}.tar'
-  mmclr eval retrieval runs/clip --data 'shards/*.tar' --caption json:name --relation caption
-  mmclr eval retrieval exported/ --data wds_flickr8k --out results/flickr8k.json    (CLIP_benchmark's layout)
-"""
+suite = Suite("retrieval", __doc__, EXAMPLES, run=_run, add=_add)
+main = suite.main

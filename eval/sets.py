@@ -29,6 +29,7 @@ class EvalSet:
     classnames: Sequence[str] = ()
     templates: Templates = PLAIN
     language: str = "en"
+    keep: bool = True  # whether embeddings of its pictures may be asked for again
     skipped: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason
 
     def __post_init__(self) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import torch
 
-from eval import classifier, examples, options, scores
+from eval import classifier, examples, scores
 from eval.embedder import Embedded, Embedder
 from eval.measurement import Measurement
 from eval.ranking import Relevance, rank
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
+from eval.suite import Suite, about
 
 
 def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
@@ -34,7 +35,7 @@ def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
         notes=notes,
         examples=examples.collect(guesses=show and _examples(embedded, weights, embedder.scale, show)),
         seconds=round(time.perf_counter() - began, 3),
-        **options.about(embedder, embedded, prompts=text_hash(repr((list(data.classnames), templates)))),
+        **about(embedder, embedded, prompts=text_hash(repr((list(data.classnames), templates)))),
     )
 
 
@@ -75,17 +76,12 @@ def _count(templates: object) -> int:
     return sum(map(len, templates.values())) if isinstance(templates, Mapping) else len(templates)  # type: ignore[arg-type]
 
 
-def main(argv: list[str]) -> int | None:
-    """Classify pictures from class names and templates."""
-    parser = options.parser("zero_shot", __doc__, EXAMPLES)
-    options.add_classes(parser)
-    args = parser.parse_args(argv)
-    options.finish(args, lambda embedder, data: run(embedder, data, show=args.examples))
-
-
 EXAMPLES = """examples:
   mmclr eval zero_shot runs/clip --data wds_cifar10                  (CLIP_benchmark's layout, split test)
   mmclr eval zero_shot runs/clip --data 'test-{00000..00003}.tar' --label json:subgroup \\
       --template 'an icon of {c}' 'a drawing of {c}'
   mmclr eval zero_shot exported/ --data 'val-*.tar' --label cls --classnames names.txt --templates templates.json
 """
+
+suite = Suite("zero_shot", __doc__, EXAMPLES, run=lambda embedder, data, args: run(embedder, data, show=args.examples))
+main = suite.main

@@ -28,6 +28,8 @@ COMMANDS = {
     "eval linear_probe": ("eval.probes:main_linear_probe", "fit a linear classifier on image features"),
     "eval knn": ("eval.probes:main_knn", "classify by the nearest labelled pictures"),
     "eval few_shot": ("eval.few_shot:main", "episodes of a few classes with a few pictures each"),
+    "eval robustness": ("eval.robustness:main", "zero-shot accuracy that is left on spoilt pictures"),
+    "eval all": ("eval.tasks:main", "a list of tasks on one model (YAML, or DataComp's tasklist.yml)"),
     "eval compare": ("eval.compare:main", "is one model better than another: paired tests on the same samples"),
     "report": ("mmclr.report.command:main", "write one HTML page of a run, of evaluations, or of both"),
     "export transformers": (

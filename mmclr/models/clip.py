@@ -104,23 +104,40 @@ class ModelConfig:
         return fill_in(tree)
 
 
+class Patches(nn.Conv2d):
+    """A convolution whose stride is its size: one matmul over patches, and faster as such."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [b, 3, H, W] -> [b, P, width]."""
+        size = self.kernel_size[0]
+        grid = pixels.unfold(2, size, size).unfold(3, size, size)
+        return F.linear(grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1))
+
+
+class Positions(nn.Embedding):
+    """One vector per place; all of them are read at once."""
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        """Return [places, width]."""
+        return self.weight
+
+
 class VisionEmbeddings(nn.Module):
-    """Patches, a class token first, and learnt positions."""
+    """Patches, a class token first, and learnt positions.
+
+    Each weight is read in the forward of the module that has it, which is where ZeRO-3 puts it together.
+    """
 
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
-        self.patch = c.patch
-        self.patch_embedding = nn.Conv2d(3, c.width, c.patch, c.patch, bias=False)
+        self.patch_embedding = Patches(3, c.width, c.patch, c.patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(c.width))
-        self.position_embedding = nn.Embedding((c.size // c.patch) ** 2 + 1, c.width)
+        self.position_embedding = Positions((c.size // c.patch) ** 2 + 1, c.width)
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """Pixels [b, 3, H, W] -> [b, 1 + P, width]; of the P patches only those in keep [b, p] if given."""
-        # A convolution whose stride is its size is one matmul over patches, and faster as such.
-        grid = pixels.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
-        patches = grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        positions = self.position_embedding.weight
-        x = F.linear(patches, self.patch_embedding.weight.flatten(1)) + positions[1:]
+        positions = self.position_embedding()
+        x = self.patch_embedding(pixels) + positions[1:]
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[-1]))
         first = (self.class_embedding + positions[0]).expand(x.shape[0], 1, -1)
@@ -186,7 +203,7 @@ def initialise_vision(tower: VisionTower) -> None:
     width = embeddings.class_embedding.numel()
     for weight in (embeddings.class_embedding, embeddings.position_embedding.weight):
         nn.init.normal_(weight, std=width**-0.5)
-    nn.init.normal_(embeddings.patch_embedding.weight, std=(3 * embeddings.patch**2) ** -0.5)
+    nn.init.normal_(embeddings.patch_embedding.weight, std=embeddings.patch_embedding.weight[0].numel() ** -0.5)
     _initialise_blocks(tower.encoder)
 
 

@@ -37,7 +37,7 @@ class Zero(Plain):
         if isinstance(optimizer, Muon):
             raise UserError("optim.kind: muon needs whole matrices, and ZeRO keeps parts of them; use DDP or FSDP2")
         if self.stage == 3:
-            set_z3_leaf_modules(self.step, sorted({type(m) for m in _leaves(self.step)}, key=str))
+            set_z3_leaf_modules(self.step, list({type(block) for block in blocks(self.step)}))
         plugin.deepspeed_config.update(self._settings(plugin.deepspeed_config))
         engine, _ = self.accelerator.prepare(self.step, optimizer)
         self.zero: Any = engine.optimizer
@@ -138,6 +138,9 @@ class Zero(Plain):
         states = [state for state in self.optimizer.state.values() if state]
         if not states or not p.requires_grad:
             return
+        if self.stage < 3:  # DeepSpeed links states after its first group's first step, when the others have none
+            self.zero._hp_optimizer_states_linked = False
+            self.zero._lazy_init_hp_params_optimizer_state()
         for key, value in states[0].items():
             if key == "step":
                 yield key, value
@@ -176,9 +179,3 @@ class Zero(Plain):
             return part, part.numel() * parallel.rank()
         mapping = p._hp_mapping
         return None if mapping is None else (mapping.get_optim_state_fragment(key), mapping.lp_fragment_address.start)
-
-
-def _leaves(step: nn.Module) -> list[nn.Module]:
-    """Return the modules that read weights of modules in them, which stage 3 must gather with them."""
-    towers = [m for name, m in step.named_modules() if name.endswith(("vision_model", "text_model"))]
-    return [*blocks(step), *(getattr(tower, "embeddings", tower) for tower in towers)]

@@ -6,9 +6,9 @@ belong to a sample by their key, wherever in the shard they stand; the same memb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import mmap
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -24,25 +25,26 @@ from mmclr.data import sources, tar
 from mmclr.data.streams import copy_stream
 from mmclr.errors import UserError
 
-VERSION = "1"
+VERSION = "2"
 NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: the key ends at the first dot of the last part
+MAPS = 16_384  # sidecars mapped at once; Linux allows a process 65,530 maps
 SCANS = 16  # shards scanned at the same time: remote ones wait for their server
 
 Ints = NDArray[np.int64]
 
 
 class ShardIndex:
-    """The samples of one shard. `extensions` are numbered; a sample's kind says which of them it has."""
+    """The samples of one shard. `extensions` are numbered; a sample's kind says which of them it has.
 
-    def __init__(self, url: str, arrays: dict[str, NDArray[Any]], facts: dict[str, str]) -> None:
+    Its arrays, for n samples with m members: first [n + 1] (members of sample r: first[r] to first[r + 1]), offset and
+    size [m], extension [m], kind [n], key_end [n] and keys (bytes). They are mapped from the sidecar when needed.
+    """
+
+    def __init__(self, url: str, facts: dict[str, str], arrays: dict[str, NDArray[Any]] | Path) -> None:
         self.url = url
-        self.first: Ints = arrays["first"]  # [n + 1] members of sample r: first[r] .. first[r + 1]
-        self.offset: Ints = arrays["offset"]  # [m]
-        self.size: Ints = arrays["size"]  # [m]
-        self.extension = arrays["extension"]  # [m] number of an extension
-        self.kind = arrays["kind"]  # [n] number of a kind
-        self.key_end: Ints = arrays["key_end"]  # [n]
-        self._keys = arrays["keys"]  # bytes of all keys
+        self._arrays = arrays
+        self._facts = facts
+        self._length = int(facts["samples"])
         self.extensions: list[str] = json.loads(facts["extensions"])
         self.kinds: list[frozenset[str]] = [frozenset(kind) for kind in json.loads(facts["kinds"])]
         self.kind_counts: list[int] = json.loads(facts["kind_counts"])
@@ -50,7 +52,17 @@ class ShardIndex:
         self.stat = sources.Stat(int(facts["size"]), facts["stamp"])
 
     def __len__(self) -> int:
-        return len(self.kind)
+        return self._length
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays by name."""
+        return _mapped(self._arrays, self.stat) if isinstance(self._arrays, Path) else self._arrays
+
+    @property
+    def kind(self) -> NDArray[np.uint16]:
+        """Return the number of each sample's kind: [n]."""
+        return self.arrays["kind"]
 
     @property
     def truncated(self) -> bool:
@@ -59,8 +71,9 @@ class ShardIndex:
 
     def key(self, row: int) -> str:
         """Return the key of a sample."""
-        start = int(self.key_end[row - 1]) if row else 0
-        return self._keys[start : int(self.key_end[row])].tobytes().decode("utf-8", "replace")
+        arrays = self.arrays
+        start = int(arrays["key_end"][row - 1]) if row else 0
+        return arrays["keys"][start : int(arrays["key_end"][row])].tobytes().decode("utf-8", "replace")
 
     def keys(self) -> list[str]:
         """Return the keys of all samples."""
@@ -68,24 +81,15 @@ class ShardIndex:
 
     def members(self, row: int) -> list[tuple[str, int, int]]:
         """Return (extension, offset, size) of each member of a sample."""
-        part = slice(int(self.first[row]), int(self.first[row + 1]))
-        names = [self.extensions[number] for number in self.extension[part].tolist()]
-        return list(zip(names, self.offset[part].tolist(), self.size[part].tolist()))
+        arrays = self.arrays
+        part = slice(int(arrays["first"][row]), int(arrays["first"][row + 1]))
+        names = [self.extensions[number] for number in arrays["extension"][part].tolist()]
+        return list(zip(names, arrays["offset"][part].tolist(), arrays["size"][part].tolist()))
 
     def save(self, path: Path) -> None:
         """Write the sidecar; a reader sees the whole of it or none."""
-        arrays = {name: getattr(self, name) for name in ("first", "offset", "size", "extension", "kind", "key_end")}
-        facts = {
-            "version": VERSION,
-            "size": str(self.stat.size),
-            "stamp": self.stat.stamp,
-            "extensions": json.dumps(self.extensions),
-            "kinds": json.dumps([sorted(kind) for kind in self.kinds]),
-            "kind_counts": json.dumps(self.kind_counts),
-            "problems": json.dumps(self.problems),
-        }
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(save({**arrays, "keys": self._keys}, facts))
+        temporary.write_bytes(save(self.arrays, {**self._facts, "version": VERSION}))
         os.replace(temporary, path)
 
 
@@ -168,7 +172,8 @@ def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
     if len(extensions) > 62:
         raise UserError(f"{url}: {len(extensions)} different extensions: are there dots in the keys of its samples?")
     members = np.array(owner, np.int64), np.array(extension, np.int64)
-    return ShardIndex(url, *_arrays(stat, scan, extensions, keys, masks, *members))
+    arrays, facts = _arrays(stat, scan, extensions, keys, masks, *members)
+    return ShardIndex(url, facts, arrays)
 
 
 def _arrays(
@@ -195,6 +200,7 @@ def _arrays(
         "keys": np.frombuffer(b"".join(encoded), np.uint8),
     }
     facts = {
+        "samples": str(len(keys)),
         "size": str(stat.size),
         "stamp": stat.stamp,
         "extensions": json.dumps(list(extensions)),
@@ -220,20 +226,25 @@ _DTYPES = {"I64": np.int64, "U16": np.uint16, "U8": np.uint8}
 
 
 def _load(url: str, path: Path) -> ShardIndex | None:
-    """Map a sidecar into memory; None when there is none or it is not one of this version."""
+    """Open a sidecar; None when there is none or it is not one of this version."""
     try:
         with open(path, "rb") as file:
-            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        start = 8 + int.from_bytes(view[:8], "little")
-        header = json.loads(view[8:start])
-        facts = header.pop("__metadata__", {})
-        if facts.get("version") != VERSION:
-            return None
-        arrays = {}
-        for name, spec in header.items():
-            begin, end = spec["data_offsets"]
-            dtype = np.dtype(_DTYPES[spec["dtype"]])
-            arrays[name] = np.frombuffer(view, dtype, (end - begin) // dtype.itemsize, start + begin)
-        return ShardIndex(url, arrays, facts)
-    except (OSError, ValueError, KeyError):
+            facts = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
+        return ShardIndex(url, facts, path) if facts.get("version") == VERSION else None
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError):
         return None  # not there, or half a file of another program: it is made again
+
+
+@functools.lru_cache(MAPS)
+def _mapped(path: Path, stat: sources.Stat) -> dict[str, NDArray[Any]]:
+    """Map the arrays of a sidecar into memory, which all workers share. No file stays open."""
+    view = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
+    start = 8 + int.from_bytes(view[:8].tobytes(), "little")
+    header = json.loads(view[8:start].tobytes())
+    facts = header.pop("__metadata__")
+    if sources.Stat(int(facts["size"]), facts["stamp"]) != stat:
+        raise UserError(f"{path}: its shard has changed while it was used; start again")
+    return {
+        name: view[start + spec["data_offsets"][0] : start + spec["data_offsets"][1]].view(_DTYPES[spec["dtype"]])
+        for name, spec in header.items()
+    }

@@ -1,16 +1,23 @@
 """Sidecars are made once, renewed when the shard changes, and samples come together by their keys."""
 
 import os
+import random
+import re
+import subprocess
+import sys
 import tarfile
 
 import pytest
 
 from mmclr.data import index as index_module
+from mmclr.data import tar
 from mmclr.data.index import open_index, open_indices
 from mmclr.data.ledger import Ledger
 from mmclr.data.shards import Shards
+from mmclr.data.sources import Stat
 from mmclr.errors import UserError
 from tests.data.made import pair, write_tar
+from tests.data.test_tar import oracle, random_tar
 
 
 def members(index):
@@ -118,3 +125,37 @@ def test_empty_archives(tmp_path):
     assert not indices[0].truncated
     with pytest.raises(UserError, match="no usable sample in 3 shards"):
         Shards(indices)
+
+
+def test_random_archives_give_the_same_members():
+    """Every member with a key, at its place, and nothing else: Python's tarfile and a regular expression as oracle."""
+    draw = random.Random(7)
+    for _ in range(200):
+        data = random_tar(draw)
+        scan = tar.scan(lambda offset, size, data=data: data[offset : offset + size], len(data))
+        index = index_module._group("x.tar", Stat(len(data), ""), scan)
+        got = [(index.key(row), *member) for row in range(len(index)) for member in index.members(row)]
+        expected = []
+        for name, offset, size in oracle(data):
+            match = re.fullmatch(r"((?:.*/|)[^./]+)\.([^/]*)", name)
+            if match:
+                expected.append((match[1], match[2].lower(), offset, size))
+        assert sorted(got) == sorted(expected)
+
+
+def test_thousands_of_shards_need_few_open_files(tmp_path):
+    write_tar(tmp_path / "0.tar", complete(range(2)))
+    for n in range(1, 600):
+        os.link(tmp_path / "0.tar", tmp_path / f"{n}.tar")
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+from mmclr.data.index import open_indices
+from mmclr.data.shards import Shards
+from mmclr.data.sources import Stat
+from mmclr.data.sources import expand
+shards = Shards(open_indices(expand({str(tmp_path / "*.tar")!r})))
+print(sum(len(shards.read(n).members) for n in range(len(shards))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"{600 * 4}\n", done.stderr

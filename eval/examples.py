@@ -58,12 +58,12 @@ def guesses(embedded: Embedded, weights: Tensor, scale: float, which: Sequence[i
     ]
 
 
-def collect(**kinds: Any) -> dict[str, list[Example]]:
+def collect(**kinds: Any) -> dict[str, Any]:
     """Return those kinds of examples of which there are any."""
     return {name: found for name, found in kinds.items() if found}
 
 
-def save(path: Path, examples: dict[str, list[Example]]) -> None:
+def save(path: Path, examples: dict[str, Any]) -> None:
     """Write examples as JSON, pictures in base64."""
     path.write_text(json.dumps(examples, default=lambda data: base64.b64encode(data).decode()), encoding="utf-8")
 

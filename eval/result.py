@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from eval.examples import Example, save
+from eval.examples import save
 from eval.measurement import Measurement
 from mmclr.errors import UserError
 
@@ -66,7 +66,7 @@ class Result:
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=installed)
     measurements: dict[str, Measurement] = field(default_factory=dict, repr=False, compare=False)
-    examples: dict[str, list[Example]] = field(default_factory=dict, repr=False, compare=False)
+    examples: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, measured: Mapping[str, Measurement | float | None], **about: Any) -> Result:

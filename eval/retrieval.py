@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from eval import examples, options
+from eval import examples, options, pictured
 from eval.embedder import Embedder
 from eval.measurement import Measurement
 from eval.progress import bar
@@ -52,7 +52,9 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
         sizes={"images": len(data), "captions": len(texts)},
         notes=notes(to_image, to_text, relation, ks),
         examples=examples.collect(
-            finds=show and examples.finds(embedded, texts, captions, relevance, examples.spread(to_image, show))
+            finds=show and examples.finds(embedded, texts, captions, relevance, examples.spread(to_image, show)),
+            scores=show and pictured.score_sample(embedded.images, captions, relevance),
+            plane=show and pictured.plane(embedded.images, captions, data.keys, texts),
         ),
         seconds=round(time.perf_counter() - began, 3),
         **about(embedder, embedded, prompts=text_hash("\0".join(texts))),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from eval import classifier, examples, scores
+from eval import classifier, examples, pictured, scores
 from eval.embedder import Embedded, Embedder
 from eval.measurement import Measurement
-from eval.ranking import Relevance, rank
+from eval.ranking import Relevance, rank, top
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
 from eval.suite import Suite, about
@@ -33,7 +34,7 @@ def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
         ties=ties,
         sizes={"images": len(embedded.data), "classes": len(data.classnames), "templates": _count(templates)},
         notes=notes,
-        examples=examples.collect(guesses=show and _examples(embedded, weights, embedder.scale, show)),
+        examples=_examples(embedded, weights, embedder.scale, show) if show and not data.multilabel else {},
         seconds=round(time.perf_counter() - began, 3),
         **about(embedder, embedded, prompts=text_hash(repr((list(data.classnames), templates)))),
     )
@@ -65,11 +66,14 @@ def _several(embedded: Embedded, weights: torch.Tensor) -> Measured:
     return measured, {}, notes
 
 
-def _examples(embedded: Embedded, weights: torch.Tensor, scale: float, count: int) -> list[examples.Example]:
-    if embedded.data.multilabel:
-        return []
-    which = torch.linspace(0, len(embedded.data) - 1, min(count, len(embedded.data))).round().long().tolist()
-    return examples.guesses(embedded, weights, scale, which)
+def _examples(embedded: Embedded, weights: torch.Tensor, scale: float, count: int) -> dict[str, Any]:
+    data = embedded.data
+    which = torch.linspace(0, len(data) - 1, min(count, len(data))).round().long().tolist()
+    predicted = top(embedded.images, weights, 1)[1][:, 0]
+    return {
+        "guesses": examples.guesses(embedded, weights, scale, which),
+        "confusions": pictured.confusions(predicted, data.labels, data.classnames),
+    }
 
 
 def _count(templates: object) -> int:

@@ -45,7 +45,7 @@ def lines(
             for name, (xs, ys) in thin.items()
         ],
     }
-    return _figure(title, "".join(parts), note, list(series), hover)
+    return figure(title, "".join(parts), note, list(series), hover)
 
 
 def histogram(title: str, groups: Mapping[str, Sequence[float]], *, note: str = "", bins: int = 40) -> str:
@@ -60,7 +60,7 @@ def histogram(title: str, groups: Mapping[str, Sequence[float]], *, note: str = 
     for number, heights in enumerate(shares.values()):
         tops = "".join(f"L{x(a)},{y(h)}L{x(b)},{y(h)}" for a, b, h in zip(edges, edges[1:], heights))
         parts.append(f'<path class="area c{number % 6}" d="M{x(edges[0])},{BOTTOM}{tops}L{x(edges[-1])},{BOTTOM}Z"/>')
-    return _figure(title, "".join(parts), note, list(groups), None)
+    return figure(title, "".join(parts), note, list(groups), None)
 
 
 def centred_mean(values: Sequence[float], radius: int) -> list[float]:
@@ -127,14 +127,22 @@ def _limits(limits: Mapping[str, float], y: Axis) -> str:
     return "".join(parts)
 
 
-def _figure(title: str, drawing: str, note: str, names: Sequence[str], hover: object) -> str:
+def figure(
+    title: str,
+    drawing: str,
+    note: str,
+    names: Sequence[str],
+    hover: object = None,
+    size: Sequence[float] = (WIDTH, HEIGHT),
+) -> str:
+    """Frame a drawing: caption, legend where there is more than one name, note, and what the pointer shows."""
     legend = "".join(f'<span class="key c{i % 6}">{escape(n)}</span>' for i, n in enumerate(names) if len(names) > 1)
+    style = f'style="max-width:{size[0] * 1.15:.0f}px" ' if size[0] != WIDTH else ""  # small print stays small
     data = f' data-hover="{escape(json.dumps(hover, separators=(",", ":")))}"' if hover else ""
     return (
         f'<figure class="chart"><figcaption>{escape(title)}{legend}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"{data}>{drawing}</svg>'
-        + (f'<p class="note">{escape(note)}</p>' if note else "")
-        + "</figure>"
+        f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" {style}role="img" aria-label="{escape(title)}"{data}>'
+        f"{drawing}</svg>" + (f'<p class="note">{escape(note)}</p>' if note else "") + "</figure>"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclr.errors import UserError
+from mmclr.report import charts, planes
 from mmclr.report.gallery import Found, Prediction, Query
 from mmclr.report.page import Page
 
@@ -84,6 +85,28 @@ def add_examples(page: Page, path: Path) -> None:
         page.gallery("What it finds", [_query(tree) for tree in kinds["finds"]], "From the best found to the worst.")
     if kinds.get("guesses"):
         page.predictions("What it takes pictures for", [_prediction(tree) for tree in kinds["guesses"]])
+    if kinds.get("confusions"):
+        _add_confusions(page, kinds["confusions"])
+    figures = []
+    if kinds.get("scores"):
+        note = "Cosines of right pairs and of wrong ones: the less they overlap, the better pairs can be told."
+        figures.append(charts.histogram("scores", kinds["scores"], note=note))
+    if kinds.get("plane"):
+        note = "The two main axes of pictures and texts together; two separate clouds are the modality gap."
+        figures.append(planes.scatter("map of the embeddings", kinds["plane"], note=note))
+    if figures:
+        page.charts("How they lie", figures)
+
+
+def _add_confusions(page: Page, tree: Mapping[str, Any]) -> None:
+    if tree.get("matrix"):
+        page.add(
+            "What it confuses",
+            planes.heatmap("true class down, predicted class across", tree["matrix"], tree["classes"]),
+        )
+    if tree["pairs"]:
+        columns = ("true class", "taken for", "pictures", "share of the class")
+        page.table("" if tree.get("matrix") else "What it confuses", columns, tree["pairs"])
 
 
 def _query(tree: Mapping[str, Any]) -> Query:

@@ -54,7 +54,7 @@ def _number(item: Number) -> str:
     small = " · ".join(part for part in (span, item.note) if part)
     bar = _bar(item) if isinstance(item.value, float) and item.interval and 0 <= item.value <= 1 else ""
     return (
-        f'<div class="number"><span>{escape(item.name)}</span><b>{escape(value)}</b>{bar}'
+        f'<div class="number"><span>{escape(item.name).replace("_", "_<wbr>")}</span><b>{escape(value)}</b>{bar}'
         f"<small>{escape(small)}</small></div>"
     )
 

@@ -53,10 +53,10 @@ def test_streams_equal_loops(tile, monkeypatch):
 
 
 def test_interval_of_uniformity_holds_the_truth():
-    truth = geometry.uniformity(unit(8_000, 3, 99)).mean
+    truth = geometry.uniformity(unit(4_000, 3, 99)).mean
     held = 0
     for seed in range(200):
-        low, high = geometry.uniformity(unit(200, 3, seed)).interval()
+        low, high = geometry.uniformity(unit(100, 3, seed)).interval()
         held += low <= truth <= high
     assert held / 200 > 0.9
 

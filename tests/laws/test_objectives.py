@@ -86,6 +86,26 @@ def test_weights_are_relative_and_may_all_be_zero(key, fields):
     assert all(g.isfinite().all() for g in gradients(value, zeros).values())
 
 
+DENSE = [case for case in CASES if any(vocabulary.FEATURES[need].dense for need in catalogue()[case[0]].needs)]
+
+
+@pytest.mark.parametrize(("key", "fields"), DENSE)
+def test_what_asks_for_dense_features_adds_up(key, fields):
+    """Its values and gradients of any parts of a batch sum to those of the whole."""
+    objective = make(key, fields)
+    inputs = features(objective, b=9)
+    whole = objective(**inputs)
+    rows = {name for name in inputs if vocabulary.FEATURES[name].per_sample}
+    parts = sum(
+        objective(**{n: x[part] if n in rows else x for n, x in inputs.items()})
+        for part in (slice(0, 2), slice(2, 7), slice(7, 9))
+    )
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    expected = gradients(whole, inputs)
+    for name, gradient in gradients(parts, inputs).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
+
+
 @every_case
 def test_half_precision_features_give_a_float32_value(key, fields):
     inputs = {n: x.bfloat16() if x.is_floating_point() else x for n, x in features(make(key, fields), b=12).items()}
@@ -136,7 +156,7 @@ def test_the_docstring_says_what_a_reader_needs(key):
     first, *rest = text.split("\n\n")
     assert first.endswith("."), "the first paragraph is one sentence"
     assert len(text.splitlines()) <= 15
-    assert re.search(r"arXiv:? ?\d{4}\.\d{4,5}|doi|no arXiv", text)
+    assert re.search(r"arXiv:?\s*\d{4}\.\d{4,5}|doi|no arXiv", text)
     assert re.search(r"\b(19|20)\d\d\b", text), "the year"
     assert re.search(r"\bL\w* =|L_\w+ =", text), "a formula of the form L = ..."
     assert "Reduces to:" in text

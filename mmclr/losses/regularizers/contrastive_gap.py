@@ -1,12 +1,9 @@
 """The terms that close the gap between the two modalities: uniformity within and across, and alignment."""
 
-import math
-
 from torch import Tensor
 
 from mmclr import parallel
-from mmclr.losses.algebra import Pairs, dual_lse
-from mmclr.losses.moments import logsumexp
+from mmclr.losses.moments import log_mean_kernel
 from mmclr.losses.objective import Objective
 
 
@@ -23,7 +20,7 @@ class Uniformity(Objective, key="uniformity"):
     image_weight: float = 0.5  # w, weight of the images' term, 0 to 1
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        of_image, of_text = (_log_mean_kernel(x, x, self.t) for x in (image, text))
+        of_image, of_text = (log_mean_kernel(x, x, self.t) for x in (image, text))
         return self.image_weight * of_image + (1 - self.image_weight) * of_text
 
 
@@ -39,7 +36,7 @@ class CrossUniformity(Objective, key="cross_uniformity"):
     t: float = 2.0  # inverse squared width of the kernel, > 0
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        return _log_mean_kernel(image, text, self.t)
+        return log_mean_kernel(image, text, self.t)
 
 
 class Alignment(Objective, key="alignment"):
@@ -59,12 +56,3 @@ class Alignment(Objective, key="alignment"):
 
     def forward(self, image: Tensor, text: Tensor, weights: Tensor) -> Tensor:
         return parallel.mean((image - text).square().sum(1) ** (self.power / 2), weights)
-
-
-def _log_mean_kernel(x: Tensor, y: Tensor, t: float) -> Tensor:
-    """Return log mean_{j != k} exp(-t |x_j - y_k|^2) of unit vectors over all ranks; 0 for a single sample."""
-    samples = x.shape[0] * parallel.world()
-    if samples == 1:
-        return (x * y).sum() * 0
-    # |x - y|^2 = 2 - 2 <x, y>, and no root of a distance that may be 0
-    return logsumexp(dual_lse(x, y, 2 * t, exclude=Pairs()).row) - 2 * t - math.log(samples * (samples - 1))

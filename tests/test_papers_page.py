@@ -1,0 +1,70 @@
+"""The catalogue: PAPERS.md is fresh, every entry whole, every ready config valid."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmclr import config, papers
+from mmclr.errors import UserError
+from mmclr.losses import catalogue
+from mmclr.losses.terms import build_terms
+
+ROOT = Path(__file__).parent.parent
+PRESETS = sorted((ROOT / "configs" / "papers").glob("*.yaml"))
+
+
+def test_the_page_is_fresh():
+    assert (ROOT / "PAPERS.md").read_text(encoding="utf-8") == papers.page(), "run: mmclr papers --write PAPERS.md"
+
+
+def test_every_objective_has_a_whole_entry():
+    found = papers.entries()
+    assert {entry.key for entry in found} == set(catalogue())
+    for entry in found:
+        assert all([entry.title, entry.source, entry.text, entry.reduces, entry.differs]), entry.key
+        assert all(field["comment"] for field in entry.fields), entry.key
+        assert (ROOT / entry.file).is_file()
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_ready_configs_build_their_objectives(path):
+    tree = config.read(path)
+    assert build_terms(tree["objectives"])
+    assert path.read_text().startswith("# ")
+
+
+def test_sections_go_by_what_data_there_is():
+    """Objectives for plain pairs come first, then one more need at a time."""
+    keys = [entry.key for entry in papers.entries()]
+    assert keys.index("clip") < keys.index("cacr") < keys.index("cwcl") < keys.index("supcon_label")
+    assert papers.page().index("## Pictures with captions") < papers.page().index("## A frozen image model")
+
+
+def test_json_is_for_scripts(capsys):
+    papers.main(["--json"])
+    found = {entry["key"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert found["dclw"]["needs"] == ["image", "text", "scale", "image_id", "caption_id", "weights"]
+    assert found["dclw"]["arxiv"] == ["2110.06848"]
+    assert found["dclw"]["cost"] == "streamed"
+    assert {field["name"]: field["default"] for field in found["dclw"]["fields"]}["sigma"] == 0.5
+
+
+def test_the_command_prints_all_and_one():
+    run = lambda *args: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", "from mmclr.cli import main; main()", "papers", *args],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    every = run()
+    assert every.returncode == 0, every.stderr
+    assert all(key in every.stdout for key in catalogue())
+    assert "w_i = 2 - B * softmax_i" in run("dclw").stdout
+
+
+def test_an_unknown_key_names_the_nearest(capsys):
+    with pytest.raises(UserError, match="no objective 'sigclip'; did you mean siglip"):
+        papers.main(["sigclip"])

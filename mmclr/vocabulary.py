@@ -1,8 +1,14 @@
 """THE page: every feature that an objective may ask for by naming an argument of its forward.
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
-L text tokens, P patches, M captions per image, V views, K prototypes, R reference features. A new feature is
-one row here and one source in `features/` that computes it; nothing else changes.
+L text tokens, P patches, M captions per image, V views, K prototypes, R reference features, N tokens of the
+vocabulary, W the caption decoder's width. A new feature is one row here and one source in `features/` that computes
+it; nothing else changes.
+
+A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
+objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
+already say what each counts in the global batch. Such an objective is computed micro-batch by micro-batch, together
+with the backward, and its values add up to that of the whole (`train.accumulate`).
 """
 
 from __future__ import annotations
@@ -23,6 +29,9 @@ class Sizes:
     D: int = 8
     M: int = 2
     R: int = 5
+    L: int = 4  # of which L - 1 are predicted
+    N: int = 7
+    W: int = 6
     dtype: torch.dtype = torch.float64
 
 
@@ -34,6 +43,7 @@ class Feature:
     source: str  # who provides it: batch, student, frozen or trainer
     meaning: str
     make: Callable[[Sizes, torch.Generator], Tensor]  # a realistic random value, for laws and dry runs
+    dense: bool = False  # a row per token: exists for one micro-batch at a time
 
     @property
     def per_sample(self) -> bool:
@@ -67,6 +77,26 @@ def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.randperm(4 * sizes.b, generator=generator)[: sizes.b]
 
 
+def _states(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    shape = (sizes.b, sizes.M, sizes.L - 1, sizes.W)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(sizes.dtype)
+
+
+def _words(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randn(sizes.N, sizes.W, generator=generator, dtype=torch.float64).to(sizes.dtype)
+
+
+def _targets(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, sizes.N, (sizes.b, sizes.M, sizes.L - 1), generator=generator)
+
+
+def _shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    shape = (sizes.b, sizes.M, sizes.L - 1)
+    valid = torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.3).clamp(min=0).ceil()
+    valid[..., 0] = 1  # a caption has at least its end
+    return (valid / valid.sum()).to(sizes.dtype)
+
+
 def _weights(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.rand(sizes.b, generator=generator, dtype=torch.float64).add(0.5).to(sizes.dtype)
 
@@ -92,5 +122,19 @@ FEATURES: dict[str, Feature] = {
     "label": Feature("[b]", "batch", "int64 class of the sample, from the shards' .cls or a json field", _ids),
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
     "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
+    "caption_states": Feature(
+        "[b, M, L-1, W]", "student", "the caption decoder's state at each token but the last", _states, dense=True
+    ),
+    "caption_words": Feature(
+        "[N, W]", "student", "the caption decoder's vector of each token: logits are dot products", _words
+    ),
+    "caption_targets": Feature("[b, M, L-1]", "batch", "int64 token that follows each token but the last", _targets),
+    "caption_shares": Feature(
+        "[b, M, L-1]",
+        "batch",
+        "share of each of these in the mean over all tokens of the global batch, by its "
+        "sample's weight; 0 behind a caption's end",
+        _shares,
+    ),
     "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", _number(0.25)),
 }

@@ -18,6 +18,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"duplicates": "negative", "keep_mib": 0, "label_smoothing": 0.1},
         {"image_weight": 0.75, "label_smoothing": 0.2},
     ],
+    "caption": [{"label_smoothing": 0.1, "chunk_mib": 0}],
     "cwcl": [{"kernel": "exp", "width": 0.1}, {"kernel": "power", "width": 4.0, "hard_weight": 0.0}],
     "dcl": [{"intra": True}, {"duplicates": "negative"}],
     "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],

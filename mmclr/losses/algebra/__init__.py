@@ -4,6 +4,7 @@ from mmclr.losses.algebra.expected import Expected, expected
 from mmclr.losses.algebra.lse import Lse, dual_lse, merge
 from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where
 from mmclr.losses.algebra.pair_sum import PairSum, pair_sum
+from mmclr.losses.algebra.token_entropy import token_entropy
 from mmclr.losses.algebra.top import Top, top
 from mmclr.losses.algebra.weighted import TileWeight, Weighted, low_rank, weighted
 
@@ -24,6 +25,7 @@ __all__ = [
     "low_rank",
     "merge",
     "pair_sum",
+    "token_entropy",
     "top",
     "weighted",
 ]

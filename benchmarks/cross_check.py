@@ -1,7 +1,9 @@
 """Our numbers against pip's clip-benchmark 1.6.2, run as its users run it, on one model and three sets.
 
-The peer loads the model folder with transformers' CLIPModel and transforms pictures with open_clip: nothing of
-mmclr computes its numbers. Sets: classification, several classes a picture, retrieval with several captions.
+The peer reads our open_clip export with open_clip, its transform and its tokenizer: nothing of mmclr computes its
+numbers. Both compute in float64: in float32 two scores that differ by less than its rounding
+stand in whichever order a matmul happens to give. Sets: classification, several classes a picture, retrieval with
+several captions.
     python benchmarks/cross_check.py [--model FOLDER] [--data SHARDS]
 """
 
@@ -26,6 +28,8 @@ from eval.sets import EvalSet
 from eval.sources import open_set
 from mmclr.config import check
 from mmclr.data.text import Tokenizer
+from mmclr.export import open_clip
+from mmclr.export.source import Source
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
@@ -33,30 +37,24 @@ PICTO = str(peers.ROOT.parent / "shared" / "data" / "picto" / "test-{00000..0000
 TEMPLATES = ["an icon of {c}.", "a small drawing of {c}", "{c}"]
 COMMON = 15  # pictures that a tag must have to be a class
 PEER = """
-import json, os, torch
+import torch, open_clip
 import clip_benchmark.models as models
-from open_clip import image_transform
-from transformers import AutoTokenizer, CLIPModel
 
 class Peer(torch.nn.Module):
     def __init__(self, clip):
         super().__init__()
-        self.clip = clip
+        self.clip = clip.double().eval()
+        self.mean, self.std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1)
+                               for v in (clip.visual.image_mean, clip.visual.image_std))
     def encode_image(self, pixels):
-        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
+        whole = ((pixels.double() * self.std + self.mean) * 255).round()  # what float32 normalising rounded off
+        return self.clip.encode_image((whole / 255 - self.mean) / self.std)
     def encode_text(self, ids):
-        return self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output)
+        return self.clip.encode_text(ids)
 
 def load(model_name, pretrained, cache_dir, device):
-    clip = CLIPModel.from_pretrained(model_name, local_files_only=True).eval()
-    words = AutoTokenizer.from_pretrained(model_name, local_files_only=True)
-    context = clip.config.text_config.max_position_embeddings
-    tokenize = lambda texts: words(list(texts), return_tensors="pt", padding=True, truncation=True,
-                                   max_length=context).input_ids
-    pixels = json.load(open(os.path.join(model_name, "preprocessor_config.json")))
-    transform = image_transform(clip.config.vision_config.image_size, is_train=False,
-                                mean=pixels["image_mean"], std=pixels["image_std"])
-    return Peer(clip), transform, tokenize
+    clip, _, transform = open_clip.create_model_and_transforms(model_name)
+    return Peer(clip), transform, open_clip.get_tokenizer(model_name)
 
 models.TYPE2FUNC["mmclr"] = load
 models.MODEL_TYPES.append("mmclr")
@@ -68,7 +66,9 @@ main()
 def main() -> int:
     """Print the table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a transformers CLIP folder (default: random weights of the icons preset)")
+    parser.add_argument(
+        "--model", help="a run, checkpoint or model folder (default: random weights of the icons preset)"
+    )
     parser.add_argument("--data", default=PICTO, help="shards with json fields subgroup and tags")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,12 +82,14 @@ def main() -> int:
 def compare(model: str, data: str, scratch: Path) -> list[float]:
     """Evaluate both ways; print the numbers side by side and return their differences."""
     path = peers.install("clip_benchmark", peers.CLIP_BENCHMARK)
+    exported = scratch / "open_clip"
+    open_clip.write(Source.open(model), exported)
     table, differences = Table(), []
     for column in ("set", "metric", "mmclr", "clip-benchmark", "difference"):
         table.add_column(column, no_wrap=True)
     for name, task, evalset in sets(data):
         root = layout.write(evalset, scratch / name, shards=8)
-        ours, theirs = measure(model, root, task), peer_metrics(path, model, root, task, scratch)
+        ours, theirs = measure(model, root, task), peer_metrics(path, f"local-dir:{exported}", root, task, scratch)
         for metric, value in theirs.items():
             differences.append(abs(ours.metrics[metric] - value))
             table.add_row(name, metric, f"{ours.metrics[metric]:.7f}", f"{value:.7f}", f"{differences[-1]:.1e}")
@@ -115,7 +117,7 @@ def sets(data: str) -> list[tuple[str, str, EvalSet]]:
 
 def measure(model: str, root: Path, task: str) -> Result:
     """Evaluate with mmclr."""
-    embedder = Embedder.load(model, device="cpu")
+    embedder = Embedder.load(model, device="cpu", precision="float64")
     return (retrieval if task == "zeroshot_retrieval" else zero_shot).run(embedder, open_set(str(root)))
 
 

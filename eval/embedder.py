@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,13 @@ from eval.sets import EvalSet
 from eval.store import DIGEST, Store
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models import prefixes
+from mmclr.models import prefixes, pretrained
+from mmclr.models.clip import TextTower
 from mmclr.models.two_tower import TwoTower
 
 TOKENS = 16_384  # of one batch of texts
 ROWS = 4096  # texts of one tree
+COMPUTING = {".safetensors", ".json", ".txt", ".model"}  # endings of weights, configurations, vocabularies
 TREE = 1.25  # times fewer tokens, from which on a tree is worth its gathering
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,8 +60,8 @@ class Embedder:
 
     @classmethod
     def load(cls, source: str | Path, *, device: str = "auto", **settings: Any) -> Embedder:
-        """Open a run, a checkpoint, its model/ folder, or a transformers CLIP folder."""
-        folder = find(source)
+        """Open a run, a checkpoint, an export, a CLIP or SigLIP folder of transformers, an open_clip folder or name."""
+        folder = pretrained.find(source)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         model = TwoTower.load(folder).to(device).eval()
         tokenizer = Tokenizer.load(folder, context=model.config.text.context)
@@ -70,7 +71,7 @@ class Embedder:
     def transform(self) -> Transform:
         """How a picture becomes pixels."""
         image = self.model.config.image
-        return Transform(image.size)
+        return Transform(image.size, image.resize, image.resample)
 
     @property
     def transform_hash(self) -> str:
@@ -119,7 +120,7 @@ class Embedder:
 
     def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:
         """Choose how texts are encoded: where they begin alike as a tree (models/prefixes.py), else by length."""
-        if prefixes.saving(ids) > TREE:
+        if isinstance(self.model.text_model, TextTower) and prefixes.saving(ids) > TREE:
             order = sorted(range(len(ids)), key=lambda i: ids[i])
             return self._encode_tree, [order[i : i + ROWS] for i in range(0, len(order), ROWS)]
         return self._encode_batch, list(_by_tokens(sorted(range(len(ids)), key=lambda i: len(ids[i])), ids))
@@ -147,25 +148,12 @@ class Embedded:
     hash: str  # of the pictures' bytes
 
 
-def find(source: str | Path) -> Path:
-    """Return the model folder that `source` is or holds: a model folder, a checkpoint, or a run's newest one.
-
-    Averaged weights are taken where a checkpoint has them, as an export does.
-    """
-    path = Path(source)
-    steps = [path, *(p.parent for p in sorted(path.glob("checkpoints/step-*/position.json"))[-1:])]
-    for folder in (path, *(step / name for step in steps for name in ("average", "model"))):
-        if (folder / "model.safetensors").is_file():
-            return folder
-    raise UserError(f"{source}: no model there; name a run, a checkpoint, or a folder with model.safetensors")
-
-
 def folder_hash(folder: Path) -> str:
     """Return a hash of what computes in a model folder: weights, configuration, tokenizer."""
     digest = hashlib.sha256()
-    for name in ("model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"):
-        path = folder / name
-        with open(path, "rb") if path.is_file() else io.BytesIO() as file:
+    for path in sorted(path for path in folder.iterdir() if path.suffix in COMPUTING):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()[:16]

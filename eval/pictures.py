@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels, as CLIP evaluates: whole decode, bicubic resize of the shorter side, centre crop."""
+"""Encoded pictures to pixels, as the model's training meant them to be: whole decode, resize, centre crop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from eval.sets import EvalSet
@@ -30,12 +31,15 @@ class Transform:
     """
 
     size: int
-    interpolation: str = "bicubic"
+    resize: str = "crop"  # the shorter side to size, and the middle of it; or squash: both sides to size
+    resample: str = "bicubic"
 
     def __call__(self, encoded: bytes) -> np.ndarray:
         """Return uint8 pixels [3, size, size]. Raises Fault where the picture cannot be decoded."""
         image = Picture(encoded, MAX_PIXELS).pixels(WHITE)
-        return np.asarray(plain(image, self.size, self.interpolation)).transpose(2, 0, 1)
+        if self.resize == "squash":
+            image = image.resize((self.size, self.size), Image.Resampling[self.resample.upper()])
+        return np.asarray(plain(image, self.size, self.resample)).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, TimeoutError
@@ -79,7 +80,11 @@ def _submit(pool: Executor, make: Callable[[Job], Result], job: Job, workers: in
     if not workers:
         return pool.submit(make, job)
     try:
-        return pool.submit(_work, job)
+        with (
+            warnings.catch_warnings()
+        ):  # Python 3.12 warns of every fork beside threads; a worker takes no lock of theirs
+            warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
+            return pool.submit(_work, job)
     except BrokenProcessPool as error:  # it broke since the last result: the first one waited for will tell
         failed: Future[Result] = Future()
         failed.set_exception(error)

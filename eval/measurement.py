@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy import stats
 
 Z95 = NormalDist().inv_cdf(0.975)
 
@@ -55,7 +56,7 @@ class Measurement:
         """Return the 95 % confidence interval of the metric; None where fewer than two units were seen."""
         if self.n < 2:
             return None
-        z = Z95 if self.clusters is None else _student(self.n - 1)
+        z = Z95 if self.clusters is None else float(stats.t.ppf(0.975, self.n - 1))
         if not self.share:
             half = z * self.variance() ** 0.5
             return self.mean - half, self.mean + half
@@ -99,12 +100,3 @@ def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t by Cornish and Fisher's expansion; within 1 % from 3 degrees on."""
-    z, v = Z95, float(freedom)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / v + second / v**2 + third / v**3

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    "mmclr.cli": 6, "mmclr.demo": 6,
+    "mmclr.cli": 6, "mmclr.demo": 6, "mmclr.compare": 6,
     "mmclr.export": 5, "mmclr.report": 5, "mmclr.papers": 5, "mmclr.doctor": 5, "eval": 5, "data_tools": 5,
     "mmclr.train": 4,
     "mmclr.features": 3,

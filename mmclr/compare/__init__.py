@@ -1,0 +1,76 @@
+"""`mmclr compare`: train several configs on one budget, several seeds each, and say which is better and how surely."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from mmclr.compare import standings
+from mmclr.compare.trial import Budget, Trial
+from mmclr.config import find
+from mmclr.errors import UserError
+
+EXAMPLES = """examples:
+  mmclr compare base.yaml siglip.yaml --budget samples=200000 --test 'shards/test-*.tar' 'data.train=shards/train-*.tar'
+  mmclr compare base.yaml configs/papers/*.yaml --budget minutes=3 --seeds 3 --test ... --out runs/papers
+A comparison that was stopped goes on where it was when the same command is given again.
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Train, evaluate, compare, write the table and the page."""
+    parser = argparse.ArgumentParser(
+        description="Train several configs on one budget, several seeds each; print a table with confidence intervals "
+        "and paired differences to the first config, and write a page with the curves.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "configs", nargs="+", metavar="CONFIG|key=value",
+        help="configs, the first is what the others are compared with; key=value applies to all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", default="samples=100000", metavar="KIND=N",
+        help="what every run gets: samples=N, steps=N or minutes=N (default samples=100000)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each config (default 3)")
+    parser.add_argument("--test", required=True, metavar="SHARDS", help="what the models are evaluated on")
+    parser.add_argument("--relation", default="pair", choices=["pair", "caption"], help="as in mmclr eval retrieval")
+    parser.add_argument("--label", default="", metavar="FIELD", help="also classify by this field (cls, json:FIELD)")
+    parser.add_argument("--metric", default="image_retrieval_recall@10", help="what the table is sorted by")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)")
+    args = parser.parse_args(argv)
+    overrides = [text for text in args.configs if "=" in text]
+    configs = [find(text) for text in args.configs if "=" not in text]
+    names = _names(configs)
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds}: at least one run of each config is needed")
+    budget = Budget.parse(args.budget)
+    console = Console()
+    trials = [
+        Trial(names[config], config, seed, args.out / names[config] / f"seed-{seed}", budget, tuple(overrides))
+        for seed in range(args.seeds)  # seed by seed, so that a comparison stopped early is still a fair one
+        for config in configs
+    ]
+    for number, trial in enumerate(trials):
+        console.print(f"[bold]{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", highlight=False)
+        if fault := trial.run(args.test, args.relation, args.label):
+            console.print(f"  failed: {fault}", highlight=False, markup=False)
+    table = standings.Standings.of(trials, args.metric)
+    table.show(console)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "compare.json").write_text(json.dumps(table.to_dict(), indent=2) + "\n")
+    (args.out / "compare.md").write_text(table.to_markdown())
+    console.print(f"written: {table.page().save(args.out / 'compare.html')}, compare.json, compare.md")
+    return 1 if table.failed else 0
+
+
+def _names(configs: list[Path]) -> dict[Path, str]:
+    """Return a short name of each config, longer where two have the same."""
+    if not configs:
+        raise UserError("name at least one config")
+    short = [path.stem for path in configs]
+    return {p: p.stem if short.count(p.stem) == 1 else "-".join(p.with_suffix("").parts[-2:]) for p in configs}

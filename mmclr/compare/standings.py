@@ -1,0 +1,187 @@
+"""Who stands where: means with intervals over seeds, and paired differences to the first config.
+
+An interval says how much the mean over seeds would move with other seeds and other test samples: the variance
+between seeds (which holds both, as far as samples act on single seeds) over their number, and never less than the
+variance that the test samples alone give. With one seed it is the samples' alone, and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from eval.compare import compare
+from eval.result import Result
+from mmclr.compare.trial import Trial
+from mmclr.errors import UserError
+from mmclr.report import Page, charts
+
+COLUMNS = ("config", "value", "low", "high", "difference", "from", "to", "clear", "time", "final loss", "seeds")
+
+
+@dataclass
+class Row:
+    """One config."""
+
+    name: str
+    mean: float
+    interval: tuple[float, float]
+    difference: float | None = None  # to the first config, seed by seed
+    difference_interval: tuple[float, float] | None = None
+    time: float | None = None  # per sample, as a multiple of the first config's
+    loss: float | None = None
+    seeds: int = 0
+    others: dict[str, float] = field(default_factory=dict)  # means of every other metric
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference's interval leaves 0 out."""
+        return (
+            self.difference_interval is not None and not self.difference_interval[0] <= 0 <= self.difference_interval[1]
+        )
+
+    def cells(self) -> list[Any]:
+        """Return the values of COLUMNS."""
+        low, high = self.difference_interval or (None, None)
+        mark = {True: "better" if (self.difference or 0) > 0 else "worse", False: ""}[self.clear]
+        return [
+            self.name,
+            self.mean,
+            *self.interval,
+            self.difference,
+            low,
+            high,
+            mark,
+            self.time,
+            self.loss,
+            self.seeds,
+        ]
+
+
+@dataclass
+class Standings:
+    """The rows, best first below the baseline; what failed; the curves."""
+
+    metric: str
+    rows: list[Row]
+    failed: list[str]
+    curves: dict[str, tuple[list[float], list[float]]]
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], metric: str) -> Standings:
+        """Collect what the trials have."""
+        names = list(dict.fromkeys(t.name for t in trials))
+        results = {name: {t.seed: r for t in trials if t.name == name and (r := _merged(t))} for name in names}
+        failed = [name for name in names if not results[name]]
+        base = names[0]
+        if base in failed:
+            raise UserError(f"{base}, with which the others are compared, has no result")
+        known = next(iter(results[base].values())).metrics
+        if metric not in known:
+            raise UserError(f"--metric {metric}: there is only {', '.join(known)}")
+        rows = [
+            _row(name, results[name], results[base], metric, [t for t in trials if t.name == name])
+            for name in names
+            if results[name]
+        ]
+        first = rows[0].time
+        for row in rows:
+            row.time = first / row.time if first and row.time else None
+        curves = {name: _curve(next(t for t in trials if t.name == name)) for name in names if results[name]}
+        return cls(metric, [rows[0], *sorted(rows[1:], key=lambda row: -row.mean)], failed, curves)
+
+    def show(self, console: Console) -> None:
+        """Print the table."""
+        table = Table(title=f"{self.metric}; differences to {self.rows[0].name}, 95 % intervals")
+        for column in COLUMNS:
+            table.add_column(column)
+        for row in self.rows:
+            table.add_row(*map(_text, row.cells()), style="bold" if row.clear else "")
+        console.print(table)
+        for name in self.failed:
+            console.print(f"{name}: failed with every seed", highlight=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what compare.json holds."""
+        rows = [{**dict(zip(COLUMNS, row.cells())), "metrics": row.others} for row in self.rows]
+        return {"metric": self.metric, "rows": rows, "failed": self.failed}
+
+    def to_markdown(self) -> str:
+        """Return the table in Markdown."""
+        lines = [COLUMNS, ["---"] * len(COLUMNS), *([_text(c) for c in row.cells()] for row in self.rows)]
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def page(self) -> Page:
+        """Return the page with table and curves."""
+        page = Page("mmclr compare", f"{self.metric}; differences to {self.rows[0].name}")
+        page.table(
+            "Standings", COLUMNS, [row.cells() for row in self.rows], __doc__.split("\n\n")[1].replace("\n", " ")
+        )
+        others = list(self.rows[0].others)
+        page.table(
+            "Every metric", ["config", *others], [[r.name, *(r.others.get(m) for m in others)] for r in self.rows]
+        )
+        figures = [
+            charts.lines(f"loss of {name}", {name: curve}, smooth=6) for name, curve in self.curves.items() if curve[0]
+        ]
+        return page.charts("Training, seed 0", figures)
+
+
+def _merged(trial: Trial) -> Result | None:
+    """Return the trial's retrieval result with the metrics of its classification, if there is one."""
+    result, classes = trial.result(), trial.result("zero_shot")
+    if result is not None and classes is not None:
+        result.metrics.update(classes.metrics)
+        result.measurements.update(classes.measurements)
+    return result
+
+
+def _row(name: str, own: dict[int, Result], base: dict[int, Result], metric: str, trials: list[Trial]) -> Row:
+    values = [result.metrics[metric] or 0.0 for result in own.values()]
+    widest = max((i[1] - i[0]) / 2 for r in own.values() if (i := r.measurements[metric].interval()))
+    row = Row(name, statistics.fmean(values), _interval(values, widest), seeds=len(values))
+    shared = sorted(own.keys() & base.keys())
+    if own is not base and shared:
+        pairs = [{d.metric: d for d in compare(_one(base[s], metric), _one(own[s], metric))}[metric] for s in shared]
+        row.difference = statistics.fmean(d.difference for d in pairs)
+        half = statistics.fmean((d.interval[1] - d.interval[0]) / 2 for d in pairs if d.interval)
+        row.difference_interval = _interval([d.difference for d in pairs], half, shares=False)
+    rates = [rate for t in trials if (rate := t.samples_per_second())]
+    row.time = statistics.median(rates) if rates else None
+    losses = [rows[-1]["loss"] for t in trials if (rows := t.log())]
+    row.loss = statistics.fmean(losses) if losses else None
+    row.others = {
+        m: statistics.fmean(r.metrics[m] or 0.0 for r in own.values()) for m in next(iter(own.values())).metrics
+    }
+    return row
+
+
+def _one(result: Result, metric: str) -> Result:
+    return dataclasses.replace(result, measurements={metric: result.measurements[metric]})
+
+
+def _interval(values: Sequence[float], samples: float, shares: bool = True) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of `values`, one a seed; one seed alone has the half width `samples`."""
+    mean, n = statistics.fmean(values), len(values)
+    # The test samples are the same for all seeds, so more seeds do not shrink what they give.
+    seeds = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n) if n > 1 else 0.0
+    half = max(float(seeds), samples)
+    low, high = mean - half, mean + half
+    return (max(0.0, low), min(1.0, high)) if shares else (low, high)
+
+
+def _curve(trial: Trial) -> tuple[list[float], list[float]]:
+    rows = trial.log()
+    return [row["step"] for row in rows], [row["loss"] for row in rows]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,122 @@
+"""One run of a comparison: a config, a seed, a budget; trained in a process of its own, then evaluated."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import retrieval, zero_shot
+from eval.embedder import Embedder
+from eval.result import Result
+from eval.sources import open_set
+from mmclr.config import load
+from mmclr.errors import UserError
+from mmclr.report.curves import read
+from mmclr.train.run import RunConfig
+
+PROBE = 30  # steps that tell how fast a config is, for budgets in minutes
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run of a comparison gets."""
+
+    kind: str
+    amount: float
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read KIND=N."""
+        kind, _, amount = text.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = 0.0
+        if kind not in ("samples", "steps", "minutes") or value <= 0:
+            raise UserError(f"--budget {text}: write samples=N, steps=N or minutes=N, N above 0")
+        return cls(kind, value)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One config with one seed. `folder` keeps the run and its results, so nothing is done twice."""
+
+    name: str
+    config: Path
+    seed: int
+    folder: Path
+    budget: Budget
+    overrides: tuple[str, ...]
+
+    def run(self, test: str, relation: str, label: str) -> str | None:
+        """Train and evaluate, unless that is done; return what went wrong, if anything did."""
+        try:
+            self._train()
+            self._evaluate(test, relation, label)
+        except UserError as error:
+            return str(error)
+        return None
+
+    def result(self, suite: str = "retrieval") -> Result | None:
+        """The evaluation, or None where it failed."""
+        path = self.folder / "eval" / f"{suite}.json"
+        return Result.load(path) if path.is_file() else None
+
+    def log(self) -> list[dict[str, Any]]:
+        """The rows of the training's log."""
+        path = self.folder / "log.jsonl"
+        return [row for row in read(path) if "loss" in row] if path.is_file() else []
+
+    def samples_per_second(self) -> float | None:
+        """The median over the training."""
+        rates = [row["samples_per_s"] for row in self.log()[2:]]
+        return statistics.median(rates) if rates else None
+
+    def _length(self) -> list[str]:
+        amount = self.budget.amount
+        if self.budget.kind == "minutes":
+            return [f"steps={self._steps_in(60 * amount)}", "epochs=null", "samples=null"]
+        others = {"samples", "steps", "epochs"} - {self.budget.kind}
+        return [f"{self.budget.kind}={round(amount)}", *(f"{other}=null" for other in sorted(others))]
+
+    def _steps_in(self, seconds: float) -> int:
+        """Measure the speed in a short run, and return the steps that fit."""
+        probe = self.folder / "probe"
+        self._process([f"out={probe}", f"steps={PROBE}", "epochs=null", "samples=null", "log_every=1"])
+        rates = [row["samples_per_s"] for row in read(probe / "log.jsonl")[PROBE // 3 :]]
+        batch = load(
+            RunConfig, self.config, [*self.overrides, f"steps={PROBE}", "epochs=null", "samples=null"]
+        ).data.batch
+        return max(1, round(seconds * statistics.median(rates) / batch))
+
+    def _train(self) -> None:
+        done = self.folder / "trained.json"
+        wanted = {"budget": vars(self.budget), "overrides": list(self.overrides), "config": self.config.read_text()}
+        if done.is_file():
+            if json.loads(done.read_text()) != wanted:
+                raise UserError(
+                    f"{self.folder}: holds a run of another config or budget; remove it, or name another --out"
+                )
+            return
+        self._process([f"out={self.folder}", f"seed={self.seed}", *self._length()])
+        done.write_text(json.dumps(wanted))
+
+    def _process(self, settings: list[str]) -> None:
+        command = [sys.executable, "-m", "mmclr.train", str(self.config), *self.overrides, *settings]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise UserError("\n".join(done.stderr.strip().splitlines()[-5:]) or f"ended with status {done.returncode}")
+
+    def _evaluate(self, test: str, relation: str, label: str) -> None:
+        suites = {"retrieval": lambda e: retrieval.run(e, open_set(test), relation=relation)}
+        if label:
+            suites["zero_shot"] = lambda e: zero_shot.run(e, open_set(test, label=label))
+        todo = [suite for suite in suites if self.result(suite) is None]
+        embedder = Embedder.load(self.folder) if todo else None
+        for suite in todo:
+            suites[suite](embedder).save(self.folder / "eval" / f"{suite}.json")

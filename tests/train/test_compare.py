@@ -1,0 +1,101 @@
+"""Comparisons: statistics against scipy, stopped ones go on, a config that fails is told and does not end the rest."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eval.measurement import Measurement
+from eval.result import Result
+from mmclr.compare import main
+from mmclr.compare.standings import Standings
+from mmclr.compare.trial import Budget
+from mmclr.errors import UserError
+
+
+class Fake:
+    """A trial with a known result."""
+
+    def __init__(self, name, seed, hits, loss=1.0, rate=100.0):
+        self.name, self.seed, self.hits, self.loss, self.rate = name, seed, np.asarray(hits, float), loss, rate
+
+    def result(self, suite="retrieval"):
+        if suite != "retrieval" or not len(self.hits):
+            return None
+        return Result.of(
+            {"r": Measurement(self.hits)}, dataset="d", model=self.name, task="t", hashes={"pictures": "x"}
+        )
+
+    def log(self):
+        return [{"step": i, "loss": self.loss} for i in range(4)]
+
+    def samples_per_second(self):
+        return self.rate
+
+
+def hits(rate, seed, n=400):
+    return np.random.default_rng(seed).random(n) < rate
+
+
+def test_means_and_paired_differences_over_seeds():
+    base, better = ([Fake(name, s, hits(rate, 10 * s + k), rate=r) for s in range(4)]
+                    for k, (name, rate, r) in enumerate((("base", 0.3, 100.0), ("better", 0.6, 50.0))))  # fmt: skip
+    table = Standings.of([*base, *better], "r")
+    first, second = table.rows
+    means = [[t.hits.mean() for t in trials] for trials in (base, better)]
+    assert first.mean == pytest.approx(np.mean(means[0]))
+    assert second.mean == pytest.approx(np.mean(means[1]))
+    differences = np.subtract(means[1], means[0])
+    assert second.difference == pytest.approx(differences.mean())
+    half = stats.t.ppf(0.975, 3) * differences.std(ddof=1) / 2
+    assert (second.difference_interval[1] - second.difference_interval[0]) / 2 >= half - 1e-12
+    assert second.clear
+    assert second.time == pytest.approx(2.0)
+    assert "better" in table.to_markdown()
+
+
+def test_equal_configs_are_not_told_apart():
+    """Of many comparisons of equal models few are called clear."""
+    clear = 0
+    for trial in range(60):
+        runs = [
+            Fake(name, s, hits(0.4, 1000 * trial + 2 * s + k, 200)) for s in range(3) for k, name in enumerate("ab")
+        ]
+        clear += Standings.of(runs, "r").rows[1].clear
+    assert clear <= 6
+
+
+def test_failed_configs_are_told():
+    table = Standings.of([Fake("a", 0, hits(0.5, 0)), Fake("b", 0, [])], "r")
+    assert table.failed == ["b"]
+    with pytest.raises(UserError, match="has no result"):
+        Standings.of([Fake("a", 0, []), Fake("b", 0, hits(0.5, 0))], "r")
+    with pytest.raises(UserError, match="there is only r"):
+        Standings.of([Fake("a", 0, hits(0.5, 0))], "recall")
+
+
+@pytest.mark.parametrize("text", ["samples", "samples=x", "hours=3", "steps=-1"])
+def test_bad_budgets(text):
+    with pytest.raises(UserError, match="write samples=N"):
+        Budget.parse(text)
+
+
+def test_the_whole_command(shards, tmp_path, capfd):
+    (tmp_path / "siglip.yaml").write_text("base: debug.yaml\nobjectives: {siglip: {}}\nmodel: {scale: 10}\n")
+    (tmp_path / "broken.yaml").write_text("base: debug.yaml\noptim: {lr: 1e-3, lrr: 2}\n")
+    configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml")), f"data.train={shards}"]
+    budget = ["--budget", "steps=3", "--seeds", "1", "--metric", "text_retrieval_recall@5"]
+    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out")]
+    assert main(command) == 1  # broken.yaml failed
+    said = capfd.readouterr().out
+    assert "optim.lrr: unknown key" in said
+    tree = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["config"] for row in tree["rows"]] == ["debug", "siglip"]
+    assert tree["failed"] == ["broken"]
+    assert tree["rows"][1]["difference"] is not None
+    page = (tmp_path / "out" / "compare.html").read_text()
+    assert "loss of siglip" in page
+    before = (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").stat().st_mtime_ns
+    main(command)  # nothing is trained twice
+    assert (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").stat().st_mtime_ns == before

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from eval import ranks
 from eval.pictures import Transform, decoded
 from eval.progress import bar
 from eval.sets import EvalSet
 from eval.store import DIGEST, Store
+from mmclr import parallel
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models import prefixes, pretrained
@@ -65,7 +67,9 @@ class Embedder:
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         model = TwoTower.load(folder).to(device).eval()
         tokenizer = Tokenizer.load(folder, context=model.config.text.context)
-        return cls(str(source), model, tokenizer, hash=folder_hash(folder), device=device, **settings)
+        loaded = cls(str(source), model, tokenizer, hash=folder_hash(folder), device=device, **settings)
+        ranks.wait()  # all have read the same store before the first writes to it
+        return loaded
 
     @property
     def transform(self) -> Transform:
@@ -88,35 +92,62 @@ class Embedder:
         """Return the unit-norm embeddings [n, D] of strings, on the CPU."""
         digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
         new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
-        ids = self.tokenizer.encode([text for _, text in new])
+        mine = [new[i] for i in ranks.part(len(new))]
+        ids = self.tokenizer.encode([text for _, text in mine])
+        rows = torch.empty(len(mine), self.model.config.embed, dtype=self._kept)
         encode, parts = self._tree_or_batches(ids)
-        with bar(what, len(new)) as advance:
+        with bar(what, len(mine)) as advance:
             for part in parts:
                 with self._computing():
-                    rows = encode([ids[i] for i in part])
-                self._texts.add([new[i][0] for i in part], rows.to(self._kept).cpu())
+                    rows[part] = encode([ids[i] for i in part]).to(self._kept).cpu()
                 advance(len(part))
+        self._texts.add([digest for digest, _ in new], ranks.join_parts(rows, len(new)))
         self._texts.flush()
         return self._texts.get(digests)
 
     def pictures(self, data: EvalSet) -> Embedded:
         """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted."""
-        digests: list[bytes] = []
         store = self._images if data.keep else Store()
-        with bar(f"pictures of {data.name}", len(data)) as advance:
-            for batch in decoded(data, self.transform, self.batch, self.workers, store):
-                if batch.new:
-                    with self._computing():
-                        rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
-                    store.add(batch.new, rows.to(self._kept).cpu())
-                digests += batch.digests
-                advance(len(batch.digests))
+        digests = self._share(self._add_pictures(data, store), store, len(data))
         store.flush()
         kept = [i for i, digest in enumerate(digests) if digest in store]
         if not kept:
             raise UserError(f"{data.name}: none of its {len(data)} pictures can be decoded")
         rows = store.get([digests[i] for i in kept])
         return Embedded(data.subset(kept, "undecodable picture"), rows, hash_of(digests))
+
+    def _add_pictures(self, data: EvalSet, store: Store) -> list[bytes]:
+        """Embed this process's part of a set into the store; return the digests of the part."""
+        digests: list[bytes] = []
+        part = ranks.part(len(data))
+        with bar(f"pictures of {data.name}", len(part)) as advance:
+            for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
+                if batch.new:
+                    with self._computing():
+                        rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
+                    store.add(batch.new, rows.to(self._kept).cpu())
+                digests += batch.digests
+                advance(len(batch.digests))
+        return digests
+
+    def _share(self, mine: list[bytes], store: Store, n: int) -> list[bytes]:
+        """Give all processes the digests and the rows of all n pictures."""
+        if parallel.world() == 1:
+            return mine
+        known = torch.tensor([digest in store for digest in mine], dtype=torch.bool)
+        rows = torch.zeros(len(mine), self.model.config.embed, dtype=self._kept)
+        if known.any():
+            rows[known] = store.get([digest for digest in mine if digest in store])
+        flat = (
+            torch.frombuffer(bytearray(b"".join(mine)), dtype=torch.uint8)
+            if mine
+            else torch.empty(0, dtype=torch.uint8)
+        )
+        shared = ranks.join_parts(flat.view(-1, DIGEST), n)
+        digests = [bytes(row) for row in shared.numpy()]
+        rows, known = ranks.join_parts(rows, n), ranks.join_parts(known, n)
+        store.add([digest for digest, k in zip(digests, known.tolist()) if k], rows[known])
+        return digests
 
     def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:
         """Choose how texts are encoded: where they begin alike as a tree (models/prefixes.py), else by length."""

@@ -52,9 +52,9 @@ class Decoded:
 
 
 def decoded(
-    data: EvalSet, transform: Transform, batch: int, workers: int, known: Container[bytes]
+    data: EvalSet, wanted: range, transform: Transform, batch: int, workers: int, known: Container[bytes]
 ) -> Iterator[Decoded]:
-    """Yield a set's pictures in order, in batches, decoded by threads one batch ahead of the caller."""
+    """Yield the `wanted` pictures of a set in order, in batches, decoded by threads one batch ahead of the caller."""
 
     def load(numbers: range) -> list[tuple[bytes, np.ndarray | None]]:
         return [one(number) for number in numbers]
@@ -68,12 +68,12 @@ def decoded(
             return digest, None
 
     def submit(start: int) -> list[Future[list[tuple[bytes, np.ndarray | None]]]]:
-        numbers = range(start, min(start + batch, len(data)))
+        numbers = wanted[start : start + batch]
         return [pool.submit(load, numbers[i : i + PORTION]) for i in range(0, len(numbers), PORTION)]
 
     with ThreadPoolExecutor(workers) as pool:
         ahead = submit(0)
-        for start in range(0, len(data), batch):
+        for start in range(0, len(wanted), batch):
             now, ahead = ahead, submit(start + batch)
             results = [result for future in now for result in future.result()]
             fresh = {digest: pixels for digest, pixels in results if pixels is not None}

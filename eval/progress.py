@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from eval import ranks
+
 
 @contextlib.contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -15,7 +17,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
-                        disable=not console.is_terminal or total == 0)  # fmt: skip
+                        disable=not console.is_terminal or total == 0 or not ranks.speaks())  # fmt: skip
     with progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)

@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from eval import ranks
+
 DIGEST = 16  # bytes of SHA-256 that tell contents apart
 
 
@@ -56,8 +58,8 @@ class Store:
         return self._blocks[0][[self._row[digest] for digest in digests]]
 
     def flush(self) -> None:
-        """Write what is not on disk yet; a reader sees the whole file or none."""
-        if self.folder is None or len(self._row) == self._written:
+        """Write what is not on disk yet (the first process does); a reader sees the whole file or none."""
+        if self.folder is None or len(self._row) == self._written or not ranks.speaks():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         new = list(self._row)[self._written :]

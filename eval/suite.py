@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import options
+from eval import options, ranks
 from eval.embedder import Embedded, Embedder
 from eval.result import Result
 
@@ -45,11 +45,14 @@ class Suite:
         if args.skip_existing and args.out and args.out.is_file():
             print(f"{args.out} exists: nothing done")
             return
+        ranks.join()
         data = self.open(args)
         result = self.run(options.embedder(args), data, args)
-        result.show()
-        if args.out:
-            print(f"written: {result.save(args.out)}")
+        if ranks.speaks():
+            result.show()
+            if args.out:
+                print(f"written: {result.save(args.out)}")
+        ranks.leave()
 
     def measure(self, argv: list[str], embedder: Embedder) -> Result:
         """Run with the options of a command line, on a model that is loaded already."""

@@ -16,7 +16,18 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from eval import compositional, conditional, few_shot, geometry, options, probes, retrieval, robustness, zero_shot
+from eval import (
+    compositional,
+    conditional,
+    few_shot,
+    geometry,
+    options,
+    probes,
+    ranks,
+    retrieval,
+    robustness,
+    zero_shot,
+)
 from eval.embedder import Embedder
 from eval.result import Result
 from eval.suite import Suite
@@ -42,16 +53,18 @@ def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -
     for number, (key, task) in enumerate(tasks.items(), 1):
         if key in done:
             continue
-        print(f"{number}/{len(tasks)} {key}", flush=True)
+        if ranks.speaks():
+            print(f"{number}/{len(tasks)} {key}", flush=True)
         try:
             result = SUITES[task["suite"]].measure(_argv(task), embedder)
         except UserError as error:
             failed[key] = error
             continue
-        result.save(out / f"{key.replace('/', '-')}.json")
-        with open(out / RESULTS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_line(key, task, result)) + "\n")
         results.append(result)
+        if ranks.speaks():
+            result.save(out / f"{key.replace('/', '-')}.json")
+            with open(out / RESULTS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(_line(key, task, result)) + "\n")
     if failed:
         raise UserError("\n".join(f"{key}: {error}" for key, error in failed.items()))
     return results
@@ -134,10 +147,13 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     args = parser.parse_args(argv)
     tasks, left_out = read(args.tasks, args.data)
-    for key in left_out:
-        print(f"left out: {key} (its metric is DataComp's own)")
+    ranks.join()
     run(options.embedder(args), tasks, args.out)
-    show(args.out / RESULTS)
+    if ranks.speaks():
+        for key in left_out:
+            print(f"left out: {key} (its metric is DataComp's own)")
+        show(args.out / RESULTS)
+    ranks.leave()
 
 
 EXAMPLES = """examples:

@@ -64,35 +64,50 @@ def add_data(p: argparse.ArgumentParser) -> None:
 def add_classes(p: argparse.ArgumentParser) -> None:
     """Add what says which classes there are and how they are put into words."""
     p.add_argument("--label", default="", metavar="FIELD", help="where shards keep the class: cls or json:FIELD")
-    p.add_argument("--classnames", type=Path, metavar="FILE", help="names, one a line (or a JSON list); default: the "
-                   "sorted distinct values of the label")  # fmt: skip
+    p.add_argument(
+        "--classnames", "--custom_classname_file", type=Path, metavar="FILE",
+        help="names, one a line (or a JSON list, or a JSON mapping from sets to lists); default: the sorted distinct "
+        "values of the label",
+    )  # fmt: skip
     p.add_argument(
         "--template", nargs="+", metavar="TEXT", help="templates with a slot {c}; default: the set's, or {c}"
     )
-    p.add_argument("--templates", type=Path, metavar="FILE", help="templates, one a line; or a JSON list, or a JSON "
-                   "mapping from each class to its own prompts")  # fmt: skip
+    p.add_argument(
+        "--templates", "--custom_template_file", type=Path, metavar="FILE",
+        help="templates, one a line; or a JSON list, or a JSON mapping from each class to its own prompts",
+    )  # fmt: skip
 
 
 def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
     """Open the set that the arguments name; `changes` replace some of them."""
     given: dict[str, Any] = {name: getattr(args, name) for name in ("data", "split", "caption", "label", "images")}
     given |= {"name": args.dataset, "language": args.language}
-    given["templates"] = args.template or (_templates(args.templates) if args.templates else None)
-    given["classnames"] = _names(args.classnames) if args.classnames else []
+    given["templates"] = args.template or (_templates(args.templates, args.dataset) if args.templates else None)
+    given["classnames"] = _names(args.classnames, args.dataset) if args.classnames else []
     return open_set(**{**given, **changes})
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Path, dataset: str) -> list[str]:
     if path.suffix != ".json":
         return read_lines(_there(path))
-    names = json.loads(_there(path).read_text("utf-8"))
+    names = _of_dataset(path, dataset)
     if not isinstance(names, list):
         raise UserError(f"{path}: class names are a JSON list of strings, in the order of class numbers")
     return [str(name) for name in names]
 
 
-def _templates(path: Path) -> Templates:
-    return json.loads(_there(path).read_text("utf-8")) if path.suffix == ".json" else read_lines(_there(path))
+def _templates(path: Path, dataset: str) -> Templates:
+    return _of_dataset(path, dataset) if path.suffix == ".json" else read_lines(_there(path))
+
+
+def _of_dataset(path: Path, dataset: str) -> Any:
+    """Read a JSON file; where it maps sets to what is asked for (CLIP_benchmark's form), take this set's part."""
+    try:
+        tree = json.loads(_there(path).read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    name = dataset.removeprefix("wds/")
+    return tree[name] if isinstance(tree, dict) and name in tree else tree
 
 
 def _there(path: Path) -> Path:

@@ -29,7 +29,7 @@ def open_set(
     """
     path, ours = Path(data), templates or PLAIN
     if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
-        found = layout.read(path, split, name)
+        found = _renamed(layout.read(path, split, name), classnames)
     elif path.is_dir() and not list(path.glob("*.tar")):
         if not any(place.is_dir() for place in path.iterdir()):
             raise UserError(
@@ -45,3 +45,14 @@ def open_set(
         found = shards.ordinary(urls, caption="" if label else caption, label=label, classnames=classnames,
                                 templates=ours, name=name or (path.name if path.is_dir() else ""))  # fmt: skip
     return replace(found, language=language, **({"templates": templates} if templates else {}))
+
+
+def _renamed(data: EvalSet, classnames: Sequence[str]) -> EvalSet:
+    """Give the classes of a set other names, where some are given: in another language, say."""
+    if not classnames or data.labels is None:
+        return data
+    if len(classnames) != len(data.classnames):
+        raise UserError(
+            f"{data.name}: it has {len(data.classnames)} classes, but {len(classnames)} class names were given"
+        )
+    return replace(data, classnames=list(classnames))

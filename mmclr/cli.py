@@ -18,6 +18,7 @@ COMMANDS = {
         "train a model from a config in one process (several: accelerate launch -m mmclr.train)",
     ),
     "compare": ("mmclr.compare:main", "train several configs on one budget and say which is better, how surely"),
+    "eval": ("eval.benchmark:main", "with CLIP_benchmark's options; the suites below have more to say"),
     "eval retrieval": (
         "eval.retrieval:main",
         "rank captions for images and images for captions: recall at 1, 5, 10",

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int | None:
     if argv and not argv[0].startswith("-"):
         names = [f"eval {name}" for name in (*tasks.SUITES, "all", "compare")]
         raise UserError(f"there is no suite {argv[0]!r}{nearest(f'eval {argv[0]}', names)}")
-    args = parser().parse_args(argv)
+    args = parser().parse_args(argv or ["--help"])
     ranks.join()
     for source, embedder in models(args):
         for name, language in product(datasets(args.dataset), args.language):
@@ -39,11 +39,12 @@ def main(argv: list[str]) -> int | None:
 
 def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: str, language: str) -> None:
     """Run one task and write its JSON."""
-    root = Path(args.dataset_root.format(dataset=name, dataset_cleaned=name.replace("/", "-")))
+    plain = name.removeprefix("wds/")
+    root = Path(args.dataset_root.format(dataset=plain, dataset_cleaned=plain.replace("/", "-")))
     task = args.task if args.task != "auto" else _task(root)
     if task not in SUITES:
         raise UserError(f"--task {task}: such sets have a suite of their own, see mmclr eval compositional --help")
-    slugs = {"dataset": name.replace("/", "_"), "pretrained": embedder.pretrained, "language": language, "task": task,
+    slugs = {"dataset": plain.replace("/", "_"), "pretrained": embedder.pretrained, "language": language, "task": task,
              "model": source.replace("/", "_")}  # fmt: skip
     out = Path(args.output.format(**slugs))
     if args.skip_existing and out.is_file():
@@ -67,7 +68,9 @@ def models(args: argparse.Namespace) -> Iterator[tuple[str, Embedder]]:
     pairs = [tuple(full.rsplit(",", 1)) for full in args.pretrained_model] or list(product(args.model, args.pretrained))
     for model, pretrained in pairs:
         given = argparse.Namespace(**{**vars(args), "source": source_of(model, pretrained), "pretrained": pretrained})
-        yield model, options.embedder(given)
+        embedder = options.embedder(given)
+        embedder.name = model
+        yield model, embedder
 
 
 def source_of(model: str, pretrained: str) -> str:

@@ -21,7 +21,7 @@ def sets(shards, tmp_path):
 
 
 def run(sets, model_folder, tmp_path, *more):
-    root = str(sets / "{dataset_cleaned}")
+    root = str(sets / "wds_{dataset_cleaned}")
     out = str(tmp_path / "{dataset}-{language}-{task}.json")
     benchmark.main(["--dataset_root", root, "--model", f"local-dir:{model_folder}", "--pretrained", "", "--output", out,
                     "--num_workers", "2", "--no_amp", "--cache", "none", *more])  # fmt: skip
@@ -31,30 +31,31 @@ def run(sets, model_folder, tmp_path, *more):
 
 
 def test_the_task_is_told_by_the_set(sets, model_folder, tmp_path):
-    found = run(sets, model_folder, tmp_path, "--dataset", "wds_colours", "wds_pairs", "--recall_k", "1", "5")
-    assert list(found) == ["wds_colours-en-zeroshot_classification.json", "wds_pairs-en-zeroshot_retrieval.json"]
-    assert list(found["wds_pairs-en-zeroshot_retrieval.json"]["metrics"])[-1] == "text_retrieval_recall@5"
+    found = run(sets, model_folder, tmp_path, "--dataset", "wds/colours", "pairs", "--recall_k", "1", "5")
+    assert list(found) == ["colours-en-zeroshot_classification.json", "pairs-en-zeroshot_retrieval.json"]
+    assert found["colours-en-zeroshot_classification.json"]["dataset"] == "wds/colours"
+    assert list(found["pairs-en-zeroshot_retrieval.json"]["metrics"])[-1] == "text_retrieval_recall@5"
 
 
 def test_class_names_of_other_languages(sets, model_folder, tmp_path):
     names, templates = tmp_path / "de.json", tmp_path / "cupl.json"
     german = ["blau", "gruen", "orange", "lila", "rot", "gelb"]
-    names.write_text(json.dumps({"wds_colours": german}))
-    templates.write_text(json.dumps({"wds_colours": {name: [f"ein Ding in {name}"] for name in german}}))
-    more = ["--dataset", "wds_colours", "--language", "de", "--custom_classname_file", str(names)]
+    names.write_text(json.dumps({"colours": german}))
+    templates.write_text(json.dumps({"colours": {name: [f"ein Ding in {name}"] for name in german}}))
+    more = ["--dataset", "wds/colours", "--language", "de", "--custom_classname_file", str(names)]
     found = run(sets, model_folder, tmp_path, *more, "--custom_template_file", str(templates))
-    result = found["wds_colours-de-zeroshot_classification.json"]
+    result = found["colours-de-zeroshot_classification.json"]
     assert result["language"] == "de"
     assert result["sizes"]["templates"] == 6
-    names.write_text(json.dumps({"wds_colours": german[:4]}))
+    names.write_text(json.dumps({"colours": german[:4]}))
     with pytest.raises(UserError, match="it has 6 classes, but 4 class names"):
         run(sets, model_folder, tmp_path, *more)
 
 
 def test_linear_probe_and_skip_existing(sets, model_folder, tmp_path, capsys):
-    more = ["--dataset", "wds_colours", "--task", "linear_probe", "--fewshot_k", "3"]
+    more = ["--dataset", "wds/colours", "--task", "linear_probe", "--fewshot_k", "3"]
     found = run(sets, model_folder, tmp_path, *more)
-    assert "lp_acc1" in found["wds_colours-en-linear_probe.json"]["metrics"]
+    assert "lp_acc1" in found["colours-en-linear_probe.json"]["metrics"]
     capsys.readouterr()
     run(sets, model_folder, tmp_path, *more, "--skip_existing")
     assert capsys.readouterr().out == ""

@@ -62,13 +62,12 @@ def mean(x: Tensor, weights: Tensor | None = None) -> Tensor:
     if weights is None:
         return total(x.sum(0)) / (x.shape[0] * world())
     share = shares(weights.to(x.dtype))
-    return total((x * share.view(-1, *[1] * (x.dim() - 1))).sum(0))
+    return total((x * (share if x.dim() == 1 else share.view(-1, *[1] * (x.dim() - 1)))).sum(0))
 
 
 def shares(weights: Tensor) -> Tensor:
     """Return what each of this rank's samples has of the weights of all ranks, [b]; zeros where none has any."""
-    norm = total(weights.sum())
-    return weights / torch.where(norm == 0, torch.ones_like(norm), norm)
+    return weights / total(weights.sum()).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def maximum(x: Tensor) -> Tensor:

@@ -76,9 +76,12 @@ class Objective(nn.Module):
 
     def __call__(self, **features: Tensor) -> Tensor:
         """Return the term's value, float32 or float64: half-precision features are widened, autocast is off."""
+        features = {name: _widen(value) for name, value in features.items()}
         device = next(iter(features.values())).device.type
+        if not torch.is_autocast_enabled(device):
+            return super().__call__(**features)
         with torch.autocast(device, enabled=False):
-            return super().__call__(**{name: _widen(value) for name, value in features.items()})
+            return super().__call__(**features)
 
     def extra_repr(self) -> str:
         """Show the fields in the printed module."""

@@ -14,4 +14,4 @@ def mean_of_equals(x: Tensor, ids: Tensor) -> Tensor:
     groups, members = torch.unique(parallel.gather(ids), return_inverse=True, return_counts=True)[1:]
     mine = parallel.own_rows(groups)
     sums = parallel.total(x.new_zeros(len(members), x.shape[1]).index_add(0, mine, x))
-    return (sums / members[:, None])[mine]
+    return (sums / members[:, None]).index_select(0, mine)

@@ -42,9 +42,11 @@ class _Expected(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, mask: Mask | None, detach: bool
     ) -> tuple[Tensor, Tensor]:
         strip = Strip(x, y, scale)
-        sums = Shared(mask, False).sums(strip, 0) or Apart(mask, False, None, None).sums(strip)
-        bits = tuple(torch.where(lse == -torch.inf, torch.inf, lse / LN2).to(x.dtype) for lse in sums[0])
-        means = [torch.zeros_like(lse) for lse in sums[0]]
+        sums = Shared(mask, False).sums(strip, 0)
+        sums = Apart(mask, False, None, None).sums(strip) if sums is None else sums
+        bits = torch.where(sums == -torch.inf, torch.inf, sums / LN2)[0].split([x.shape[0], strip.y.shape[0]])
+        means = [torch.zeros_like(lse) for lse in bits]
+        bits = tuple(lse.to(x.dtype) for lse in bits)
         for rows, cols, tile in (cosines := _cosines(x, strip.y)).tiles():
             for side, at in enumerate((rows, cols)):
                 p = _softmax(cosines, tile, rows, cols, strip.factor, bits, mask, side)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from mmclr.losses.algebra import masks
-from mmclr.losses.algebra.sums import Apart, Group, Shared
+from mmclr.losses.algebra.sums import Apart, Shared
 from mmclr.losses.algebra.tiles import (
     KEEP_BYTES,
     Strip,
     add_pair_gradients,
     full_precision,
     once,
-    pair_similarities,
+    pair_cosines,
     widen,
 )
 
@@ -59,7 +59,9 @@ def dual_lse(
     mask = as_mask(exclude)
     plan = _Plan(mask, split and mask is not None, shared, keep_bytes, torch.is_grad_enabled())
     x, y = widen(x), widen(y)
-    return Lse(*_DualLse.apply(x, y, torch.as_tensor(scale).to(x), row_scale, col_scale, plan))
+    scale = torch.as_tensor(scale).to(x)
+    row, col, cosines, *excluded = _DualLse.apply(x, y, scale, row_scale, col_scale, plan)
+    return Lse(row, col, cosines * scale, *excluded)
 
 
 def merge(one: Tensor, other: Tensor) -> Tensor:
@@ -96,15 +98,16 @@ class _DualLse(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         strip = Strip(x, y, scale, shared=plan.shared)
         way, sums = _sums(strip, plan, row_scale, col_scale)
-        ctx.plan, ctx.way, ctx.groups = plan, way, len(sums)
+        ctx.plan, ctx.way = plan, way
         ctx.save_for_backward(x, y, strip.y, scale, *way.kept)
         way.kept = []
         ctx.set_materialize_grads(False)
-        lse = [(row.to(x.dtype), strip.own(col).to(x.dtype)) for row, col in sums]
+        n = x.shape[0]
+        lse = [(group[:n], strip.own(group[n:])) for group in sums.to(x.dtype)]
         nothing = x.new_empty(0)
         paired = x.shape[0] == y.shape[0] and not plan.shared
-        pair = pair_similarities(x, y, scale) if paired else nothing
-        return *lse[0], pair, *(lse[1] if plan.split else (nothing, nothing))
+        cosines = pair_cosines(x, y) if paired else nothing
+        return *lse[0], cosines, *(lse[1] if plan.split else (nothing, nothing))
 
     @staticmethod
     @once
@@ -112,21 +115,20 @@ class _DualLse(torch.autograd.Function):
         x, y, every_y, scale, *kept = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
-        gradients = [strip.gradients_of(*of) for of in (grads[:2], grads[3:])[: ctx.groups]]
+        gradients = [strip.gradients_of(*of) for of in (grads[:2], grads[3:])[: 1 + ctx.plan.split]]
         of_tile = ctx.way.gradient(strip, gradients, len(kept))
         for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
             strip.collect(of_tile(number, tile, rows, cols), rows, cols)
         dx, dy, dscale = strip.gradients()
         if grads[2] is not None:
-            more = add_pair_gradients(grads[2], x, y, scale, dx, dy)
-            dscale = None if dscale is None else dscale + more
+            add_pair_gradients(grads[2], x, y, dx, dy)
         drow, dcol = ctx.way.dscales
         return dx, dy, dscale, drow, None if dcol is None else strip.hand_back(dcol), None
 
 
 def _sums(
     strip: Strip, plan: _Plan, row_scale: Tensor | None, col_scale: Tensor | None
-) -> tuple[Shared | Apart, list[Group]]:
+) -> tuple[Shared | Apart, Tensor]:
     """Return the way that was taken and its sums."""
     if row_scale is None and col_scale is None:
         shared = Shared(plan.mask, plan.split)

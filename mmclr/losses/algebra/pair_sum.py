@@ -15,7 +15,7 @@ from torch import Tensor
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, once, pair_similarities, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, once, pair_cosines, widen
 
 CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
 
@@ -45,7 +45,8 @@ def pair_sum(
     x, y = widen(x), widen(y)
     scale, bias = (torch.as_tensor(v).to(x) for v in (scale, bias))
     plan = _Plan(as_mask(exclude), weights, torch.is_grad_enabled())
-    return PairSum(*_PairSum.apply(x, y, scale, bias, plan))
+    total, cosines = _PairSum.apply(x, y, scale, bias, plan)
+    return PairSum(total, cosines * scale + bias)
 
 
 class _Plan(NamedTuple):
@@ -63,7 +64,7 @@ class _PairSum(torch.autograd.Function):
         ctx.save_for_backward(x, y, scale, bias)
         ctx.set_materialize_grads(False)
         square = x.shape[0] == y.shape[0]
-        return parallel.total(total).to(x.dtype), pair_similarities(x, y, scale) + bias if square else x.new_empty(0)
+        return parallel.total(total).to(x.dtype), pair_cosines(x, y) if square else x.new_empty(0)
 
     @staticmethod
     @once
@@ -76,9 +77,7 @@ class _PairSum(torch.autograd.Function):
         grad = scale.new_zeros(()) if grad is None else parallel.total(grad)
         dx, dy, dscale, dbias = (None if d is None else d.mul_(grad) for d in made)
         if grad_pair is not None:
-            more = add_pair_gradients(grad_pair, x, y, scale, dx, dy)
-            dscale = None if dscale is None else dscale + more
-            dbias = None if dbias is None else dbias + grad_pair.sum()
+            add_pair_gradients(grad_pair, x, y, dx, dy)
         return dx, dy, dscale, dbias, None
 
 

@@ -1,7 +1,8 @@
 """The sums behind `dual_lse`, in two ways with one answer: Shared is fast, Apart is right for any input.
 
 Each way has `sums`, a pass over the tiles, and `gradient`, the function from a tile to its gradient. Pairs fall
-in groups: the kept, and with `split` the excluded, too. A group's sums are those of its rows [n] and columns [M].
+in groups: the kept, and with `split` the excluded, too. Sums are [G, n + M]: of each group's rows, then of its
+columns (those of all ranks).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mmclr import parallel
 from mmclr.losses.algebra.masks import Mask
 from mmclr.losses.algebra.tiles import LN2, Strip
 
-Group = tuple[Tensor, Tensor]  # a value per row [n] and per column of all ranks [M]
+Group = tuple[Tensor, Tensor]  # of one group: a value per row [n] and per column of all ranks [M]
 TileGradient = Callable[[int, Tensor, slice, slice], Tensor]  # (number, tile, rows, cols) -> [h, w]
 SPARE_BITS = 20  # headroom above the largest exponential, for sums of a million of them
 SAFE_BITS = 40  # a sum this far above underflow has lost less than 2^-40 of itself per pair
@@ -33,27 +34,29 @@ class Shared:
         self.kept: list[Tensor] = []  # tiles of exponentials that the backward need not make again
         self.dscales = (None, None)
 
-    def sums(self, strip: Strip, fresh: int) -> list[Group] | None:
+    def sums(self, strip: Strip, fresh: int) -> Tensor | None:
         """Return the logarithms of the sums, in nats; None if a sum may have underflowed."""
-        info = torch.finfo(strip.x.dtype)
+        info, n = torch.finfo(strip.x.dtype), strip.x.shape[0]
         self.shift = max(0.0, strip.bound() - math.log2(info.max) + SPARE_BITS)
-        totals = [(_zeros(strip.x), _zeros(strip.y)) for _ in range(2 if self.split else 1)]
+        totals = strip.x.new_zeros(2 if self.split else 1, n + strip.y.shape[0], dtype=torch.float64)
         for number, (rows, cols, tile) in enumerate(strip.tiles(fresh=fresh)):
             parts = self._parts(strip, self._exponentials(tile), rows, cols)
-            for (row, col), part in zip(totals, parts):
-                row[rows].add_(part.sum(1))
-                col[cols].add_(part.sum(0))
+            for total, part in zip(totals, parts):
+                total[rows].add_(part.sum(1))
+                total[n + cols.start : n + cols.stop].add_(part.sum(0))
             if number < fresh:
                 self.kept.append(tile.add_(parts[0]) if self.split else tile)
-        totals = [(row, parallel.total(col)) for row, col in totals]
-        if self.shift > 0 and _any_below(totals, 2.0 ** (math.log2(info.tiny) + SAFE_BITS)):
+        totals = over_ranks(totals, n)
+        if self.shift > 0 and _any(totals < 2.0 ** (math.log2(info.tiny) + SAFE_BITS)):
             return None
-        self.shares = [(_share(row, strip.x.dtype), _share(col, strip.x.dtype)) for row, col in totals]
-        return [(self._log(row), self._log(col)) for row, col in totals]
+        # What one exponential's bit means for the logarithm; finite where the sum is empty.
+        self.shares = totals.clamp_min(2.0**6 * info.tiny).reciprocal_().mul_(LN2).to(strip.x.dtype)
+        return totals.log_().add_(self.shift * LN2) if self.shift > 0 else totals.log_()
 
     def gradient(self, strip: Strip, gradients: Sequence[Group], made: int) -> TileGradient:
         """Return the function from a tile (exponentials, if its number is below `made`) to its gradient."""
-        factors = [(g_row * row, g_col * col) for (g_row, g_col), (row, col) in zip(gradients, self.shares)]
+        n = strip.x.shape[0]
+        factors = [(row * share[:n], col * share[n:]) for (row, col), share in zip(gradients, self.shares)]
 
         def weighted(group: int, rows: slice, cols: slice, out: Tensor) -> Tensor:
             return torch.add(factors[group][0][rows, None], factors[group][1][cols], out=out)
@@ -65,7 +68,7 @@ class Shared:
             if not self.split:
                 kept = tile if made_before else self._parts(strip, tile, rows, cols)[0]
                 return weighted(0, rows, cols, strip.scratch("spare", rows, cols)).mul_(kept)
-            whole = strip.scratch("whole", rows, cols).copy_(tile)
+            whole = strip.scratch("whole", rows, cols).copy_(tile) if made_before else tile
             kept, excluded = self._parts(strip, whole, rows, cols)
             excluded.mul_(weighted(1, rows, cols, strip.scratch("weights", rows, cols)))
             return excluded.addcmul_(kept, weighted(0, rows, cols, strip.scratch("weights", rows, cols)))
@@ -88,9 +91,6 @@ class Shared:
         kept = self.mask.keep(strip.at(rows), cols, spare).mul_(tile)
         return kept, tile.sub_(kept)
 
-    def _log(self, total: Tensor) -> Tensor:
-        return total.log_().add_(self.shift * LN2) if self.shift > 0 else total.log_()
-
 
 class Apart:
     """Rows and columns have each their own running maximum, and their own temperatures if given.
@@ -104,16 +104,17 @@ class Apart:
         self.kept: list[Tensor] = []
         self.dscales: tuple[Tensor | None, ...] = (None, None)
 
-    def sums(self, strip: Strip) -> list[Group]:
+    def sums(self, strip: Strip) -> Tensor:
         """Return the logarithms of the sums, in nats; -inf where a sum is empty."""
         running = [(_Running(strip.x), _Running(strip.y)) for _ in range(2 if self.split else 1)]
         for rows, cols, tile in strip.tiles():
             for group, (row, col) in enumerate(running):
                 row.add(rows, self._scaled(strip, tile, rows, cols, group, 0), 1)
                 col.add(cols, self._scaled(strip, tile, rows, cols, group, 1), 0)
-        bits = [(row.bits(), col.over_ranks().bits()) for row, col in running]
-        self.bits = [tuple(torch.where(b == -torch.inf, torch.inf, b).to(strip.x.dtype) for b in pair) for pair in bits]
-        return [(row * LN2, col * LN2) for row, col in bits]
+        bits = torch.stack([torch.cat([row.bits(), col.over_ranks().bits()]) for row, col in running])
+        finite = torch.where(bits == -torch.inf, torch.inf, bits).to(strip.x.dtype)
+        self.bits = [(each[: strip.x.shape[0]], each[strip.x.shape[0] :]) for each in finite]
+        return bits * LN2
 
     def gradient(self, strip: Strip, gradients: Sequence[Group], made: int) -> TileGradient:
         """Return the function from a tile to its gradient; it adds up the scales' own in `dscales`."""
@@ -185,17 +186,18 @@ def _zeros(like: Tensor) -> Tensor:
     return like.new_zeros(like.shape[0], dtype=torch.float64)
 
 
-def _share(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return LN2 / total, what one exponential's bit means for log(total); finite where the sum is empty."""
-    return total.clamp_min(2.0**6 * torch.finfo(dtype).tiny).reciprocal_().mul_(LN2).to(dtype)
-
-
 def stand(vector: Tensor, side: int) -> Tensor:
     """Return a vector of rows (side 0) as a column, and one of columns as a row."""
     return vector[:, None] if side == 0 else vector
 
 
-def _any_below(totals: Sequence[Group], least: float) -> bool:
-    """Say whether any rank has a sum below `least`."""
-    low = [(part < least).any() for group in totals for part in group]
-    return bool(parallel.maximum(torch.stack(low).any().float()))
+def over_ranks(sums: Tensor, rows: int) -> Tensor:
+    """Return [G, n + M] with the columns, all after the first `rows`, summed over ranks."""
+    if parallel.world() > 1:
+        sums[:, rows:] = parallel.total(sums[:, rows:])
+    return sums
+
+
+def _any(flags: Tensor) -> bool:
+    """Say whether a flag is up on any rank."""
+    return bool(parallel.maximum(flags.any().float()))

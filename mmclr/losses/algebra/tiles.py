@@ -110,10 +110,10 @@ class Strip:
     def scratch(self, name: str, rows: slice, cols: slice) -> Tensor:
         """Return memory for a tile [h, w]; the same each time for one name."""
         shape = (rows.stop - rows.start, cols.stop - cols.start)
-        size = math.prod(shape)
-        if name not in self._buffers or len(self._buffers[name]) < size:
-            self._buffers[name] = self.x.new_empty(size)
-        return self._buffers[name][:size].view(shape)
+        memory = self._buffers.get(name)
+        if memory is None or memory.numel() < math.prod(shape):
+            memory = self._buffers[name] = self.x.new_empty(shape)
+        return memory if memory.shape == shape else memory.view(-1)[: math.prod(shape)].view(shape)
 
     def affordable(self, keep_bytes: int) -> int:
         """Return how many tiles fit into `keep_bytes`."""
@@ -130,7 +130,7 @@ class Strip:
         if not (self.rows and self.cols):
             return 0.0
         norms = [torch.linalg.vector_norm(side, dim=1).amax() for side in (self.x, self.y)]
-        return float(parallel.maximum(norms[0] * norms[1] * self.factor.abs()))
+        return float(parallel.maximum(norms[0] * norms[1])) * abs(float(self.factor))
 
     def spread(self, gradient: Tensor) -> Tensor:
         """Return the gradient of all columns' sums from that of this rank's: [m] -> [M]."""
@@ -170,28 +170,23 @@ class Strip:
         """Return the gradients of this rank's x and y and of scale."""
         dscale = None
         if self.dx is not None:
+            # As dx still lacks the factor, <x, dx> is the gradient of the factor.
             parts = [(self.x[rows] * self.dx[rows]).sum(dtype=torch.float64) for rows in self.rows]
-            dscale = (torch.stack(parts).sum() / LN2).to(self.x.dtype) if parts else torch.zeros_like(self.factor)
+            dscale = (sum(parts[1:], parts[0]) / LN2).to(self.x.dtype) if parts else torch.zeros_like(self.factor)
             self.dx.mul_(self.factor)
         return self.dx, None if self.dy is None else self.hand_back(self.dy), dscale
 
 
-def pair_similarities(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    """Return scale * <x_i, y_i> of this rank's rows [n, D], without a temporary of their size."""
+def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Return <x_i, y_i> of this rank's rows [n, D], without a temporary of their size."""
     dots = [(x[rows] * y[rows]).sum(1) for rows in blocks(x.shape[0], TILE["cpu"][0])]
-    return (dots[0] if len(dots) == 1 else torch.cat([*dots, x.new_empty(0)])) * scale
+    return dots[0] if len(dots) == 1 else torch.cat([*dots, x.new_empty(0)])
 
 
-def add_pair_gradients(
-    gradient: Tensor, x: Tensor, y: Tensor, scale: Tensor, dx: Tensor | None, dy: Tensor | None
-) -> Tensor:
-    """Add the gradient [n] of `pair_similarities` to dx and dy in place; return the gradient of scale."""
-    dscale = x.new_zeros((), dtype=torch.float64)
+def add_pair_gradients(gradient: Tensor, x: Tensor, y: Tensor, dx: Tensor | None, dy: Tensor | None) -> None:
+    """Add the gradient [n] of `pair_cosines` to dx and dy in place."""
     for rows in blocks(x.shape[0], TILE["cpu"][0]):
-        each = gradient[rows, None]
-        dscale += (each * x[rows] * y[rows]).sum(dtype=torch.float64)
         if dx is not None:
-            dx[rows].addcmul_(each * scale, y[rows])
+            dx[rows].addcmul_(gradient[rows, None], y[rows])
         if dy is not None:
-            dy[rows].addcmul_(each * scale, x[rows])
-    return dscale.to(scale.dtype)
+            dy[rows].addcmul_(gradient[rows, None], x[rows])

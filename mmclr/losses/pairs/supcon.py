@@ -2,11 +2,12 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import parallel
-from mmclr.losses.algebra import Equal, Lse, dual_lse
+from mmclr.losses.algebra import Equal, Pairs, dual_lse
 from mmclr.losses.objective import Objective
 from mmclr.losses.targets import mean_of_equals
 
@@ -30,17 +31,20 @@ class SupCon(Objective, key="supcon"):
         return self._contrast(image, text, scale, caption_id, weights)
 
     def _contrast(self, image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        lse = dual_lse(image, text, scale, exclude=Equal(ids), split=True, keep_bytes=self.keep_mib << 20)
+        same, keep = Equal(ids), self.keep_mib << 20
+        if same.only_pairs:
+            lse = dual_lse(image, text, scale, exclude=Pairs(), keep_bytes=keep)
+            return -parallel.mean(F.logsigmoid(lse.pair - lse.row) + F.logsigmoid(lse.pair - lse.col), weights) / 2
+        lse = dual_lse(image, text, scale, exclude=same, split=True, keep_bytes=keep)
         each = -F.logsigmoid(lse.excluded_row - lse.row) - F.logsigmoid(lse.excluded_col - lse.col)
         if self.positives == "mean":
-            each = each + self._sum_less_mean(lse, image, text, scale, ids)
+            each = each + lse.excluded_row + lse.excluded_col - scale * self._mean_positive(image, text, ids)
         return parallel.mean(each, weights) / 2
 
-    def _sum_less_mean(self, lse: Lse, image: Tensor, text: Tensor, scale: Tensor, ids: Tensor) -> Tensor:
-        """Return log sum exp s - mean s over the positives, both directions: what L_out has more than L_in."""
-        of_image = (image * mean_of_equals(text, ids)).sum(1)
-        of_text = (text * mean_of_equals(image, ids)).sum(1)
-        return lse.excluded_row + lse.excluded_col - scale * (of_image + of_text)
+    def _mean_positive(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+        """Return the mean cosine of an image to its positives plus that of a caption to its own, [b]."""
+        of_text, of_image = mean_of_equals(torch.cat([text, image], 1), ids).chunk(2, 1)
+        return (image * of_text + text * of_image).sum(1)
 
 
 class SupConLabel(SupCon, key="supcon_label"):

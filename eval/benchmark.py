@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--skip_existing", action="store_true")
     p.add_argument("--no_amp", action="store_true", help="float32, which is the default here")
     p.add_argument("--precision", choices=options.DTYPES, default="float32")
+    p.add_argument("--head", choices=("post", "pre"), default="post", help=argparse.SUPPRESS)
     p.add_argument("--device", default="auto")
     p.add_argument("--cache", default="", metavar="DIR")
     p.add_argument("--quiet", action="store_true", help=argparse.SUPPRESS)

@@ -50,14 +50,15 @@ class Embedder:
         precision: str = "float32",
         batch: int = 256,  # pictures
         workers: int = 2,  # threads that decode
+        head: str = "post",  # image features after the projection, or pre: before it
         pretrained: str = "",  # goes into results as it is
         cache: Path | None = None,  # folder in which embeddings stay
     ) -> None:
         self.name, self.model, self.tokenizer, self.hash, self.pretrained = name, model, tokenizer, hash, pretrained
-        self.device, self.precision, self.batch, self.workers = device, precision, batch, workers
+        self.device, self.precision, self.batch, self.workers, self.head = device, precision, batch, workers, head
         self._kept = torch.float64 if precision == "float64" else torch.float32  # dtype of embeddings
         model.to(self._kept)
-        folders = (f"{hash}-{self.transform_hash}-{precision}", f"{hash}-text-{precision}")
+        folders = (f"{hash}-{self.transform_hash}-{precision}-{head}", f"{hash}-text-{precision}")
         self._images, self._texts = (Store(cache / folder if cache and hash else None) for folder in folders)
 
     @classmethod
@@ -90,6 +91,8 @@ class Embedder:
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
         """Return the unit-norm embeddings [n, D] of strings, on the CPU."""
+        if self.head == "pre":
+            raise UserError(f"{what}: texts and pictures meet after the projection only; this needs --head post")
         digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
         new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
         mine = [new[i] for i in ranks.part(len(new))]
@@ -124,7 +127,7 @@ class Embedder:
             for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
                 if batch.new:
                     with self._computing():
-                        rows = self.model.encode_image(self.model.normalise(batch.pixels.to(self.device)))
+                        rows = self._encode_pixels(batch.pixels.to(self.device))
                     store.add(batch.new, rows.to(self._kept).cpu())
                 digests += batch.digests
                 advance(len(batch.digests))
@@ -135,7 +138,7 @@ class Embedder:
         if parallel.world() == 1:
             return mine
         known = torch.tensor([digest in store for digest in mine], dtype=torch.bool)
-        rows = torch.zeros(len(mine), self.model.config.embed, dtype=self._kept)
+        rows = torch.zeros(len(mine), self._width, dtype=self._kept)
         if known.any():
             rows[known] = store.get([digest for digest in mine if digest in store])
         flat = (
@@ -148,6 +151,17 @@ class Embedder:
         rows, known = ranks.join_parts(rows, n), ranks.join_parts(known, n)
         store.add([digest for digest, k in zip(digests, known.tolist()) if k], rows[known])
         return digests
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        normalised = self.model.normalise(pixels)
+        if self.head == "pre":
+            return F.normalize(self.model.vision_model(normalised), dim=-1)
+        return self.model.encode_image(normalised)
+
+    @property
+    def _width(self) -> int:
+        config = self.model.config
+        return config.image.width if self.head == "pre" else config.embed
 
     def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:
         """Choose how texts are encoded: where they begin alike as a tree (models/prefixes.py), else by length."""

@@ -29,6 +29,8 @@ def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--precision", choices=DTYPES, default="float32", help="of the encoders; float64 leaves no near ties"
     )
+    p.add_argument("--head", choices=("post", "pre"), default="post", help="image features after the projection, or "
+                   "before it (for suites that need no texts)")  # fmt: skip
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
     p.add_argument("--cache", default="", metavar="DIR", help="where embeddings stay, by content, for the next suite "
                    "(default: the user's cache folder; none: nowhere)")  # fmt: skip
@@ -41,7 +43,8 @@ def embedder(args: argparse.Namespace) -> Embedder:
         raise UserError("name a model: a run, a checkpoint, or an exported folder")
     cache = None if args.cache == "none" else Path(args.cache or standard())
     return Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
-                         workers=args.workers, pretrained=args.pretrained, cache=cache)  # fmt: skip
+                         workers=args.workers, head=args.head, pretrained=args.pretrained,
+                         cache=cache)  # fmt: skip
 
 
 def add_data(p: argparse.ArgumentParser) -> None:

@@ -63,6 +63,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # model, data, prompts, transform
     dtype: str = "float32"
+    head: str = "post"  # image features after the projection; pre: before it
     seconds: float | None = None
     versions: dict[str, str] = field(default_factory=installed)
     measurements: dict[str, Measurement] = field(default_factory=dict, repr=False, compare=False)

@@ -70,6 +70,7 @@ def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, An
         "pretrained": embedder.pretrained,
         "skipped": dict(data.skipped),
         "dtype": embedder.precision,
+        "head": embedder.head,
         "hashes": {
             "model": embedder.hash,
             "pictures": embedded.hash,

@@ -106,7 +106,7 @@ def cloud_set(spread):
 class Given:
     """An embedder of given vectors."""
 
-    name, pretrained, precision, hash, transform_hash = "given", "", "float32", "", ""
+    name, pretrained, precision, hash, transform_hash, head = "given", "", "float32", "", "", "post"
 
     def __init__(self, data, images, texts):
         self._embedded, self._texts = probes.Embedded(data, images, ""), texts
@@ -128,6 +128,18 @@ def test_episodes_find_what_is_apart_and_chance_where_all_is_one_point():
     assert result.metrics["prototype_acc1"] == pytest.approx(0.25)
     with pytest.raises(UserError, match="5 classes of 21 pictures, and 0 of 4 classes have so many"):
         few_shot.run(dead, data, shots=1, queries=20)
+
+
+def test_features_before_the_projection(shards, model_folder, tmp_path):
+    data = ordinary(shards, caption="", label="json:colour")
+    pre, post = (Embedder.load(model_folder, device="cpu", cache=tmp_path / "c", head=h) for h in ("pre", "post"))
+    before, after = pre.pictures(data).images, post.pictures(data).images
+    assert before.shape == (60, 32)
+    projected = torch.nn.functional.normalize(before @ pre.model.visual_projection.weight.T, dim=1)
+    torch.testing.assert_close(projected, after)
+    assert probes.knn(pre, data, data, ks=(1,)).head == "pre"
+    with pytest.raises(UserError, match="needs --head post"):
+        pre.texts(["a"])
 
 
 def test_the_commands(shards, model_folder, tmp_path):

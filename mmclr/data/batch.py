@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmclr import parallel
 from mmclr.data.ledger import Entry
+
+NO_TARGET = -100  # what torch's cross-entropy passes by
 
 
 @dataclass
@@ -31,6 +34,19 @@ class Batch:
     views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
 
+    @property
+    def caption_targets(self) -> Tensor:
+        """The token that follows each token but the last, int64 [b, M, L - 1]; NO_TARGET behind a caption's end."""
+        return self._by_image(self.tokens[:, 1:].masked_fill(~self._followed, NO_TARGET))
+
+    @property
+    def caption_shares(self) -> Tensor:
+        """What each of these counts in the mean over all tokens of the global batch, [b, M, L - 1]; all ranks must ask.
+
+        A token counts as its sample's weight says, so blank rows count nothing.
+        """
+        return parallel.shares(self._by_image(self._followed) * self.weights[:, None, None])
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with its tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -52,6 +68,15 @@ class Batch:
             }
             parts.append(Batch(**{**cut, "faults": []}))
         return parts
+
+    @property
+    def _followed(self) -> Tensor:
+        """Whether there is a valid token after each token but the last, [b * M, L - 1]."""
+        places = torch.arange(1, self.tokens.shape[1], device=self.tokens.device)
+        return places < self.lengths[:, None]
+
+    def _by_image(self, texts: Tensor) -> Tensor:
+        return texts.unflatten(0, (len(self.weights), -1))
 
     def _each(self, action) -> Batch:  # type: ignore[no-untyped-def]
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

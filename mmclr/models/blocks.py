@@ -44,6 +44,23 @@ class Packed:
         groups = tuple(zip(counts.tolist(), sizes.tolist()))
         return cls(groups, lengths.cumsum(0) - 1, order), tokens[order][valid], positions[valid]
 
+    def shortened(self) -> tuple[Packed, Tensor]:
+        """Return the layout without each sequence's last token, and the rows [N - n] that are left."""
+        groups = tuple((count, length - 1) for count, length in self.groups)
+        left = torch.ones(int(sum(c * n for c, n in self.groups)), dtype=torch.bool, device=self.last.device)
+        left[self.last] = False
+        numbers = torch.arange(1, len(self.last) + 1, device=self.last.device)
+        return Packed(groups, self.last - numbers, self.order), left.nonzero()[:, 0]
+
+    def unpack(self, x: Tensor, length: int) -> Tensor:
+        """Return rows [N, width] as sequences [n, length, width] in their original order, zeros behind their ends."""
+        sizes = [count * own for count, own in self.groups]
+        whole = [
+            F.pad(part.unflatten(0, group), (0, 0, 0, length - group[1]))
+            for group, part in zip(self.groups, x.split(sizes))
+        ]
+        return self.restore(torch.cat(whole))
+
     def restore(self, x: Tensor) -> Tensor:
         """Return rows [n, ...] in packed order in their original order."""
         return torch.empty_like(x).index_copy(0, self.order, x)

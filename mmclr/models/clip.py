@@ -87,6 +87,15 @@ class TextConfig:
 
 
 @config
+class CaptionerConfig:
+    """A decoder that writes captions: blocks on top of the text tower, of its width, which also look at the picture."""
+
+    layers: Count = 6
+    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the patches what the decoder sees; 0: patches
+    tied: bool = True  # tokens are told by the text tower's own embedding of them; false: by one of the decoder's own
+
+
+@config
 class ModelConfig:
     """Both towers. A preset fills in what is not written."""
 
@@ -97,6 +106,11 @@ class ModelConfig:
     scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
     bias: float = -10.0  # logit bias at the start, where an objective asks for one
     max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
+    captioner: CaptionerConfig | None = None  # {} for one of six layers
+
+    def __post_init__(self) -> None:
+        if self.captioner is not None and (self.image.foreign or self.text.foreign):
+            raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
 
     @model_validator(mode="before")
     @classmethod
@@ -163,12 +177,20 @@ class VisionTower(nn.Module):
         return self.encoder(self.pre_layrnorm(self.embeddings(pixels, keep)))
 
 
+class Words(nn.Embedding):
+    """One vector per token of the vocabulary."""
+
+    def forward(self, ids: Tensor | None = None) -> Tensor:
+        """Ids [...] -> [..., width]; without ids all vectors [N, width]."""
+        return self.weight if ids is None else super().forward(ids)
+
+
 class TextEmbeddings(nn.Module):
     """Tokens and learnt positions."""
 
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(c.vocab, c.width)
+        self.token_embedding = Words(c.vocab, c.width)
         self.position_embedding = nn.Embedding(c.context, c.width)
 
     def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -196,6 +218,11 @@ class TextTower(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
         return self.final_layer_norm(self.encoder(self.embeddings(tokens, positions), causal=True))
 
+    def packed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Packed]:
+        """Ids [n, L] of which the first lengths [n] are valid -> the features of these alone [N, width]."""
+        layout, ids, positions = Packed.pack(tokens, lengths)
+        return self.final_layer_norm(self.encoder(self.embeddings(ids, positions), layout=layout)), layout
+
 
 def initialise_vision(tower: VisionTower) -> None:
     """Draw all weights as CLIP does: normal, with the standard deviations of its released code."""
@@ -204,19 +231,20 @@ def initialise_vision(tower: VisionTower) -> None:
     for weight in (embeddings.class_embedding, embeddings.position_embedding.weight):
         nn.init.normal_(weight, std=width**-0.5)
     nn.init.normal_(embeddings.patch_embedding.weight, std=embeddings.patch_embedding.weight[0].numel() ** -0.5)
-    _initialise_blocks(tower.encoder)
+    initialise_blocks(tower.encoder, 2 * len(tower.encoder.layers))
 
 
 def initialise_text(tower: TextTower) -> None:
     """Draw all weights as CLIP does."""
     nn.init.normal_(tower.embeddings.token_embedding.weight, std=0.02)
     nn.init.normal_(tower.embeddings.position_embedding.weight, std=0.01)
-    _initialise_blocks(tower.encoder)
+    initialise_blocks(tower.encoder, 2 * len(tower.encoder.layers))
 
 
-def _initialise_blocks(encoder: Encoder) -> None:
-    depth = (2 * len(encoder.layers)) ** -0.5  # residual branches shrink with their number
-    for name, layer in encoder.named_modules():
+def initialise_blocks(module: nn.Module, branches: int) -> None:
+    """Draw the linear layers of blocks that add up `branches` residual branches, which shrink with their number."""
+    depth = branches**-0.5
+    for name, layer in module.named_modules():
         if not isinstance(layer, nn.Linear):
             continue
         width = layer.in_features

@@ -7,6 +7,7 @@ a model's folder, ever.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmclr.errors import UserError
-from mmclr.models import open_clip
+from mmclr.models import captioner, open_clip
 from mmclr.models.clip import ModelConfig
 from mmclr.models.open_clip_weights import from_open_clip
 from mmclr.models.transformers import from_transformers
@@ -107,7 +108,7 @@ def read_config(folder: Path) -> ModelConfig:
             return open_clip.read_config(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json there; name a checkpoint, its model/, or a model folder")
-        return from_transformers(folder)
+        return dataclasses.replace(from_transformers(folder), captioner=captioner.read_config(folder))
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its configuration cannot be read ({error!r}); copy it again") from None
 
@@ -118,7 +119,7 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if is_open_clip(folder):
         state = read_weights(find_weights(folder, *open_clip.WEIGHTS))
         return config, from_open_clip(state, config, str(folder))
-    state = read_weights(find_weights(folder, "model.safetensors"))
+    state = read_state(folder)
     tree: dict[str, Any] = json.loads((folder / "config.json").read_text())
     if tree["model_type"] == "siglip":
         state = {_nested(name): value for name, value in state.items()}
@@ -126,6 +127,11 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     if bias is not None:  # CLIPModel has no place for it among its weights
         state.setdefault("logit_bias", torch.tensor(float(bias)))
     return config, {name: value.reshape(()) if name.startswith("logit_") else value for name, value in state.items()}
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Return the weights in a folder of ours or transformers', its captioner's too, under the names that they have."""
+    return {**read_weights(find_weights(folder, "model.safetensors")), **captioner.read(folder)}
 
 
 def _nested(name: str) -> str:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmclr.config import config, to_tree
 from mmclr.errors import UserError
-from mmclr.models import foreign, pretrained
+from mmclr.models import captioner, foreign, pretrained
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower
 from mmclr.models.weights import load_weights
@@ -27,7 +27,7 @@ class InitConfig:
     """A trained model to start from. Pictures may have another size, texts another length."""
 
     source: str = ""  # a run, checkpoint, model folder or name: ours, transformers', open_clip's; empty: random weights
-    parts: Literal["both", "image", "text"] = "both"  # the scale of the logits comes along with both
+    parts: Literal["both", "image", "text"] = "both"  # scale, and an equal captioner, come along with both
     projections: bool = True  # false: the layers into the shared space start anew
 
 
@@ -48,6 +48,7 @@ def _fill(model: TwoTower, c: InitConfig) -> None:
     taken = tuple(prefix for part in parts for prefix in PREFIXES[part] if c.projections or prefix not in PROJECTIONS)
     if c.parts == "both":
         taken += ("logit_scale", *(("logit_bias",) if model.logit_bias is not None else ()))
+        taken += (captioner.PREFIX,) if there.captioner == model.config.captioner is not None else ()
     own = model.state_dict()
     weights = {name: _fit(name, value, own) for name, value in weights.items() if name.startswith(taken)}
     load_weights(model, {**{k: v for k, v in own.items() if not _demanded(k, taken)}, **weights}, f"init: {c.source}")

@@ -6,6 +6,7 @@ statistics in preprocessor_config.json and the tokenizer's files. With foreign t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr.config import ConfigError
-from mmclr.models import clip, foreign, pretrained
+from mmclr.models import captioner, clip, foreign, pretrained
+from mmclr.models.captioner import Captioner
 from mmclr.models.clip import ImageConfig, ModelConfig, TextConfig, TextTower, VisionTower
 from mmclr.models.transformers import preprocessor, to_transformers
 from mmclr.models.weights import load_weights, read_weights, write_weights
@@ -38,6 +40,7 @@ class TwoTower(nn.Module):
         self.text_projection = _projection(config.text, config.embed, "text")
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.bias)) if bias else None
+        self.captioner = Captioner(config) if config.captioner is not None else None
         self.locked: list[nn.Module] = []  # parts that do not train: see `models.locking`
 
     def train(self, mode: bool = True) -> TwoTower:
@@ -60,6 +63,28 @@ class TwoTower(nn.Module):
         """Ids [n, L] of which lengths [n] are valid -> unit-norm embeddings [n, D] in float32."""
         return _unit(self.text_projection(self.text_model(tokens, lengths)))
 
+    def encode_pairs(
+        self, pixels: Tensor, tokens: Tensor, lengths: Tensor, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return both embeddings, [b, D] and [n, D], and the captioner's states at all tokens but the last.
+
+        The states are [n, L - 1, width], zeros behind a text's end; of n texts every n / b belong to a picture.
+        """
+        assert self.captioner is not None, "the model was built without a captioner"
+        seen = self.vision_model.tokens(pixels, keep)  # type: ignore[operator]
+        read, layout = self.text_model.packed(tokens, lengths)  # type: ignore[operator]
+        image = self.visual_projection(self.vision_model.post_layernorm(seen[:, 0]))  # type: ignore[operator]
+        text = self.text_projection(layout.restore(read[layout.last]))
+        layout, left = layout.shortened()
+        states = self.captioner(read[left], layout, seen[:, 1:])
+        return _unit(image), _unit(text), layout.unpack(states, tokens.shape[1] - 1)
+
+    def words(self) -> Tensor:
+        """Return the vectors [N, width] whose dot products with the captioner's states are the tokens' logits."""
+        assert self.captioner is not None, "the model was built without a captioner"
+        words: nn.Module = self.captioner.words or self.text_model.embeddings.token_embedding  # type: ignore
+        return words()
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [b, 3, H, W] -> floats with the model's mean and standard deviation taken out."""
         dtype = self.logit_scale.dtype
@@ -69,13 +94,21 @@ class TwoTower(nn.Module):
         )
         return (pixels.to(dtype) - mean) / std
 
+    def encoders(self) -> TwoTower:
+        """Return the model without its captioner: the same weights, not copies."""
+        bare = copy.copy(self)
+        bare._modules = {**self._modules, "captioner": None}
+        bare.config = dataclasses.replace(self.config, captioner=None)
+        return bare
+
     def save(self, folder: str | Path) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors."""
+        """Write config.json, preprocessor_config.json and model.safetensors; a captioner goes into captioner/."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(to_transformers(self.config), indent=2))
         (path / "preprocessor_config.json").write_text(json.dumps(preprocessor(self.config.image), indent=2))
-        write_weights(self.state_dict(), path / "model.safetensors")
+        write_weights(self.encoders().state_dict(), path / "model.safetensors")
+        captioner.save(path, self.config, self.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> TwoTower:
@@ -120,6 +153,8 @@ def _unit(x: Tensor) -> Tensor:
 def with_tokenizer(config: ModelConfig, vocab: int, bos: int, eos: int, pad: int) -> ModelConfig:
     """Return the config with the tokenizer's ids, and with its vocabulary where none is set (vocab 0)."""
     c = config.text
+    if config.captioner is not None and bos < 0:
+        raise ConfigError("tokenizer: its texts have no start token, from which a captioner would begin; use another")
     if c.vocab and vocab > c.vocab:
         raise ConfigError(
             f"tokenizer: it has {vocab} tokens and the text tower knows {c.vocab} (model.text.vocab); use the "

@@ -5,7 +5,7 @@ This is the object that accelerate, DeepSpeed, FSDP and compile wrap. It knows n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from mmclr.losses.terms import Term
 FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "batch"}
 
 PER_SAMPLE = {name for name, feature in vocabulary.FEATURES.items() if feature.per_sample}
+DENSE = {name for name, feature in vocabulary.FEATURES.items() if feature.dense}
 
 
 class Step(nn.Module):
@@ -31,31 +32,48 @@ class Step(nn.Module):
         self.objectives = nn.ModuleDict({name: term.objective for name, term in terms.items()})
         self.weights = {name: term.weight for name, term in terms.items()}
         self.precision: torch.dtype | None = None  # that the sources compute in; objectives stay in float32
-        self.wanted = frozenset(need for term in terms.values() for need in term.objective.needs)
+        self.dense = {name for name, term in terms.items() if DENSE.intersection(term.objective.needs)}
+        self.wanted = self.needs(terms)
         provided = FROM_BATCH | {"progress"} | {name for source in sources for name in source.provides}
         for name, term in terms.items():
             lacking = [need for need in term.objective.needs if need not in provided]
             if lacking:
-                raise ConfigError(f"objectives.{name} needs {lacking[0]!r}, which nothing in this run provides")
+                what = vocabulary.FEATURES[lacking[0]].meaning
+                raise ConfigError(f"objectives.{name} needs {lacking[0]} ({what}), which nothing in this run provides")
+
+    def needs(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the features that the objectives of these names ask for."""
+        return frozenset(need for name in names for need in self.objectives[name].needs)  # type: ignore[union-attr]
 
     def forward(
         self, batch: Any, progress: float, stage: str = "whole", given: Mapping[str, Tensor] | None = None
     ) -> Any:
         """Return (loss, terms before weighting, detached) at `progress` in [0, 1].
 
-        The other stages are the parts of that for a batch that does not fit (see `accumulate`): "embed" returns the
-        features of the rows of `batch`; "score" returns (loss, terms) of the given features of all rows; "pull"
-        returns the scalar whose gradient is the chain rule from the given gradients of the features of `batch`.
+        The other stages are the parts of that for a batch that does not fit (see `accumulate`). Objectives that ask for
+        dense features are `dense`, the others compare samples.
+
+        "embed": the per-sample features that the others ask for, of the rows of `batch`.
+        "score": (loss, terms) of the others; `given` are those features, and the batch's own, of all rows.
+        "pull":  (pulled, loss, terms) of the rows of `batch`. loss and terms are what these rows add to those of
+                 the dense objectives; the gradient of pulled is that of this loss, and the chain rule from the
+                 gradients of per-sample features. `given` are these gradients, and the batch's own features.
         """
         if stage == "whole":
-            return self.score(self.features(batch, progress, self.wanted), progress)
+            return self.score(self.features(batch, progress, self.wanted), progress, self.objectives)
+        others = self.objectives.keys() - self.dense
         if stage == "embed":
-            return self.features(batch, progress, self.wanted & PER_SAMPLE)
+            return self.features(batch, progress, self.needs(others) & PER_SAMPLE - FROM_BATCH)
         assert given is not None
         if stage == "score":
-            return self.score({**given, **self.features(batch, progress, self.wanted - PER_SAMPLE)}, progress)
-        found = self.features(batch, progress, given.keys())
-        return sum((found[name] * gradient).sum() for name, gradient in given.items())
+            found = self.features(batch, progress, self.needs(others) - PER_SAMPLE)
+            return self.score({**given, **found}, progress, others)
+        own = {name: value for name, value in given.items() if name in FROM_BATCH}
+        gradients = {name: value for name, value in given.items() if name not in FROM_BATCH}
+        found = {**own, **self.features(batch, progress, (self.needs(self.dense) | gradients.keys()) - own.keys())}
+        loss, terms = self.score(found, progress, self.dense)
+        pulled = sum((found[name] * gradient).sum() for name, gradient in gradients.items())
+        return loss + pulled, loss.detach(), terms
 
     def features(self, batch: Any, progress: float, wanted: Set[str]) -> dict[str, Tensor]:
         """Return {name: tensor} of the wanted features."""
@@ -67,19 +85,23 @@ class Step(nn.Module):
             found["progress"] = torch.tensor(progress, device=batch.pixels.device)
         return found
 
-    def score(self, features: Mapping[str, Tensor], progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the objectives over features, and each term before weighting (detached).
+    def score(
+        self, features: Mapping[str, Tensor], progress: float, names: Iterable[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the named objectives over features, and each term before weighting (detached).
 
         The scale is told with the terms: under FSDP and ZeRO nobody can read it between steps.
         """
         total: Tensor | float = 0.0
         terms: dict[str, Tensor] = {name: features[name].detach() for name in ("scale",) if name in features}
-        for name, objective in self.objectives.items():
-            value = objective(**{need: features[need] for need in objective.needs})  # type: ignore[attr-defined]
+        for name in self.objectives:
+            if name not in names:
+                continue
+            objective = self.objectives[name]
+            value = objective(**{need: features[need] for need in objective.needs})  # type: ignore[union-attr]
             terms[name] = value.detach()
             total = total + self.weights[name](progress) * value
-        assert isinstance(total, Tensor)
-        return total, terms
+        return torch.as_tensor(total), terms
 
     def setup(self, facts: Facts) -> None:
         """Let every objective create its state."""

@@ -20,6 +20,7 @@ from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms
+from mmclr.models.pretrained import read_state
 from mmclr.models.two_tower import TwoTower, load_weights, read_weights, with_tokenizer
 from mmclr.train import accumulate, checkpoint, lock, optimizer, processes, strategies
 from mmclr.train.average import Average
@@ -183,7 +184,7 @@ class Trainer:
 
     def _load_weights(self, source: Path) -> None:
         """Fill the model and the objectives: before they are shared out among processes."""
-        load_weights(self.model, read_weights(source / "model" / "model.safetensors"), str(source / "model"))
+        load_weights(self.model, read_state(source / "model"), str(source / "model"))
         state = read_weights(source / "state" / "objectives.safetensors")
         load_weights(self.step.objectives, state, str(source / "state"))
 
@@ -194,7 +195,7 @@ class Trainer:
         if self.average is not None:
             if not (source / "average").is_dir():
                 raise UserError(f"{source}: it has no average/; it was saved by a run without average.decay")
-            whole = read_weights(source / "average" / "model.safetensors")
+            whole = read_state(source / "average")
             for name, part in self.average.parts.items():
                 part.copy_(self.strategy.part_of(name, whole[name.removeprefix(self.prefix)]))
         if self.strategy.scale is not None and "scale" in position:

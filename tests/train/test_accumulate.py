@@ -21,6 +21,7 @@ TREE = {
     "embed": 12,
     "image": {"width": 16, "layers": 2, "heads": 2, "mlp": 24},
     "text": {"width": 16, "layers": 2, "heads": 2, "mlp": 24},
+    "captioner": {"layers": 1, "queries": 3, "tied": False},
 }
 
 
@@ -54,34 +55,58 @@ def plain(step):
     return Plain(Accelerator(), step, lambda module: torch.optim.SGD(module.parameters(), 0.1), None)
 
 
-@pytest.mark.parametrize("key", catalogue())
-def test_micro_batches_equal_the_whole(key):
-    """Also the objective's state after it, and with patches dropped."""
-    captions = 2 if "texts" in catalogue()[key].needs else 1
+def take(objectives, captions, size):
+    """Return loss, terms, gradients and state after one step, whole (size 10) or in micro-batches."""
     batch = make_batch(captions=captions)
     batch.weights = batch.weights.double()
-    found = []
-    for size in (10, 3):
-        step = make_step({"term": {"use": key, "weight": 0.7}}, captions)
-        torch.manual_seed(5)
-        if size == 10:
-            loss, terms = step(batch, 0.3)
-            loss.backward()
-        else:
-            loss, terms = accumulate.backward(plain(step), batch, 0.3, size, lambda: torch.manual_seed(5))
-        step.after_step()
-        grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
-        found.append((loss.detach(), terms, grads, dict(step.objectives.named_buffers())))
-    (a, terms_a, grads_a, state_a), (b, terms_b, grads_b, state_b) = found
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    assert terms_a.keys() == terms_b.keys()
-    assert any(g is not None and g.abs().sum() > 0 for g in grads_a.values())
-    for name, gradient in grads_a.items():
+    step = make_step(objectives, captions)
+    torch.manual_seed(5)
+    if size == 10:
+        loss, terms = step(batch, 0.3)
+        loss.backward()
+    else:
+        loss, terms = accumulate.backward(plain(step), batch, 0.3, size, lambda: torch.manual_seed(5))
+    step.after_step()
+    grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
+    return loss.detach(), terms, grads, dict(step.objectives.named_buffers())
+
+
+def compare(objectives, captions):
+    """Compare a batch at once with the same in micro-batches, with patches dropped."""
+    loss, terms, grads, state = take(objectives, captions, 10)
+    loss_b, terms_b, grads_b, state_b = take(objectives, captions, 3)
+    torch.testing.assert_close(loss_b, loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(terms_b, terms, rtol=1e-12, atol=1e-12)
+    assert any(g is not None and g.abs().sum() > 0 for g in grads.values())
+    for name, gradient in grads.items():
         assert (gradient is None) == (grads_b[name] is None), name
         if gradient is not None:
             torch.testing.assert_close(grads_b[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
-    for name, value in state_a.items():
+    for name, value in state.items():
         torch.testing.assert_close(state_b[name], value, rtol=1e-9, atol=1e-12)
+    return grads
+
+
+@pytest.mark.parametrize("key", catalogue())
+def test_micro_batches_equal_the_whole(key):
+    """Also the objective's state after it."""
+    compare({"term": {"use": key, "weight": 0.7}}, captions=2 if "texts" in catalogue()[key].needs else 1)
+
+
+@pytest.mark.parametrize("captions", [1, 2])
+def test_captions_beside_a_contrast(captions):
+    """What compares samples is scored once, what has a row per token in each micro-batch; both reach the towers."""
+    grads = compare({"clip": {}, "caption": {"weight": 2.0, "label_smoothing": 0.1}}, captions)
+    for part in ("vision_model", "visual_projection", "text_model", "captioner", "logit_scale"):
+        assert any(part in name and g.abs().sum() > 0 for name, g in grads.items()), part
+
+
+def test_what_gets_no_gradient_is_frozen():
+    """DDP would wait for it: every weight that is left to train gets a gradient."""
+    for objectives in ({"caption": {}}, {"clip": {}}, {"clip": {}, "caption": {}}):
+        _, _, grads, _ = take(objectives, 1, 10)
+        lacking = {name for name, gradient in grads.items() if gradient is None}
+        assert lacking == {"sources.0.model.logit_bias"}  # which a run has only where an objective asks for it
 
 
 def test_split_keeps_every_row():

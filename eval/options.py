@@ -20,7 +20,11 @@ from mmclr.errors import UserError
 
 def add_model(p: argparse.ArgumentParser) -> None:
     """Add what says which model is evaluated, and how it computes."""
-    p.add_argument("source", nargs="?", metavar="MODEL", help="a run, a checkpoint, or an exported folder")
+    p.add_argument(
+        "source", nargs="?", metavar="MODEL",
+        help="a run, a checkpoint, an export; a folder of transformers (CLIP, SigLIP) or open_clip; "
+        "open_clip:ARCHITECTURE/TAG; owner/name on the Hub",
+    )  # fmt: skip
     p.add_argument("--model", help="the same, as CLIP_benchmark names it")
     p.add_argument("--pretrained", default="", help="goes into the result as it is (CLIP_benchmark's field)")
     p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
@@ -59,7 +63,9 @@ def add_data(p: argparse.ArgumentParser) -> None:
         "--images", type=Path, metavar="DIR", help="where the files of a .csv or .json lie; default: beside it"
     )
     p.add_argument("--split", default="test", help="folder of CLIP_benchmark's layout, or split of Karpathy's json")
-    p.add_argument("--caption", default="txt", metavar="FIELD", help="where shards keep captions: txt or json:FIELD")
+    p.add_argument(
+        "--caption", metavar="FIELD", help="where shards keep captions: txt (so without --label) or json:FIELD"
+    )
     p.add_argument("--language", default="en", help="goes into the result as it is")
     p.set_defaults(label="", classnames=None, template=None, templates=None)
 

@@ -16,7 +16,7 @@ def open_set(
     *,
     name: str = "",
     split: str = "test",
-    caption: str = "txt",
+    caption: str | None = None,
     label: str = "",
     classnames: Sequence[str] = (),
     templates: Templates | None = None,
@@ -25,7 +25,8 @@ def open_set(
 ) -> EvalSet:
     """Open shards, CLIP_benchmark's layout, a folder of class folders, a .csv or a .json of captions.
 
-    With a `label` the captions of shards are not needed. `templates` and `language` replace what the source says.
+    Captions of shards are in `caption`; where none is named, in txt, and with a `label` they are not read.
+    `templates` and `language` replace what the source says.
     """
     path, ours = Path(data), templates or PLAIN
     if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
@@ -41,8 +42,9 @@ def open_set(
     elif path.suffix == ".json" and path.is_file():
         found = files.captions_json(path, images=images, split=split, name=name)
     else:
+        wanted = caption if caption is not None else "" if label else "txt"
         urls = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else data
-        found = shards.ordinary(urls, caption="" if label else caption, label=label, classnames=classnames,
+        found = shards.ordinary(urls, caption=wanted, label=label, classnames=classnames,
                                 templates=ours, name=name or (path.name if path.is_dir() else ""))  # fmt: skip
     return replace(found, language=language, **({"templates": templates} if templates else {}))
 

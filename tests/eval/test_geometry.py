@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from eval import geometry, logistic
 from eval.embedder import Embedder
 from eval.shards import ordinary
+from eval.sources import open_set
 
 U = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]])
 V = torch.tensor([[0.8, 0.6], [-0.6, 0.8], [1, 0]])
@@ -106,5 +107,7 @@ def test_the_suite_runs_on_a_set(shards, model_folder):
     )
     assert result.ci95["alignment"][0] < result.metrics["alignment"] < result.ci95["alignment"][1]
     assert "linear_separability" not in result.ci95
+    both = open_set(shards, caption="txt", label="json:colour")
+    assert geometry.run(embedder, both).metrics == result.metrics
     pictures = geometry.run(embedder, ordinary(shards, caption="", label="json:colour"))
     assert "alignment" not in pictures.metrics

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from eval.measurement import Measurement
 from eval.result import Result
 from mmclr.errors import UserError
 
-COLUMNS = ("dataset", "task", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
+COLUMNS = ("dataset", "task", "model", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def table_of(results: Sequence[Result]) -> list[list[object]]:
     for second in results[1:]:
         for d in compare(first, second):
             low, high = d.interval or (None, None)
-            rows.append([second.dataset, second.task, d.metric, d.first, d.second, d.difference, low, high, d.p,
-                         d.p_mcnemar, d.n])  # fmt: skip
+            numbers = [d.first, d.second, d.difference, low, high, d.p, d.p_mcnemar, d.n]
+            rows.append([second.dataset, second.task, second.model, d.metric, *numbers])
     return rows
 
 
@@ -108,13 +109,18 @@ def to_markdown(rows: Sequence[Sequence[object]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def to_json(rows: Sequence[Sequence[object]], first: str) -> str:
+    """Return rows of COLUMNS as JSON, with the model that the others are compared with."""
+    return json.dumps({"compared_with": first, "differences": [dict(zip(COLUMNS, row)) for row in rows]}, indent=2)
+
+
 def show(rows: Sequence[Sequence[object]], console: Console) -> None:
     """Print the table; a difference whose interval does not hold 0 is set in bold."""
-    table = Table(*COLUMNS[2:])
+    table = Table(*COLUMNS[3:])
     for row in rows:
-        low, high = row[6], row[7]
+        low, high = row[7], row[8]
         clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]
-        table.add_row(*(_text(value) for value in row[2:]), style="bold" if clear else "")
+        table.add_row(*(_text(value) for value in row[3:]), style="bold" if clear else "")
     console.print(table)
 
 
@@ -129,6 +135,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument(
         "results", nargs="+", metavar="RESULT.json", help="the first is what the others are compared with"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, which `mmclr report` draws")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
@@ -139,7 +146,11 @@ def main(argv: list[str]) -> int | None:
     for number, result in enumerate(results):
         print(f"{'first ' if number == 0 else 'second'}: {result.model}")
     show(rows, Console())
-    for path, text in ((args.csv, to_csv(rows)), (args.markdown, to_markdown(rows))):
+    for path, text in (
+        (args.out, to_json(rows, results[0].model)),
+        (args.csv, to_csv(rows)),
+        (args.markdown, to_markdown(rows)),
+    ):
         if path:
             path.write_text(text, encoding="utf-8")
             print(f"written: {path}")

@@ -37,15 +37,21 @@ def main(argv: list[str]) -> int | None:
 
 def build(sources: Iterable[Path], title: str = "") -> Page:
     """Return the page of run folders (their log.jsonl) and results of evaluations (their examples, if there)."""
-    runs, results = [], []
+    runs, results, comparisons = [], [], []
     for path in sources:
         if path.is_dir():
             if not (path / "log.jsonl").is_file():
                 raise UserError(f"{path}: no log.jsonl there; name a run's folder or a result of mmclr eval")
             runs.append(path)
         elif not path.name.endswith(".examples.json"):  # *.json matches those too; they are read with their result
-            results.append((path, read_result(path)))
-    page = Page(title or (runs + [path for path, _ in results])[0].stem)
+            tree = read_tree(path)
+            if "differences" in tree:
+                comparisons.append((path, tree))
+            else:
+                results.append((path, check_result(path, tree)))
+    page = Page(title or (runs + [path for path, _ in results + comparisons])[0].stem)
+    for _, tree in comparisons:
+        add_comparison(page, tree)
     if len(results) > 1:
         page.table("Evaluations", COLUMNS, [row for _, tree in results for row in rows_of(tree)])
     for path, tree in results:
@@ -56,15 +62,34 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
     return page
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Return the tree of an evaluation's JSON."""
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return the tree of a JSON file."""
     try:
-        tree = json.loads(path.read_text("utf-8"))
-        return {**tree, "dataset": tree["dataset"], "task": tree["task"], "metrics": dict(tree["metrics"])}
+        return dict(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: no such run or result") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a result of mmclr eval ({error})") from None
+
+
+def check_result(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation's tree, which must have CLIP_benchmark's keys."""
+    lacking = [key for key in ("dataset", "task", "metrics") if key not in tree]
+    if lacking:
+        raise UserError(f"{path}: not a result of mmclr eval (it has no {lacking[0]})")
+    return tree
+
+
+def add_comparison(page: Page, tree: Mapping[str, Any]) -> None:
+    """Add what `mmclr eval compare --out` wrote."""
+    rows = tree["differences"]
+    points = [
+        (f"{row['metric']}", row["difference"], None if row["low"] is None else [row["low"], row["high"]])
+        for row in rows
+    ]
+    note = f"Differences to {tree['compared_with']} on the same samples; an interval beside 0 is a difference."
+    page.add("Compared", planes.forest("second model less the first", points, note=note))
+    page.table("", list(rows[0]), [list(row.values()) for row in rows])
 
 
 def rows_of(tree: Mapping[str, Any]) -> list[list[Any]]:

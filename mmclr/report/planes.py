@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from mmclr.report.charts import figure
-from mmclr.report.scale import Axis
+from mmclr.report.scale import Axis, label
 
 SIDE = 380  # of the drawing, in its own units
 GAP = 4  # between names and cells
@@ -48,6 +48,29 @@ def heatmap(title: str, matrix: Sequence[Sequence[float]], names: Sequence[str],
                 )
     side = room + cell * len(names) + 4
     return figure(title, f'<g class="heat">{"".join(parts)}</g>', note, [], size=(side, side))
+
+
+def forest(title: str, rows: Sequence[tuple[str, float, Sequence[float] | None]], *, note: str = "") -> str:
+    """Draw differences with their intervals as bars beside a line at 0: (name, difference, [low, high])."""
+    height, room, width = 24, 230, 700
+    ends = [0.0, *(v for _, d, i in rows for v in (d, *(i or ())))]
+    x = Axis.of(ends, room, width - 12)
+    parts = [f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="0" y2="{height * len(rows)}"/>']
+    for number, (name, difference, interval) in enumerate(rows):
+        y = height * number + height / 2
+        low, high = interval or (difference, difference)
+        kind = "better" if low > 0 else "worse" if high < 0 else "open"
+        hint = f"{name}: {difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        parts.append(
+            f'<g class="{kind}"><text x="{room - 8}" y="{y + 4}" text-anchor="end">{escape(name[-34:])}</text>'
+            f'<line x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/><circle cx="{x(difference)}" cy="{y}" r="4"/>'
+            f"<title>{escape(hint)}</title></g>"
+        )
+    for tick in x.ticks(5):
+        at = height * len(rows) + 14
+        parts.append(f'<text class="tick" x="{x(tick)}" y="{at}" text-anchor="middle">{label(tick)}</text>')
+    size = (width, height * len(rows) + 22)
+    return figure(title, f'<g class="forest">{"".join(parts)}</g>', note, [], size=size)
 
 
 def _cut(name: str) -> str:

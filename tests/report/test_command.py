@@ -56,6 +56,15 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
     assert str(run / "report.html") in capsys.readouterr().out
 
 
+def test_a_comparison_is_drawn(tmp_path):
+    row = {"metric": "acc1", "first": 0.1, "second": 0.3, "difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.001}
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"compared_with": "base", "differences": [row, {**row, "low": None, "high": None}]}))
+    page = command.build([path]).html()
+    for part in ("Differences to base", 'class="better"', "0.3000"):
+        assert part in page
+
+
 def test_without_examples_there_are_no_pictures(result):
     assert "<img" not in command.build([result("one")]).html()
 

@@ -1,16 +1,21 @@
-"""The model card of an export: what it is, how it was trained, how to use it."""
+"""The model card of an export: what it is, how it was trained, how good it was found to be, how to use it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mmclr import __version__
-from mmclr.models.two_tower import TwoTower
+from mmclr.errors import UserError
+from mmclr.export.source import Source
 
-USE = """\
+USE = {
+    "transformers": """\
 ```python
 import torch
 from PIL import Image
@@ -18,55 +23,153 @@ from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("{name}")
 processor = AutoProcessor.from_pretrained("{name}")
-inputs = processor(text={captions}, images=Image.open("picture.png").convert("RGB"), return_tensors="pt", padding=True)
+inputs = processor(text={captions}, images=Image.open("picture.png").convert("RGB"), return_tensors="pt", padding={pad})
 with torch.no_grad():
-    print(model(**inputs).logits_per_image.softmax(-1))
-```"""
+    print(model(**inputs).logits_per_image.{head}(-1))
+```""",
+    "open_clip": """\
+```python
+import open_clip
+import torch
+from PIL import Image
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
+tokenizer = open_clip.get_tokenizer("local-dir:{name}")
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.open("picture.png")).unsqueeze(0), normalize=True)
+    text = model.encode_text(tokenizer({captions}), normalize=True)
+    print((model.logit_scale.exp() * image @ text.T).softmax(-1))
+```""",
+    "onnx": """\
+```python
+import onnxruntime
+
+image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, 3, H, W] -> unit-norm embeddings
+text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
+```""",
+}
+INTENDED = """\
+Finding pictures by text and texts by picture, classification with class names as texts, and as a starting point for
+training on other data. It was not made, and not tested, for decisions about people."""
+LIMITS = """\
+It knows what its training pairs show, with their gaps and prejudices; counting, negation, spatial relations and text
+inside pictures are weak points of models of this kind. The numbers above hold for the data they were measured on."""
 
 
-def write(folder: Path, weights: Path, model: TwoTower, differences: dict[str, float], name: str) -> None:
-    """Write README.md into `folder` from the checkpoint that `weights` lies in."""
-    config, position = _read(weights.parent / "config.yaml"), _read(weights.parent / "position.json")
-    head = {
-        "library_name": "transformers",
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "image-text", "mmclr"],
-    }
-    image, text = model.config.image, model.config.text
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint does not say of itself."""
+
+    results: Sequence[str | Path] = ()  # JSON files of evaluations
+    license: str = ""
+
+
+def write(folder: Path, source: Source, differences: dict[str, float], name: str, about: About, format: str) -> None:
+    """Write README.md into `folder`."""
+    run, position = _read(source.folder.parent / "config.yaml"), _read(source.folder.parent / "position.json")
+    results = [_result(Path(path)) for path in about.results]
+    config = source.model.config
+    parameters = sum(p.numel() for p in source.model.parameters()) / 1e6
     lines = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {name}",
-        f"An image-text model with two encoders into one space of {model.config.embed} dimensions "
-        f"({parameters:.1f} million parameters), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
+        f"---\n{yaml.safe_dump(_head(format, about, results), sort_keys=False)}---",
+        f"# {name.rpartition('/')[2]}",
+        f"An image-text model with two encoders into one space of {config.embed} dimensions ({parameters:.1f} million "
+        f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
-        USE.format(name=name, captions='["a cat", "a dog"]'),
+        _use(format, name, source),
         "## Encoders",
-        f"- image: ViT, {image.size} px in patches of {image.patch}, width {image.width}, {image.layers} layers; "
-        f"pixels minus {_short(image.mean)} over {_short(image.std)}",
-        f"- text: causal transformer, {text.context} tokens of {text.vocab}, width {text.width}, {text.layers} layers",
-        f"- scale of the logits: {model.scale.item():.4g}",
+        "\n".join(_encoders(source)),
+        *(["## Training", "\n".join(_training(run, position, source.folder.name))] if run else []),
+        *(["## Evaluation", _table(results)] if results else []),
+        "## Intended use",
+        INTENDED,
+        "## Limits",
+        LIMITS,
+        "## Agreement with the checkpoint",
+        _agreement(differences),
     ]
-    if config:
-        lines += ["## Training", *_training(config, position, weights.name)]
-    agreement = ", ".join(f"{key.replace('_', ' ')} {value:.2g}" for key, value in differences.items())
-    lines += ["## Agreement with the checkpoint", f"Largest differences, float32: {agreement}."]
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _training(config: dict, position: dict, weights: str) -> list[str]:
+def _head(format: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "library_name": {"onnx": "onnxruntime"}.get(format, format),
+        **({"license": about.license} if about.license else {}),
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "image-text", "mmclr"],
+        **({"datasets_evaluated": sorted({r["dataset"] for r in results})} if results else {}),
+    }
+
+
+def _use(format: str, name: str, source: Source) -> str:
+    siglip = source.model.logit_bias is not None and source.model.config.image.foreign is not None
+    return USE[format].format(
+        name=name,
+        captions='["a cat", "a dog"]',
+        pad='"max_length"' if siglip else "True",
+        head="sigmoid().flatten" if siglip else "softmax",
+    )
+
+
+def _encoders(source: Source) -> list[str]:
+    image, text = source.model.config.image, source.model.config.text
+    kinds = [f"{c.foreign.library} {_kind(c.foreign.architecture)}, pooled by {c.foreign.pool or 'its own pooler'}"
+             if c.foreign else own for c, own in ((image, "ViT"), (text, "causal transformer"))]  # fmt: skip
+    bias = source.model.logit_bias
+    return [
+        f"- image: {kinds[0]}, {image.size} px in patches of {image.patch}, width {image.width}, {image.layers} "
+        f"layers; to evaluate: {image.resize}, {image.resample}, pixels minus {_short(image.mean)} over "
+        f"{_short(image.std)}",
+        f"- text: {kinds[1]}, {text.context} tokens of {text.vocab}, width {text.width}, {text.layers} layers",
+        f"- scale of the logits: {source.model.scale.item():.4g}"
+        + (f", bias {bias.item():.4g}" if bias is not None else ""),
+    ]
+
+
+def _kind(architecture: dict[str, Any]) -> str:
+    return str(architecture.get("model_type", "tower"))
+
+
+def _training(config: dict[str, Any], position: dict[str, Any], weights: str) -> list[str]:
     step, batch = position.get("step", 0), config["data"]["batch"]
     skipped = position.get("loader", {}).get("faults", {})
+    init = config.get("init", {}).get("source")
     return [
+        f"- data: `{json.dumps(config['data']['train'])}`",
         f"- {step} steps of {batch} pairs ({step * batch} seen)"
         + (f"; averaged weights, decay {config['average']['decay']}" if weights == "average" else ""),
+        *([f"- started from `{init}`"] if init else []),
         f"- objectives: `{json.dumps(config['objectives'])}`",
-        f"- AdamW: `{json.dumps(config['optim'])}`",
+        f"- optimizer: `{json.dumps(config['optim'])}`",
         f"- samples that could not be used: {json.dumps(skipped) if skipped else 'none'}",
     ]
 
 
-def _read(path: Path) -> dict:
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"dataset": tree["dataset"], "task": tree["task"], **tree, "metrics": dict(tree["metrics"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--results {path}: not a result of mmclr eval or CLIP_benchmark ({error!r})") from None
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    rows = ["| data | task | measure | value | 95 % interval |", "|---|---|---|---|---|"]
+    for result in results:
+        for name, value in result["metrics"].items():
+            interval = (result.get("ci95") or {}).get(name)
+            span = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+            shown = "" if value is None else f"{value:.4f}"
+            rows.append(f"| {result['dataset']} | {result['task']} | {name} | {shown} | {span} |")
+    return "\n".join(rows)
+
+
+def _agreement(differences: dict[str, float]) -> str:
+    said = ", ".join(f"{key.replace('_', ' ')} {value:.2g}" for key, value in differences.items())
+    return f"Largest differences, computed in float32: {said}. `parity.json` has them with the hashes of all files."
+
+
+def _read(path: Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
 
 

@@ -4,89 +4,127 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save_file
+import torch
+from torch import Tensor
 
-from mmclr.data.text import Tokenizer
-from mmclr.errors import UserError
-from mmclr.export import card, parity
-from mmclr.models.transformers import preprocessor, to_transformers
-from mmclr.models.two_tower import TwoTower
+from mmclr.export import card, forms, parity
+from mmclr.export.source import DTYPES, Source, add_arguments, written
+from mmclr.models.transformers import preprocessor
+from mmclr.models.weights import write_weights
+
+PROCESSORS = {
+    "clip": "CLIPProcessor",
+    "siglip": "SiglipProcessor",
+    "vision-text-dual-encoder": "VisionTextDualEncoderProcessor",
+}
 
 
 def main(argv: list[str]) -> None:
     """`mmclr export transformers CHECKPOINT OUT`."""
     parser = argparse.ArgumentParser(
-        description="Write a checkpoint as a transformers folder: CLIPModel, CLIPProcessor, tokenizer, model card. The "
-        "folder is loaded back and compared with the checkpoint before it gets its name.",
+        description="Write a checkpoint as a transformers folder: CLIPModel (SiglipModel or VisionTextDualEncoderModel "
+        "where the towers are of other kinds), processor, tokenizer, model card. The folder is loaded back and "
+        "compared with the checkpoint before it gets its name.",
         epilog="example: mmclr export transformers runs/demo my-clip, and then in Python: "
         "AutoModel.from_pretrained('my-clip')",
     )
-    parser.add_argument("checkpoint", help="a run's folder, or one of its checkpoints")
+    add_arguments(parser)
     parser.add_argument("out", help="folder to write; it must not exist, or be an earlier export")
     parser.add_argument(
-        "--weights",
-        choices=["auto", "average", "model"],
-        default="auto",
-        help="averaged weights, or those of the last step (auto: averaged if the run kept an average)",
+        "--halves",
+        action="store_true",
+        help="also write OUT/image and OUT/text: CLIPVisionModelWithProjection and CLIPTextModelWithProjection",
     )
     args = parser.parse_args(argv)
-    for name, value in export(Path(args.checkpoint), Path(args.out), args.weights).items():
+    source = Source.open(args.checkpoint, args.weights, args.dtype)
+    about = card.About(args.results, args.license)
+    for name, value in write(source, Path(args.out), about, args.halves).items():
         print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
-    print(f"{args.out}: a transformers CLIP folder that agrees with {args.checkpoint}")
+    print(f"{args.out}: a transformers folder that agrees with {args.checkpoint}")
 
 
 def export(checkpoint: Path, out: Path, weights: str = "auto") -> dict[str, float]:
     """Write `out` and return the largest differences to the checkpoint, by name (see `parity`)."""
-    from transformers import AutoModel, AutoProcessor, CLIPImageProcessor, CLIPProcessor
+    return write(Source.open(checkpoint, weights), out)
 
-    source = find_weights(checkpoint, weights)
-    model, tokenizer = TwoTower.load(source), Tokenizer.load(source)
-    partial = _make_room(out)
-    _write_model(model, partial)
-    tokenizer.save(partial)
-    pixels = {key: value for key, value in preprocessor(model.config.image).items() if key != "image_processor_type"}
-    CLIPProcessor(CLIPImageProcessor(**pixels), Tokenizer.load(partial).backend).save_pretrained(partial)
-    peer, processor = AutoModel.from_pretrained(partial), AutoProcessor.from_pretrained(partial)
-    differences = parity.compare(model, tokenizer, peer, processor)
-    parity.insist(differences, partial)
-    card.write(partial, source, model, differences, out.name)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+
+def write(source: Source, out: Path, about: card.About | None = None, halves: bool = False) -> dict[str, float]:
+    """Write a transformers folder and return the largest differences to its source."""
+    with written(out) as partial:
+        fill(source, partial)
+        differences = parity.compare(source, load(partial))
+        if halves:
+            _write_halves(source, partial)
+        parity.insist(source, differences, partial)
+        card.write(partial, source, differences, out.name, about or card.About(), "transformers")
     return differences
 
 
-def find_weights(checkpoint: Path, weights: str = "auto") -> Path:
-    """Return the folder of the wanted weights of a run or checkpoint."""
-    newest = sorted(path.parent for path in (checkpoint / "checkpoints").glob("step-*/position.json"))
-    step = newest[-1] if newest else checkpoint
-    names = ["average", "model"] if weights == "auto" else [weights]
-    found = [step / name for name in names if (step / name / "model.safetensors").is_file()]
-    if not found:
-        raise UserError(
-            f"{checkpoint}: no {' or '.join(names)}/ with weights there; name a run's folder or a checkpoint"
-        )
-    return found[0]
+def fill(source: Source, folder: Path) -> None:
+    """Write config, weights, tokenizer and processor."""
+    import transformers
 
-
-def _write_model(model: TwoTower, folder: Path) -> None:
-    """Write config.json and model.safetensors as CLIPModel has them; what it has no place for goes into the config."""
-    tree = to_transformers(model.config)
-    state = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    if (bias := state.pop("logit_bias", None)) is not None:
-        tree["mmclr"]["logit_bias"] = bias.item()
-    tree["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    tree, state = forms.form(source.model)
+    dtype = DTYPES[source.dtype]
+    tree["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(tree, indent=2))
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_weights({name: value.to(dtype) for name, value in state.items()}, folder / "model.safetensors")
+    _save_tokenizer(source, folder, masked=tree["model_type"] != "siglip")
+    pixels = preprocessor(source.model.config.image)
+    images = getattr(transformers, pixels.pop("image_processor_type"))(**pixels)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    getattr(transformers, PROCESSORS[tree["model_type"]])(images, tokenizer).save_pretrained(folder)
 
 
-def _make_room(out: Path) -> Path:
-    """Return an empty folder beside `out`, which must be new or an earlier export."""
-    if out.exists() and not (out / "parity.json").is_file():
-        raise UserError(f"{out} exists and is not an export of mmclr; name another folder")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
+def _save_tokenizer(source: Source, folder: Path, masked: bool) -> None:
+    """Write the tokenizer; for a text tower that was trained without a mask, one that makes none."""
+    source.tokenizer.save(folder)
+    if not masked:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "model_input_names": ["input_ids"]}, indent=2))
+
+
+def load(folder: Path) -> parity.Peer:
+    """Return what transformers makes of a folder, in float32."""
+    from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    plain = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+    padding: Any = "max_length" if model.config.model_type == "siglip" else True
+
+    def text(texts: list[str]) -> Tensor:
+        inputs = processor.tokenizer(texts, padding=padding, truncation=True, return_tensors="pt")
+        return pooled(model.get_text_features(**inputs))
+
+    def pixels(make: Any) -> Any:
+        return lambda images: make(images, return_tensors="pt")["pixel_values"]
+
+    return parity.Peer(
+        image=lambda x: pooled(model.get_image_features(pixel_values=x)),
+        text=text,
+        ids=lambda texts: processor.tokenizer(texts, truncation=True)["input_ids"],
+        pixels={"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
+    )
+
+
+def _write_halves(source: Source, folder: Path) -> None:
+    import transformers
+
+    for name, make in forms.halves(source.model).items():
+        half = make().to(DTYPES[source.dtype])
+        half.save_pretrained(folder / name)
+        if name == "text":
+            source.tokenizer.save(folder / name)
+        else:
+            pixels = preprocessor(source.model.config.image)
+            getattr(transformers, pixels.pop("image_processor_type"))(**pixels).save_pretrained(folder / name)
+
+
+def pooled(output: Any) -> Tensor:
+    """Return the features; transformers 5 wraps them in an output object."""
+    features: Tensor = getattr(output, "pooler_output", output)
+    return features

@@ -17,7 +17,7 @@ from mmclr.models.clip import MEAN, STD, ImageConfig, ModelConfig, TextConfig
 
 Tree = dict[str, Any]
 CONFIG = "open_clip_config.json"
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")  # the first that open_clip looks for
 # What may be set without changing what the towers compute; everything else that is set makes a tower foreign.
 _PLAIN_VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "norm_kwargs",
                  "patch_dropout", "output_tokens", "final_ln_after_pool", "attn_pooler_queries", "attn_pooler_heads",

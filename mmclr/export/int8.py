@@ -1,0 +1,57 @@
+"""Graphs with weights of 8 bits, and what that costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmclr.data.plain import normalise, read_all
+from mmclr.export import parity
+from mmclr.export.source import Source
+
+
+def quantise(folder: Path) -> None:
+    """Write the graphs with int8 weights; activations are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    for name in ("image", "text"):
+        quantize_dynamic(folder / f"{name}.onnx", folder / f"{name}.int8.onnx", weight_type=QuantType.QInt8)
+
+
+def cost(source: Source, exact: parity.Peer, small: parity.Peer, shards: str = "") -> dict[str, float]:
+    """Return how far the int8 embeddings turn, and what that does to retrieval on shards."""
+    peers = {"float32": exact, "int8": small}
+    pixels = parity.prepare(parity.pictures(source.model.config.image.size), source.model.config.image)
+    turned = {
+        f"int8_lowest_cosine_{name}": float((a * b).sum(1).min())
+        for name, a, b in (
+            ("image", *(peer.image(pixels) for peer in peers.values())),
+            ("text", *(peer.text(parity.HARD_STRINGS) for peer in peers.values())),
+        )
+    }
+    found = _recalls(source, peers, shards) if shards else {}
+    return {**turned, **found}
+
+
+def _recalls(source: Source, peers: dict[str, parity.Peer], shards: str, most: int = 2000) -> dict[str, float]:
+    """Return recall at 1 of the first pictures by their first captions, with each kind of graph."""
+    image = source.model.config.image
+    images: dict[str, list[Tensor]] = {name: [] for name in peers}
+    captions: list[str] = []
+    for rows in read_all(shards, image.size, batch=64, resample=image.resample):
+        normal = normalise(rows.pixels, image.mean, image.std)
+        for name, peer in peers.items():
+            images[name].append(peer.image(normal))
+        captions += [texts[0] for texts in rows.captions]
+        if len(captions) >= most:
+            break
+    out = {}
+    for name, peer in peers.items():
+        x = torch.cat(images[name])
+        y = torch.cat([peer.text(captions[i : i + 64]) for i in range(0, len(captions), 64)])
+        out[f"{name}_recall_at_1_of_{len(captions)}"] = float(
+            ((y @ x.T).argmax(1) == torch.arange(len(y))).float().mean()
+        )
+    return out

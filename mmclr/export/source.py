@@ -1,0 +1,72 @@
+"""What is exported: the weights of a run, checkpoint or model folder, and the tokenizer that lies with them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmclr.data.text import Tokenizer
+from mmclr.errors import UserError
+from mmclr.models import pretrained
+from mmclr.models.two_tower import TwoTower
+
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in float32 (its weights already rounded to `dtype`), and where it came from."""
+
+    model: TwoTower
+    tokenizer: Tokenizer
+    folder: Path
+    dtype: str = "float32"
+
+    @classmethod
+    def open(cls, source: str | Path, weights: str = "auto", dtype: str = "float32") -> Source:
+        """Open a run, checkpoint, model folder or name; `weights`: auto, average or model."""
+        folder = pretrained.find(source, weights)
+        model = TwoTower.load(folder)
+        tokenizer = Tokenizer.load(folder, model.config.text.context)
+        return cls(model.to(DTYPES[dtype]).float(), tokenizer, folder, dtype)
+
+
+def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
+    """Add what all exports ask."""
+    parser.add_argument("checkpoint", help="a run's folder, one of its checkpoints, or any model folder or name")
+    parser.add_argument(
+        "--weights",
+        choices=["auto", "average", "model"],
+        default="auto",
+        help="averaged weights, or those of the last step (auto: averaged if the run kept an average)",
+    )
+    if dtype:
+        parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the weights on disk")
+    parser.add_argument("--results", nargs="*", default=[], metavar="JSON", help="results of evaluations, for the card")
+    parser.add_argument("--license", default="", help="the model's licence, for the card (mit, apache-2.0, ...)")
+
+
+@contextlib.contextmanager
+def written(out: Path) -> Iterator[Path]:
+    """Give an empty folder beside `out` that takes its name at the end, if nothing was raised.
+
+    `out` must be new, or an earlier export.
+    """
+    if out.exists() and not (out / "parity.json").is_file():
+        raise UserError(f"{out} exists and is not an export of mmclr; name another folder")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)

@@ -116,7 +116,9 @@ def to_json(rows: Sequence[Sequence[object]], first: str) -> str:
 
 def show(rows: Sequence[Sequence[object]], console: Console) -> None:
     """Print the table; a difference whose interval does not hold 0 is set in bold."""
-    table = Table(*COLUMNS[3:])
+    table = Table()
+    for name in COLUMNS[3:]:
+        table.add_column(name, no_wrap=name == "metric")
     for row in rows:
         low, high = row[7], row[8]
         clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]

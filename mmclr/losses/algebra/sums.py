@@ -46,7 +46,7 @@ class Shared:
                 total[n + cols.start : n + cols.stop].add_(part.sum(0))
             if number < fresh:
                 self.kept.append(tile.add_(parts[0]) if self.split else tile)
-        totals = over_ranks(totals, n)
+        totals = _over_ranks(totals, n)
         if self.shift > 0 and _any(totals < 2.0 ** (math.log2(info.tiny) + SAFE_BITS)):
             return None
         # What one exponential's bit means for the logarithm; finite where the sum is empty.
@@ -191,7 +191,7 @@ def stand(vector: Tensor, side: int) -> Tensor:
     return vector[:, None] if side == 0 else vector
 
 
-def over_ranks(sums: Tensor, rows: int) -> Tensor:
+def _over_ranks(sums: Tensor, rows: int) -> Tensor:
     """Return [G, n + M] with the columns, all after the first `rows`, summed over ranks."""
     if parallel.world() > 1:
         sums[:, rows:] = parallel.total(sums[:, rows:])

@@ -1,0 +1,83 @@
+"""Uploads, against a local stand-in of the Hub's HTTP interface."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mmclr.errors import UserError
+from mmclr.export.hub import main
+from mmclr.models.two_tower import TwoTower
+from tests.exports import write_checkpoint
+from tests.hub_server import Hub
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("run"), names=("model",))
+
+
+@pytest.fixture
+def hub():
+    server = Hub()
+    yield server
+    server.close()
+
+
+def send(hub, *args):
+    """Run `mmclr export hub` in a process of its own, whose huggingface_hub talks to the stand-in."""
+    command = [sys.executable, "-W", "ignore", "-m", "mmclr.cli", "export", "hub", *map(str, args)]
+    return subprocess.run(command, env={**os.environ, **hub.env()}, capture_output=True, text=True, check=False)
+
+
+def test_an_upload_that_breaks_off_goes_on(checkpoint, hub, tmp_path):
+    args = [checkpoint, "me/my-clip", "--private", "--format", "both", "--license", "mit"]
+    hub.fail_after = 1
+    broken = send(hub, *args)
+    assert broken.returncode == 2
+    assert "the same command goes on from there" in broken.stderr or "give the command again" in broken.stderr
+    assert hub.files["me/my-clip"] == {}
+    assert len(hub.objects) == 1
+    first = set(hub.objects)
+    hub.fail_after, hub.requests = None, []
+    done = send(hub, *args)
+    assert done.returncode == 0, done.stderr
+    sent = {path.rpartition("/")[2] for method, path in hub.requests if method == "PUT"}
+    assert len(hub.objects) == 2
+    assert sent == set(hub.objects) - first  # what was there is not sent again
+    assert hub.private["me/my-clip"]
+    files = hub.files["me/my-clip"]
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "parity.json",
+            "open_clip_config.json", "open_clip_model.safetensors"} <= files.keys()  # fmt: skip
+    assert files["README.md"].decode().startswith("---\nlibrary_name: transformers\nlicense: mit")
+    assert b'from_pretrained("me/my-clip")' in files["README.md"]
+    text = json.loads(files["open_clip_config.json"])["model_cfg"]["text_cfg"]
+    assert text["hf_tokenizer_name"] == "me/my-clip"
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert TwoTower.load(tmp_path).config.embed == 128
+
+
+def test_dry_run_shows_every_file_and_sends_nothing(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mmclr.export.hub.upload", None)
+    main([str(checkpoint), "me/my-clip", "--dry-run", "--keep", str(tmp_path / "kept")])
+    said = capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    assert names >= {"README.md", "model.safetensors", "parity.json"}
+    assert all(name in said for name in names)
+
+
+def test_what_is_refused(checkpoint, hub, monkeypatch):
+    hub.token, env = "another", hub.env()
+    hub.env = lambda: env | {"HF_TOKEN": "secret"}
+    done = send(hub, checkpoint, "me/my-clip")
+    assert done.returncode == 2
+    assert "log in with `hf auth login`" in done.stderr
+    with pytest.raises(UserError, match="whose. write USER/NAME"):
+        main([str(checkpoint), "my-clip"])
+    with pytest.raises(UserError, match="not the name of a repository"):
+        main([str(checkpoint), "me/my clip"])
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        main([str(checkpoint), "me/my-clip"])

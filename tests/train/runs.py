@@ -6,13 +6,12 @@ import subprocess
 import sys
 
 
-def start(settings, processes=1, **kwargs):
+def start(settings, launch=(), **kwargs):
     """Start a run in processes of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes)]
     port = ["--main_process_port", str(20000 + os.getpid() % 20000)]
-    how = [*launch, *port, "-m", "mmclr.train"] if processes > 1 else ["-m", "mmclr.train"]
-    command = [sys.executable, *how, "debug.yaml", *settings]
+    how = ["-m", "accelerate.commands.accelerate_cli", "launch", *launch, *port] if launch else []
+    command = [sys.executable, *how, "-m", "mmclr.train", "debug.yaml", *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, **kwargs)
 
 

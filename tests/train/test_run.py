@@ -33,9 +33,9 @@ def unbroken(shards, tmp_path_factory):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("micro", [0, 3])
-def test_two_processes_equal_one(settings, tmp_path, unbroken, micro):
-    finish(start([*settings, f"micro_batch={micro}"], processes=2))
+@pytest.mark.parametrize("how", [["--num_processes", "2"], ["--config_file", "configs/accelerate/2_cpus.yaml"]])
+def test_two_processes_equal_one(settings, tmp_path, unbroken, how):
+    finish(start(settings, how))
     one, two = (log(f, "loss", "grad_norm", "scale") for f in (unbroken.parent.parent, tmp_path / "run"))
     assert len(one) == len(two) == 12
     for a, b in zip(one, two):

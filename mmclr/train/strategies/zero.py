@@ -41,8 +41,8 @@ class Zero(Plain):
         plugin.deepspeed_config.update(self._settings(plugin.deepspeed_config))
         engine, _ = self.accelerator.prepare(self.step, optimizer)
         self.zero: Any = engine.optimizer
-        if self.scale is not None:
-            self.zero.override_loss_scale(self.scale.value)
+        self.several = False  # whether this step has more than one backward
+        self._begin()
         return engine, self.zero.optimizer
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +63,7 @@ class Zero(Plain):
         engine.set_gradient_accumulation_boundary(False)
         yield
         engine.set_gradient_accumulation_boundary(True)
+        self.several = True
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`."""
@@ -76,7 +77,7 @@ class Zero(Plain):
         zero = self.zero
         norm = combine_grad_norm_groups(zero._get_norm_groups()) if self.stage == 3 else zero.scaled_global_norm()
         norm = torch.as_tensor(norm, device=self.accelerator.device).float()
-        norm = torch.where(norm < 0, torch.inf, norm)  # DeepSpeed's word for not finite is -1
+        norm = norm.where(norm.isfinite() & (norm >= 0), torch.nan)  # DeepSpeed says -1 or infinity
         return norm if self.scale is None else norm / self.scale.value
 
     def gradients(self) -> dict[str, Tensor]:
@@ -90,8 +91,7 @@ class Zero(Plain):
         """Change the weights by the gradient, clipped, and forget it."""
         engine: Any = self.wrapped
         engine.step()
-        if self.scale is not None:
-            self.zero.override_loss_scale(self.scale.value)
+        self._begin()
 
     def skip(self) -> None:
         """Forget the gradient."""
@@ -104,8 +104,15 @@ class Zero(Plain):
             zero._release_preflattened_grad_buffers()
             for number in zero.averaged_gradients:
                 zero.averaged_gradients[number] = zero.all_grad_tensors[number] = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make ready for the next step's first backward."""
+        if self.stage == 3 and self.several:  # what the first backward does not reach would add to the last step's
+            self.zero.grad_partitions_flat_buffer.zero_()
+        self.several = False
         if self.scale is not None:
-            zero.override_loss_scale(self.scale.value)
+            self.zero.override_loss_scale(self.scale.value)
 
     def shards(self) -> dict[str, Tensor]:
         """Return this rank's part of every parameter: tensors that share its memory."""

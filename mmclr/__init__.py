@@ -1,3 +1,22 @@
 """mmclr: pretrain, evaluate and export image-text models on your own tar shards."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmclr.encoder import Encoder
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(source: str | Path, *, weights: str = "auto", device: str = "auto") -> Encoder:
+    """Open a trained model for `encode_image`, `encode_text` and `similarity`: see `mmclr.encoder.Encoder`.
+
+    `source` is a run, checkpoint, export, transformers CLIP or SigLIP folder, open_clip folder, or a name on the Hub.
+    """
+    from mmclr.encoder import Encoder
+
+    return Encoder.load(source, weights=weights, device=device)

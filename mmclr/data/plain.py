@@ -111,8 +111,10 @@ def read_all(urls: str | Sequence[str], image_size: int, **settings: Any) -> Rea
     return Reader(urls, image_size, **settings)
 
 
-def plain(image: Image.Image, size: int, resample: str = "bicubic") -> Image.Image:
-    """Resize the short side of a picture to `size` and cut out the middle."""
+def plain(image: Image.Image, size: int, resample: str = "bicubic", resize: str = "crop") -> Image.Image:
+    """Resize the short side of a picture to `size` and cut out the middle; resize "squash": both sides to `size`."""
+    if resize == "squash":
+        return image.resize((size, size), Image.Resampling[resample.upper()])
     width, height = image.size
     short = min(width, height)
     if short != size:

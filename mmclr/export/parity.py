@@ -61,10 +61,7 @@ def pictures(size: int) -> list[Image.Image]:
 
 def prepare(images: Sequence[Image.Image], c: ImageConfig) -> Tensor:
     """Return the pixels [n, 3, H, W] that our evaluation transform makes of RGB pictures, normalised."""
-    if c.resize == "squash":
-        sized = [image.resize((c.size, c.size), Image.Resampling[c.resample.upper()]) for image in images]
-    else:
-        sized = [plain(image, c.size, c.resample) for image in images]
+    sized = [plain(image, c.size, c.resample, c.resize) for image in images]
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).permute(0, 3, 1, 2)
     return normalise(stacked, c.mean, c.std)
 

@@ -1,0 +1,185 @@
+"""A trained model for people who write Python: pictures and strings in, unit vectors out.
+
+import mmclr
+
+model = mmclr.load("runs/mine")
+images = model.encode_image(["cat.jpg", "dog.png"])          # [2, D]
+texts = model.encode_text(["a photo of a cat", "a dog"])     # [2, D]
+print(model.similarity(images, texts))                       # [2, 2], cosines
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mmclr.data.decode import Picture, flatten
+from mmclr.data.ledger import Fault
+from mmclr.data.plain import normalise, plain
+from mmclr.data.text import Tokenizer
+from mmclr.errors import UserError
+from mmclr.models import pretrained
+from mmclr.models.two_tower import TwoTower
+
+Array = NDArray[np.float32]
+AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
+MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it suspects a decompression bomb
+WHITE = (255, 255, 255)  # behind transparent pixels, as in training
+
+
+class Encoder:
+    """Both encoders of a model, with its tokenizer and its evaluation transform."""
+
+    def __init__(self, model: TwoTower, tokenizer: Tokenizer, device: str = "auto") -> None:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, source: str | Path, *, weights: str = "auto", device: str = "auto") -> Encoder:
+        """Open a run, checkpoint, export, transformers CLIP or SigLIP folder, open_clip folder, or a name.
+
+        Names are `owner/name` on the Hugging Face Hub and `open_clip:ARCHITECTURE/TAG`. Of a checkpoint, `weights`
+        takes "average", "model", or "auto": averaged if the run kept an average. `device` is a torch device, or
+        "auto": a GPU if there is one. Raises UserError when there is no such model, or it cannot be read.
+        """
+        folder = pretrained.find(source, weights)
+        model = TwoTower.load(folder)
+        return cls(model, Tokenizer.load(folder, model.config.text.context), device)
+
+    @property
+    def scale(self) -> float:
+        """Inverse temperature: softmax(scale * similarity) are the probabilities that training aims at."""
+        return float(self.model.scale)
+
+    @property
+    def bias(self) -> float:
+        """What a model with a sigmoid loss adds to scale * similarity before the sigmoid; 0 without one."""
+        return 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
+
+    @overload
+    def encode_image(
+        self, images: AnyImage | Sequence[AnyImage], *, batch: int = ..., progress: bool = ...
+    ) -> Array: ...
+    @overload
+    def encode_image(
+        self, images: AnyImage | Sequence[AnyImage], *, batch: int = ..., progress: bool = ..., output: Literal["torch"]
+    ) -> Tensor: ...
+    def encode_image(
+        self, images: Any, *, batch: int = 64, progress: bool = False, output: str = "numpy"
+    ) -> Array | Tensor:
+        """Return unit-norm embeddings [n, D] in float32.
+
+        A picture is a path, a PIL image, or an array or tensor of uint8: [H, W, 3], [3, H, W], or [H, W] for grey. A
+        float tensor [n, 3, size, size] is taken as pixels that are already normalised. `output="torch"` gives a
+        tensor on the CPU. Raises UserError with the number of a picture that cannot be read.
+        """
+        if isinstance(images, Tensor) and images.is_floating_point():
+            several: Any = images if images.ndim == 4 else images[None]
+            parts: Any = several.split(batch)
+        else:
+            several = _as_list(images)
+            parts = (self._pixels(several, i, batch) for i in range(0, len(several), batch))
+        return _as(self._run(self.model.encode_image, parts, len(several), progress), output)
+
+    @overload
+    def encode_text(self, texts: str | Sequence[str], *, batch: int = ..., progress: bool = ...) -> Array: ...
+    @overload
+    def encode_text(
+        self, texts: str | Sequence[str], *, batch: int = ..., progress: bool = ..., output: Literal["torch"]
+    ) -> Tensor: ...
+    def encode_text(
+        self, texts: Any, *, batch: int = 256, progress: bool = False, output: str = "numpy"
+    ) -> Array | Tensor:
+        """Return unit-norm embeddings [n, D] in float32; texts longer than the model's context are cut."""
+        ids = self.tokenizer.encode([texts] if isinstance(texts, str) else list(texts))
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # texts of like length go together
+        numbers = [order[start : start + batch] for start in range(0, len(ids), batch)]
+        parts = (self.tokenizer.pad([ids[i] for i in some]) for some in numbers)
+        rows = self._run(self.model.encode_text, parts, len(ids), progress)
+        return _as(torch.empty_like(rows).index_copy_(0, torch.tensor(order, dtype=torch.long), rows), output)
+
+    def similarity(self, images: Any, texts: Any) -> Array:
+        """Return the cosines [n, m] of pictures and texts: embeddings are taken as they are, the rest is encoded."""
+        x = images if _is_embedding(images) else self.encode_image(images)
+        y = texts if _is_embedding(texts) else self.encode_text(texts)
+        return np.asarray(x, np.float32) @ np.asarray(y, np.float32).T
+
+    def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:
+        c = self.model.config.image
+        numbers = range(start, min(start + count, len(images)))
+        made = [plain(_read(images[i], i), c.size, c.resample, c.resize) for i in numbers]
+        stacked = torch.from_numpy(np.stack([np.asarray(image) for image in made])).permute(0, 3, 1, 2)
+        return normalise(stacked, c.mean, c.std)
+
+    @torch.inference_mode()
+    def _run(self, encode: Callable[..., Tensor], parts: Any, count: int, progress: bool) -> Tensor:
+        """Return the rows of all parts, one after the other, on the CPU."""
+        rows = [torch.empty(0, self.model.config.embed)]
+        for part in _shown(parts, count, progress):
+            inputs = part if isinstance(part, tuple) else (part,)
+            rows.append(encode(*(x.to(self.device) for x in inputs)).float().cpu())
+        return torch.cat(rows)
+
+
+def _read(image: AnyImage, number: int) -> Image.Image:
+    """Return any kind of picture as upright RGB."""
+    try:
+        if isinstance(image, (str, Path)):
+            return Picture(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
+        if isinstance(image, Image.Image):
+            return flatten(ImageOps.exif_transpose(image), WHITE)
+        array = np.asarray(image)
+        if array.dtype != np.uint8 or array.ndim not in (2, 3):
+            raise ValueError(f"{array.dtype} of shape {list(array.shape)}; give uint8 [H, W, 3], [3, H, W] or [H, W]")
+        if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
+            array = array.transpose(1, 2, 0)
+        return flatten(Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array), WHITE)
+    except Fault as fault:
+        raise UserError(f"picture {number} ({image}): {fault.detail}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"picture {number}: {error}") from None
+
+
+def _as_list(images: Any) -> Sequence[AnyImage]:
+    """Return one picture as a list of one."""
+    single = isinstance(images, (str, Path, Image.Image)) or (
+        isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4
+    )
+    return [images] if single else list(images)
+
+
+def _is_embedding(value: Any) -> bool:
+    """Whether this is rows of numbers and not something to encode."""
+    if isinstance(value, Tensor):
+        return value.ndim == 2 and value.is_floating_point()
+    return isinstance(value, np.ndarray) and value.ndim == 2 and np.issubdtype(value.dtype, np.floating)
+
+
+def _as(rows: Tensor, output: str) -> Array | Tensor:
+    if output not in ("numpy", "torch"):
+        raise UserError(f"output: {output!r} is neither numpy nor torch")
+    return rows if output == "torch" else rows.numpy()
+
+
+def _shown(parts: Any, count: int, progress: bool) -> Iterator[Any]:
+    """Yield the parts, with a bar on the terminal if asked for."""
+    if not progress:
+        yield from parts
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bars:
+        bar = bars.add_task("encoding", total=count)
+        for part in parts:
+            yield part
+            bars.advance(bar, len(part[0]) if isinstance(part, tuple) else len(part))

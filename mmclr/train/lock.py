@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +14,17 @@ try:
     import fcntl
 except ImportError:  # Windows has no flock; two runs in one folder are then not noticed
     fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def held(folder: Path, main: bool) -> Iterator[None]:
+    """Lock `folder` for as long as the context lasts, on the main process."""
+    handle = hold(folder) if main else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.close()
 
 
 def hold(folder: Path, patience: float = 30.0) -> IO[str] | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmclr.config import ConfigError, config
 from mmclr.models.depth import depths
 from mmclr.train.muon import Muon
+from mmclr.train.scalars import plain_name
 
 Share = Annotated[float, Ge(0), Le(1)]
 KINDS = ("matrix", "decay", "rest")
@@ -60,8 +61,9 @@ def learning_rate(c: OptimConfig, step: int, steps: int) -> float:
 
 def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     """Return the optimizer of the trainable parameters of `module`; vectors, scalars and positions do not decay."""
-    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    factors, patterns = _layer_factors(c, [name for name, _ in module.named_parameters()]), _by_pattern(c, trainable)
+    named = {plain_name(name): p for name, p in module.named_parameters()}
+    trainable = {name: p for name, p in named.items() if p.requires_grad}
+    factors, patterns = _layer_factors(c, list(named)), _by_pattern(c, trainable)
     groups: dict[Any, dict[str, Any]] = {}
     for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(c, *item))):
         kind = _kind(c, name, p)

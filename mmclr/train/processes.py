@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+
+from mmclr import parallel
+from mmclr.errors import UserError
+
+
+@contextlib.contextmanager
+def joined(timeout: float, **settings: Any) -> Iterator[Accelerator]:
+    """Join, and leave when the context ends; that another process is gone becomes one sentence."""
+    accelerator, lost = join(timeout, **settings), False
+    try:
+        yield accelerator
+    except RuntimeError as error:
+        lost = parallel.world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+        if not lost:
+            raise
+        raise UserError(
+            f"another process of this run has stopped, or was not heard of for {timeout:g} minutes (timeout); its own "
+            "message says why. The same command goes on from the newest checkpoint"
+        ) from error
+    finally:
+        if not lost:  # saying goodbye would wait for the others
+            accelerator.end_training()
 
 
 def join(timeout: float, **settings: Any) -> Accelerator:

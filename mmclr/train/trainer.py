@@ -39,14 +39,8 @@ from mmclr.train.strategies.loss_scale import LossScale
 
 def train(run: RunConfig, quiet: bool = False) -> Path:
     """Train until the run's last step, or until a signal asks to stop; return the newest checkpoint."""
-    accelerator = processes.join(run.timeout)
-    held = lock.hold(run.folder) if accelerator.is_main_process else None
-    try:
+    with processes.joined(run.timeout) as accelerator, lock.held(run.folder, accelerator.is_main_process):
         return Trainer(run, accelerator).fit(quiet)
-    finally:
-        accelerator.end_training()
-        if held is not None:
-            held.close()
 
 
 class Trainer:
@@ -124,7 +118,7 @@ class Trainer:
     def take_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
         lr = optimizer.learning_rate(self.run.optim, self.taken, self.steps)
-        self.strategy.set_rate(lr)
+        optimizer.set_rate(self.strategy.optimizer, lr)
         self.strategy.wrapped.train()
         batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
         self.keys = batch.keys

@@ -1,11 +1,13 @@
 """Whole runs: several processes equal one, a killed run ends as an unbroken one, faults are said in a sentence."""
 
+import contextlib
 import json
 import os
 import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mmclr.config import load
@@ -60,11 +62,33 @@ def test_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path, unbroken):
         assert ours[name] == theirs[name], name
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken):
-    process = start([*settings, "steps=12"])
-    while not (tmp_path / "run" / "log.jsonl").is_file() or not log(tmp_path / "run", "step"):
+@pytest.mark.dist
+def test_a_process_that_dies_takes_the_run_down_with_a_sentence(settings, tmp_path):
+    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--num_processes", "2"])
+    wait_for_the_first_step(process, tmp_path / "run")
+    (second,) = [p for p in psutil.Process(process.pid).children(recursive=True) if rank(p) == "1"]
+    second.kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "mmclr train: another process of this run has stopped" in said
+    assert "process 1 was ended by SIGKILL" in said
+    assert "goes on from the newest checkpoint" in said
+
+
+def rank(process):
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get("RANK")
+
+
+def wait_for_the_first_step(process, run):
+    while not (run / "log.jsonl").is_file() or not log(run, "step"):
         time.sleep(0.01)
         assert process.poll() is None
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken):
+    process = start([*settings, "steps=12"])
+    wait_for_the_first_step(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     said = finish(process)
     if "stopped by SIGTERM" in said:  # else it was already at its end

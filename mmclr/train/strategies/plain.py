@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmclr.errors import UserError
+from mmclr.train.scalars import plain_name, plain_shape
 from mmclr.train.strategies.loss_scale import LossScale
-from mmclr.train.strategies.scalars import plain_name, plain_shape
 
 
 class Plain:
@@ -69,11 +69,6 @@ class Plain:
         return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
 
     # The update
-
-    def set_rate(self, rate: float) -> None:
-        """Set the learning rate of all groups, each by its factor."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
 
     def update(self, norm: Tensor) -> None:
         """Change the weights by the gradient, whose norm is `norm`, and forget it."""

@@ -65,15 +65,30 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.objects[oid] = data
         return self.answer({})
 
+    def do_HEAD(self):
+        self.do_GET()
+
     def do_GET(self):
-        self.hub.requests.append(("GET", self.path))
-        path = unquote(self.path)
+        self.hub.requests.append((self.command, self.path))
+        path = unquote(self.path).partition("?")[0]
+        if "/resolve/" in path:
+            return self.resolve(*path[1:].split("/resolve/"))
         for repository, files in self.hub.files.items():
+            if path.startswith(f"/api/models/{repository}/tree/"):
+                return self.answer([{"type": "file", "path": name, "size": len(data),
+                                     "oid": hashlib.sha1(data).hexdigest()} for name, data in files.items()])  # fmt: skip
             if path.startswith(f"/api/models/{repository}"):
                 siblings = [{"rfilename": name} for name in files]
                 return self.answer({"id": repository, "sha": "1" * 40, "siblings": siblings, "tags": [],
                                     "private": self.hub.private[repository], "downloads": 0})  # fmt: skip
         return self.answer({"error": "not found"}, 404)
+
+    def resolve(self, repository, rest):
+        data = self.hub.files.get(repository, {}).get(rest.partition("/")[2])
+        if data is None:
+            return self.answer({"error": "Entry not found"}, 404)
+        etag = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": "1" * 40}
+        return self.send(data, 200, "application/octet-stream", etag)
 
     def create(self, body):
         name = f"{body['organization']}/{body['name']}"
@@ -101,12 +116,15 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer({"commitUrl": f"{self.hub.url}/{repository}/commit/{'1' * 40}", "commitOid": "1" * 40})
 
     def answer(self, tree, status=200, kind="application/json"):
-        body = json.dumps(tree).encode()
+        self.send(json.dumps(tree).encode(), status, kind, {})
+
+    def send(self, body, status, kind, headers):
         self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *args):
         pass

@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import mmclr
 from mmclr.errors import UserError
-from mmclr.export.hub import main
+from mmclr.export.card import About
+from mmclr.export.hub import main, write
+from mmclr.export.source import Source
 from mmclr.models.two_tower import TwoTower
 from tests.exports import write_checkpoint
 from tests.hub_server import Hub
@@ -81,3 +85,28 @@ def test_what_is_refused(checkpoint, hub, monkeypatch):
         main([str(checkpoint), "me/my clip"])
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
         main([str(checkpoint), "me/my-clip"])
+
+
+LOAD = """
+import json, sys, mmclr
+model = mmclr.load("me/my-clip", device="cpu")
+print(json.dumps(model.encode_text(["cloud", "music note"]).tolist()))
+"""
+
+
+def test_a_name_is_downloaded_without_its_pickles(checkpoint, hub, tmp_path):
+    write(Source.open(checkpoint), tmp_path / "out", "me/my-clip", About())
+    named = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    hub.files["me/my-clip"] = {**named, "pytorch_model.bin": b"evil", "code.py": b"evil"}
+    hub.private["me/my-clip"] = False
+    env = {**os.environ, **hub.env(), "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(found, mmclr.load(checkpoint).encode_text(["cloud", "music note"]), atol=1e-6)
+    asked = {path.rpartition("/")[2] for method, path in hub.requests if method == "GET"}
+    assert "model.safetensors" in asked
+    assert not asked & {"pytorch_model.bin", "code.py"}
+    offline = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], env={**env, "HF_HUB_OFFLINE": "1"},
+                             capture_output=True, text=True)  # fmt: skip
+    assert json.loads(offline.stdout.splitlines()[-1]) == found  # from the cache

@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 class Source:
     """A model in float32 (its weights already rounded to `dtype`), and where it came from."""
 
-    model: TwoTower
+    model: TwoTower  # its encoders alone
     tokenizer: Tokenizer
     folder: Path
     dtype: str = "float32"
@@ -32,7 +32,7 @@ class Source:
     def open(cls, source: str | Path, weights: str = "auto", dtype: str = "float32") -> Source:
         """Open a run, checkpoint, model folder or name; `weights`: auto, average or model."""
         folder = pretrained.find(source, weights)
-        model = TwoTower.load(folder)
+        model = TwoTower.load(folder).encoders()
         tokenizer = Tokenizer.load(folder, model.config.text.context)
         return cls(model.to(DTYPES[dtype]).float(), tokenizer, folder, dtype)
 

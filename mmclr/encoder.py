@@ -11,6 +11,8 @@ print(model.similarity(images, texts))                       # [2, 2], cosines
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -27,6 +29,7 @@ from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models import pretrained
 from mmclr.models.two_tower import TwoTower
+from mmclr.models.writer import Decoding, Writer
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -113,6 +116,23 @@ class Encoder:
         x = images if _is_embedding(images) else self.encode_image(images)
         y = texts if _is_embedding(texts) else self.encode_text(texts)
         return np.asarray(x, np.float32) @ np.asarray(y, np.float32).T
+
+    def caption(self, images: Any, how: Decoding = Decoding(), *, batch: int = 64, progress: bool = False) -> list[str]:  # noqa: B008
+        """Return a caption of each picture, as a model with a captioner writes it; pictures as in `encode_image`.
+
+        `how` chooses the likeliest tokens, beams or draws; the seed of the i-th batch's draws is how.seed + i. Raises
+        UserError for a model without a captioner.
+        """
+        several, written = _as_list(images), list[str]()
+        parts = (self._pixels(several, i, batch) for i in range(0, len(several), batch))
+        for i, part in enumerate(_shown(parts, len(several), progress)):
+            rows = self._writer(part.to(self.device), replace(how, seed=how.seed + i))
+            written += map(self.tokenizer.decode, rows)
+        return written
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.model)
 
     def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:
         c = self.model.config.image

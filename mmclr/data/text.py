@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,10 @@ class Tokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, unpadded."""
         return [encoding.ids for encoding in self._encoder.encode_batch(list(texts))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens left out; spaces before punctuation, which no id tells of, go."""
+        return re.sub(r" (?=[,.:;!?)%]|'\w{1,2}\b)", "", self.backend.decode(ids, skip_special_tokens=True).strip())
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return rows of ids as one tensor [n, L] and their lengths [n]."""

@@ -1,0 +1,161 @@
+"""`mmclr caption`: what a trained captioner writes about pictures, one line of JSON each."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from data_tools.decoding import add_arguments, decoding
+from mmclr.data.decode import Picture
+from mmclr.data.index import open_indices
+from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.shards import IMAGES, Shards
+from mmclr.data.sources import expand
+from mmclr.data.workers import run_ahead
+from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
+from mmclr.errors import UserError
+from mmclr.models.writer import Decoding
+
+EXAMPLES = """examples:
+  mmclr caption runs/coca cat.jpg holiday/                            to the terminal
+  mmclr caption runs/coca 'shards/*.tar' --out captions.jsonl --beams 4
+"""
+
+
+def main(argv: list[str]) -> None:
+    """`mmclr caption MODEL PICTURES...`."""
+    parser = argparse.ArgumentParser(
+        description="Write captions with a model that was trained with model.captioner. Each line of the output is "
+        '{"picture": ..., "caption": ...}, or "error" in place of the caption where a picture cannot be read. With '
+        "--out, a command that was stopped goes on where it was.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a run, checkpoint, model folder or export")
+    parser.add_argument("pictures", nargs="+", help="files, folders (with all below), and shards: braces, globs, ::")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL to write; default: the terminal")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    pictures, how = open_pictures(args.pictures), decoding(args)
+    encoder = Encoder.load(args.model, device=args.device)
+    done = _done(args.out, pictures)
+    unread = 0
+    with open(args.out, "a", encoding="utf-8") if args.out else contextlib.nullcontext(sys.stdout) as file:
+        for number, caption in written(encoder, pictures, done, how, args.batch):
+            unread += isinstance(caption, Fault)
+            _print(file, pictures.names[number], caption)
+    told = f"{args.out}: {len(pictures):,} pictures" if args.out else f"{len(pictures):,} pictures"
+    print(f"{told}, {unread} of them unreadable" if unread else told, file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files, and samples of shards."""
+
+    names: list[str]
+    places: list[Path | tuple[Shards, int]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, number: int) -> bytes:
+        """Return a picture's bytes. Raises Fault."""
+        place = self.places[number]
+        if not isinstance(place, Path):
+            shards, sample = place
+            return shards.read(sample).image()
+        try:
+            return place.read_bytes()
+        except OSError as error:
+            raise Fault("unreadable", str(error)) from None
+
+
+def open_pictures(sources: Iterable[str]) -> Pictures:
+    """Return the pictures that the command line names, in its order, those of a folder sorted."""
+    found = Pictures([], [])
+    for source in sources:
+        for name, place in _open(source):
+            found.names.append(name)
+            found.places.append(place)
+    return found
+
+
+def _open(source: str) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
+    path = Path(source)
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower().lstrip(".") in IMAGES]
+        if not files:
+            raise UserError(
+                f"{source}: no pictures in this folder ({', '.join(IMAGES)}); for its shards: {source}/*.tar"
+            )
+        yield from ((str(file), file) for file in files)
+    elif path.is_file() and path.suffix != ".tar":
+        yield source, path
+    elif path.suffix.lower().lstrip(".") in IMAGES and not set(source) & set("*{:"):
+        raise UserError(f"{source}: there is no such file")
+    else:
+        shards = Shards(open_indices(expand(source)), (), (), Ledger())
+        for number in range(len(shards)):
+            entry = shards.where(number)
+            yield f"{entry.shard}#{entry.key}", (shards, number)
+
+
+def written(
+    encoder: Encoder, pictures: Pictures, start: int, how: Decoding, batch: int
+) -> Iterator[tuple[int, str | Fault]]:
+    """Yield (number, caption) from `start` on; a Fault in place of the caption where there is no picture.
+
+    Batches begin at multiples of `batch` and each has its own seed: a run that goes on draws what a whole one does.
+    """
+
+    def read(first: int) -> list[Image.Image | Fault]:
+        return [_read(pictures, number) for number in range(first, min(first + batch, len(pictures)))]
+
+    starts = range(start // batch * batch, len(pictures), batch)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
+        bar = bars.add_task("captions", total=len(pictures), completed=start)
+        for first, found in zip(starts, run_ahead(read, starts, workers=0)):
+            good = [image for image in found if not isinstance(image, Fault)]
+            captions = iter(encoder.caption(good, replace(how, seed=how.seed + first), batch=batch) if good else ())
+            for number, image in enumerate(found, first):
+                caption = image if isinstance(image, Fault) else next(captions)
+                if number >= start:
+                    yield number, caption
+            bars.update(bar, completed=first + len(found))
+
+
+def _read(pictures: Pictures, number: int) -> Image.Image | Fault:
+    try:
+        return Picture(pictures.read(number), MAX_PIXELS).pixels(WHITE)
+    except Fault as fault:
+        return fault
+
+
+def _done(out: Path | None, pictures: Pictures) -> int:
+    """Return how many pictures a file has lines of already; they must be the first of these."""
+    if out is None or not out.is_file():
+        return 0
+    text = out.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # the last line was cut short
+        out.write_text(whole, encoding="utf-8")
+    names = [json.loads(line)["picture"] for line in whole.splitlines()]
+    if names != pictures.names[: len(names)]:
+        raise UserError(f"{out} has captions of other pictures; name another file, or delete it")
+    return len(names)
+
+
+def _print(file: IO[str], name: str, caption: str | Fault) -> None:
+    said = {"error": str(caption.detail)} if isinstance(caption, Fault) else {"caption": caption}
+    file.write(json.dumps({"picture": name, **said}, ensure_ascii=False) + "\n")
+    file.flush()

@@ -14,7 +14,7 @@ from mmclr.losses.algebra.sums import Apart, Shared
 from mmclr.losses.algebra.tiles import (
     KEEP_BYTES,
     Strip,
-    add_pair_gradients,
+    add_pairs,
     full_precision,
     once,
     pair_cosines,
@@ -60,8 +60,7 @@ def dual_lse(
     plan = _Plan(mask, split and mask is not None, shared, keep_bytes, torch.is_grad_enabled())
     x, y = widen(x), widen(y)
     scale = torch.as_tensor(scale).to(x)
-    row, col, cosines, *excluded = _DualLse.apply(x, y, scale, row_scale, col_scale, plan)
-    return Lse(row, col, cosines * scale, *excluded)
+    return Lse(*_DualLse.apply(x, y, scale, row_scale, col_scale, plan))
 
 
 def merge(one: Tensor, other: Tensor) -> Tensor:
@@ -99,31 +98,28 @@ class _DualLse(torch.autograd.Function):
         strip = Strip(x, y, scale, shared=plan.shared)
         way, sums = _sums(strip, plan, row_scale, col_scale)
         ctx.plan, ctx.way = plan, way
-        ctx.save_for_backward(x, y, strip.y, scale, *way.kept)
-        way.kept = []
         ctx.set_materialize_grads(False)
         n = x.shape[0]
         lse = [(group[:n], strip.own(group[n:])) for group in sums.to(x.dtype)]
         nothing = x.new_empty(0)
-        paired = x.shape[0] == y.shape[0] and not plan.shared
-        cosines = pair_cosines(x, y) if paired else nothing
-        return *lse[0], cosines, *(lse[1] if plan.split else (nothing, nothing))
+        cosines = pair_cosines(x, y) if x.shape[0] == y.shape[0] and not plan.shared else nothing
+        ctx.save_for_backward(x, y, strip.y, scale, cosines, *way.kept)
+        way.kept = []
+        return *lse[0], cosines * scale, *(lse[1] if plan.split else (nothing, nothing))
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, every_y, scale, *kept = ctx.saved_tensors
+        x, y, every_y, scale, cosines, *kept = ctx.saved_tensors
         strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
         gradients = [strip.gradients_of(*of) for of in (grads[:2], grads[3:])[: 1 + ctx.plan.split]]
         of_tile = ctx.way.gradient(strip, gradients, len(kept))
         for number, (rows, cols, tile) in enumerate(strip.tiles(kept)):
             strip.collect(of_tile(number, tile, rows, cols), rows, cols)
-        dx, dy, dscale = strip.gradients()
-        if grads[2] is not None:
-            add_pair_gradients(grads[2], x, y, dx, dy)
+        whole = add_pairs(strip.gradients(), grads[2], x, y, scale, cosines)
         drow, dcol = ctx.way.dscales
-        return dx, dy, dscale, drow, None if dcol is None else strip.hand_back(dcol), None
+        return *whole, drow, None if dcol is None else strip.hand_back(dcol), None
 
 
 def _sums(

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, add_pair_gradients, full_precision, once, pair_cosines, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, add_pairs, full_precision, once, pair_cosines, widen
 
 CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
 
@@ -45,8 +45,8 @@ def pair_sum(
     x, y = widen(x), widen(y)
     scale, bias = (torch.as_tensor(v).to(x) for v in (scale, bias))
     plan = _Plan(as_mask(exclude), weights, torch.is_grad_enabled())
-    total, cosines = _PairSum.apply(x, y, scale, bias, plan)
-    return PairSum(total, cosines * scale + bias)
+    total, pair = _PairSum.apply(x, y, scale, bias, plan)
+    return PairSum(total, pair + bias)
 
 
 class _Plan(NamedTuple):
@@ -61,24 +61,22 @@ class _PairSum(torch.autograd.Function):
         strip = Strip(x, y, scale)
         total, ctx.made = _sweep(strip, bias, plan, ctx.needs_input_grad if plan.differentiate else [False] * 4)
         ctx.plan = plan
-        ctx.save_for_backward(x, y, scale, bias)
+        cosines = pair_cosines(x, y) if x.shape[0] == y.shape[0] else x.new_empty(0)
+        ctx.save_for_backward(x, y, scale, bias, cosines)
         ctx.set_materialize_grads(False)
-        square = x.shape[0] == y.shape[0]
-        return parallel.total(total).to(x.dtype), pair_cosines(x, y) if square else x.new_empty(0)
+        return parallel.total(total).to(x.dtype), cosines * scale
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor | None, grad_pair: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y, scale, bias = ctx.saved_tensors
+        x, y, scale, bias, cosines = ctx.saved_tensors
         # The first backward takes the gradients over, in place; a second makes them anew.
         made = ctx.made or _sweep(Strip(x, y, scale), bias, ctx.plan, ctx.needs_input_grad)[1]
         ctx.made = None
         # The total is a sum over ranks, and so is the gradient of what each of them added.
         grad = scale.new_zeros(()) if grad is None else parallel.total(grad)
         dx, dy, dscale, dbias = (None if d is None else d.mul_(grad) for d in made)
-        if grad_pair is not None:
-            add_pair_gradients(grad_pair, x, y, dx, dy)
-        return dx, dy, dscale, dbias, None
+        return *add_pairs((dx, dy, dscale), grad_pair, x, y, scale, cosines), dbias, None
 
 
 class _Weights(NamedTuple):

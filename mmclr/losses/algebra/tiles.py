@@ -40,7 +40,6 @@ def full_precision(function: Callable[P, T]) -> Callable[P, T]:
 
 def once(backward: Callable[P, T]) -> Callable[P, T]:
     """Run a backward in full precision, and refuse a graph through it: silence would be a wrong second derivative."""
-
     exact = full_precision(backward)
 
     @functools.wraps(backward)
@@ -167,12 +166,12 @@ class Strip:
             self.dy[cols].addmm_(gradient.T, self.scaled, alpha=times)
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return the gradients of this rank's x and y and of scale."""
+        """Return the gradients of this rank's x and y, and of scale in float64: its parts may cancel."""
         dscale = None
         if self.dx is not None:
             # As dx still lacks the factor, <x, dx> is the gradient of the factor.
             parts = [(self.x[rows] * self.dx[rows]).sum(dtype=torch.float64) for rows in self.rows]
-            dscale = (sum(parts[1:], parts[0]) / LN2).to(self.x.dtype) if parts else torch.zeros_like(self.factor)
+            dscale = sum(parts[1:], parts[0]) / LN2 if parts else torch.zeros_like(self.factor)
             self.dx.mul_(self.factor)
         return self.dx, None if self.dy is None else self.hand_back(self.dy), dscale
 
@@ -183,10 +182,22 @@ def pair_cosines(x: Tensor, y: Tensor) -> Tensor:
     return dots[0] if len(dots) == 1 else torch.cat([*dots, x.new_empty(0)])
 
 
-def add_pair_gradients(gradient: Tensor, x: Tensor, y: Tensor, dx: Tensor | None, dy: Tensor | None) -> None:
-    """Add the gradient [n] of `pair_cosines` to dx and dy in place."""
-    for rows in blocks(x.shape[0], TILE["cpu"][0]):
-        if dx is not None:
-            dx[rows].addcmul_(gradient[rows, None], y[rows])
-        if dy is not None:
-            dy[rows].addcmul_(gradient[rows, None], x[rows])
+def add_pairs(
+    gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
+    gradient: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    cosines: Tensor,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of x, y and scale with what the gradient [n] of scale * <x_i, y_i> adds, in place."""
+    dx, dy, dscale = gradients
+    if gradient is not None:
+        each = gradient[:, None] * scale
+        for rows in blocks(x.shape[0], TILE["cpu"][0]):
+            if dx is not None:
+                dx[rows].addcmul_(each[rows], y[rows])
+            if dy is not None:
+                dy[rows].addcmul_(each[rows], x[rows])
+        dscale = None if dscale is None else dscale + torch.dot(gradient.double(), cosines.double())
+    return dx, dy, None if dscale is None else dscale.to(scale.dtype)

@@ -72,4 +72,5 @@ class _Weighted(torch.autograd.Function):
             w = ctx.weight(strip.at(rows), cols).to(x.dtype)
             share = torch.add(of_row[rows, None], of_col[cols], out=strip.scratch("spare", rows, cols))
             strip.collect(share.mul_(w), rows, cols, times=LN2)
-        return *strip.gradients(), None
+        dx, dy, dscale = strip.gradients()
+        return dx, dy, None if dscale is None else dscale.to(scale.dtype), None

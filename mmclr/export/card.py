@@ -48,6 +48,19 @@ image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, 3
 text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
 ```""",
 }
+CAPTIONS = """\
+```python
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+# its class is in captioner/modeling_captioner.py; where mmclr is installed, `import mmclr.models.generation` will do
+captioner = AutoModel.from_pretrained("{name}/captioner", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{name}")
+inputs = processor(images=Image.open("picture.png").convert("RGB"), return_tensors="pt")
+print(processor.batch_decode(captioner.generate(**inputs, num_beams=4), skip_special_tokens=True))
+```
+
+From the Hub, take `huggingface_hub.snapshot_download("{name}")` for the folder's name."""
 INTENDED = """\
 Finding pictures by text and texts by picture, classification with class names as texts, and as a starting point for
 training on other data. It was not made, and not tested, for decisions about people."""
@@ -77,8 +90,9 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
         f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
         _use(format, name, source),
+        *(["## Captions", CAPTIONS.format(name=name)] if source.captioner and format == "transformers" else []),
         "## Encoders",
-        "\n".join(_encoders(source)),
+        "\n".join([*_encoders(source), *_decoder(source)]),
         *(["## Training", "\n".join(_training(run, position, source.folder.name))] if run else []),
         *(["## Evaluation", _table(results)] if results else []),
         "## Intended use",
@@ -123,6 +137,16 @@ def _encoders(source: Source) -> list[str]:
         f"- text: {kinds[1]}, {text.context} tokens of {text.vocab}, width {text.width}, {text.layers} layers",
         f"- scale of the logits: {source.model.scale.item():.4g}"
         + (f", bias {bias.item():.4g}" if bias is not None else ""),
+    ]
+
+
+def _decoder(source: Source) -> list[str]:
+    c = source.captioner.config.captioner if source.captioner else None
+    if c is None:
+        return []
+    seen = f"{c.queries} vectors that learnt queries take from the patches" if c.queries else "all patches"
+    return [
+        f"- captions: {c.layers} decoder layers on top of the text encoder, which see {seen}; not part of the above"
     ]
 
 

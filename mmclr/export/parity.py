@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmclr.data.plain import normalise, plain
 from mmclr.errors import UserError
+from mmclr.export import captioner
 from mmclr.export.source import Source
 from mmclr.models.clip import ImageConfig
 from mmclr.models.two_tower import TwoTower
@@ -75,6 +76,7 @@ class Peer:
     ids: Callable[[list[str]], list[list[int]]]  # strings -> ids, without padding
     pixels: Mapping[str, Callable[[list[Image.Image]], Tensor]]  # by name: pictures -> pixels; "pixels" must be equal
     clean: Callable[[str], str] = str  # what its tokenizer does to a string first
+    captions: Callable[[Tensor], list[list[int]]] | None = None  # pixels -> ids of the captions that it writes
 
 
 @torch.no_grad()
@@ -95,6 +97,7 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
         "image_features": largest(model.encode_image(own_pixels), unit(peer.image(own_pixels))),
         "text_features": largest(model.encode_text(ids, lengths), unit(peer.text(HARD_STRINGS))),
         "token_ids_that_differ": sum(a != b for a, b in zip(tokenizer.encode(cleaned), theirs, strict=True)),
+        **captioner.differing(source, peer.captions, own_pixels),
         **told,
         **{name: largest(own_pixels, make(images)) for name, make in peer.pixels.items()},
         **({} if source.dtype == "float32" else {"rounding": _rounding(source, own_pixels)}),

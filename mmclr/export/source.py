@@ -27,14 +27,15 @@ class Source:
     tokenizer: Tokenizer
     folder: Path
     dtype: str = "float32"
+    captioner: TwoTower | None = None  # the model with its captioner, if it has one: the same weights
 
     @classmethod
     def open(cls, source: str | Path, weights: str = "auto", dtype: str = "float32") -> Source:
         """Open a run, checkpoint, model folder or name; `weights`: auto, average or model."""
         folder = pretrained.find(source, weights)
-        model = TwoTower.load(folder).encoders()
+        model = TwoTower.load(folder).to(DTYPES[dtype]).float()
         tokenizer = Tokenizer.load(folder, model.config.text.context)
-        return cls(model.to(DTYPES[dtype]).float(), tokenizer, folder, dtype)
+        return cls(model.encoders(), tokenizer, folder, dtype, model if model.captioner is not None else None)
 
 
 def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:

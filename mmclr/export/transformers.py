@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmclr.export import card, forms, parity
+from mmclr.export import captioner, card, forms, parity
 from mmclr.export.source import DTYPES, Source, add_arguments, written
 from mmclr.models.transformers import preprocessor
 from mmclr.models.weights import write_weights
@@ -26,8 +26,8 @@ def main(argv: list[str]) -> None:
     """`mmclr export transformers CHECKPOINT OUT`."""
     parser = argparse.ArgumentParser(
         description="Write a checkpoint as a transformers folder: CLIPModel (SiglipModel or VisionTextDualEncoderModel "
-        "where the towers are of other kinds), processor, tokenizer, model card. The folder is loaded back and "
-        "compared with the checkpoint before it gets its name.",
+        "where the towers are of other kinds), processor, tokenizer, model card. A captioner becomes a model of its "
+        "own, OUT/captioner. The folder is loaded back and compared with the checkpoint before it gets its name.",
         epilog="example: mmclr export transformers runs/demo my-clip, and then in Python: "
         "AutoModel.from_pretrained('my-clip')",
     )
@@ -64,7 +64,7 @@ def write(source: Source, out: Path, about: card.About | None = None, halves: bo
 
 
 def fill(source: Source, folder: Path) -> None:
-    """Write config, weights, tokenizer and processor."""
+    """Write config, weights, tokenizer and processor, and the captioner's folder."""
     import transformers
 
     tree, state = forms.form(source.model)
@@ -77,6 +77,7 @@ def fill(source: Source, folder: Path) -> None:
     images = getattr(transformers, pixels.pop("image_processor_type"))(**pixels)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     getattr(transformers, PROCESSORS[tree["model_type"]])(images, tokenizer).save_pretrained(folder)
+    captioner.fill(source, folder)
 
 
 def _save_tokenizer(source: Source, folder: Path, masked: bool) -> None:
@@ -108,6 +109,7 @@ def load(folder: Path) -> parity.Peer:
         text=text,
         ids=lambda texts: processor.tokenizer(texts, truncation=True)["input_ids"],
         pixels={"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
+        captions=captioner.load(folder),
     )
 
 

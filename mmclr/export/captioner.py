@@ -1,0 +1,60 @@
+"""The captioner of an export: a model of its own in captioner/, which AutoModel loads and generate() makes write."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmclr.export.source import DTYPES, Source
+from mmclr.models import generation
+from mmclr.models.captioner import FOLDER
+from mmclr.models.transformers import preprocessor
+from mmclr.models.writer import Writer, to_generate
+
+CODE = "modeling_captioner"  # the file that machines without mmclr run
+Write = Callable[[Tensor], list[list[int]]]  # pixels [n, 3, H, W] -> the ids of each caption, without padding
+
+
+def fill(source: Source, folder: Path) -> None:
+    """Write captioner/ into the folder of an export: both towers and the decoder, code, tokenizer, processor."""
+    from transformers import AutoTokenizer, CLIPImageProcessor, CLIPProcessor
+
+    if source.captioner is None:
+        return
+    own = folder / FOLDER
+    peer = to_generate(source.captioner).to(DTYPES[source.dtype])
+    names = {"AutoConfig": generation.CaptionerConfig, "AutoModel": generation.CaptionerModel}
+    peer.config.auto_map = {auto: f"{CODE}.{cls.__name__}" for auto, cls in names.items()}
+    peer.save_pretrained(own)
+    shutil.copy(generation.__file__, own / f"{CODE}.py")
+    source.tokenizer.save(own)
+    pixels = preprocessor(source.model.config.image)
+    del pixels["image_processor_type"]
+    tokenizer = AutoTokenizer.from_pretrained(own, local_files_only=True)
+    CLIPProcessor(CLIPImageProcessor(**pixels), tokenizer).save_pretrained(own)
+
+
+def load(folder: Path) -> Write | None:
+    """Return how an export writes captions, in float32; None where it has no captioner."""
+    from transformers import AutoModel
+
+    if not (folder / FOLDER).is_dir():
+        return None
+    model = AutoModel.from_pretrained(folder / FOLDER, dtype=torch.float32, local_files_only=True)
+    return lambda pixels: [
+        row[: row.index(model.config.eos_token_id)] if model.config.eos_token_id in row else row
+        for row in model.generate(pixel_values=pixels)[:, 1:].tolist()
+    ]
+
+
+def differing(source: Source, write: Write | None, pixels: Tensor) -> dict[str, float]:
+    """Return how many captions an export writes otherwise than the checkpoint; {} where either has no captioner."""
+    if source.captioner is None or write is None:
+        return {}
+    longest = source.captioner.config.text.context - 2
+    ours = Writer(source.captioner)(pixels)
+    return {"captions_that_differ": sum(a != b[:longest] for a, b in zip(ours, write(pixels), strict=True))}

@@ -6,7 +6,6 @@ asking each other. Nothing has changed by then: objectives change their state on
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,16 +42,11 @@ class Guard:
     total: int = 0
     _recent: list[float] = field(default_factory=list)
 
-    def fault(
-        self, norm: Tensor | float, number: int, strategy: Plain, parts: list[Batch], progress: float
-    ) -> str | None:
-        """Return None if the gradient is finite, else what to say. Raises UserError after too many in a row.
+    def fault(self, number: int, strategy: Plain, parts: list[Batch], progress: float) -> str:
+        """Return what to say of a gradient that is not finite. Raises UserError after too many in a row.
 
         `parts` are the step's micro-batches; the generators must stand where they stood when it began.
         """
-        if math.isfinite(float(norm)):
-            self.in_a_row = 0
-            return None
         self.in_a_row += 1
         self.total += 1
         cause = find_cause(strategy, parts, progress)

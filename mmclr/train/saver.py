@@ -1,30 +1,55 @@
-"""Saving a run and going on from what was saved: when, what, and in the background."""
+"""When a run is saved, and where: in the background, on this machine's disk and on remote storage."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from accelerate import Accelerator
 
 from mmclr import parallel
+from mmclr.errors import UserError
 from mmclr.train import checkpoint
 from mmclr.train.checkpoint import Snapshot
+from mmclr.train.remote import Remote
 from mmclr.train.settings import SaveConfig
 
 
 class Saver:
-    """Writes the checkpoints of one run. Only `main` touches the disk; all ranks must make the same calls."""
+    """Reads and writes the checkpoints of one run. All ranks must make the same calls."""
 
-    def __init__(self, config: SaveConfig, out: Path, main: bool) -> None:
-        self.config, self.out, self.main = config, out, main
-        self.best: dict[str, Any] = {}  # step, value
+    def __init__(self, config: SaveConfig, out: Path, accelerator: Accelerator) -> None:
+        self.config, self.out, self.accelerator = config, out, accelerator
+        self.remote = Remote(config.remote) if config.remote else None
+        self.best: dict[str, Any] = {}  # step, value of config.best
+        self.notes: list[str] = []  # to be said when there is a display
         self._saved = time.monotonic()
         self._writing: threading.Thread | None = None
-        self._failed: BaseException | None = None
+        self._failed: Exception | None = None
+
+    def source(self, resume: str) -> Path | None:
+        """Return the checkpoint to go on from, the same on every rank; None to begin anew."""
+        if self.accelerator.is_main_process:
+            left = checkpoint.sweep(self.out)
+            self.notes += [f"{path.name}: a checkpoint that was not finished; deleted" for path in left]
+        self.accelerator.wait_for_everyone()
+        if resume == "never":
+            return None
+        if resume == "auto" and self.remote is not None and self.accelerator.is_local_main_process:
+            self._pull(self.remote)
+        self.accelerator.wait_for_everyone()
+        found = checkpoint.latest(self.out) if resume == "auto" else checkpoint.find(resume)
+        seen = parallel.say(found.name if found else "none")
+        if len(set(seen)) > 1:
+            raise UserError(
+                f"resume: the processes see different checkpoints in {self.out} ({', '.join(sorted(set(seen)))}): put "
+                "out on storage that all machines share, or set save.remote"
+            )
+        return found
 
     def due(self, step: int) -> bool:
         """Whether to save now, decided together: clocks differ between ranks."""
@@ -33,15 +58,15 @@ class Saver:
             return True
         return bool(c.every_minutes) and parallel.agree(time.monotonic() - self._saved > 60 * c.every_minutes)
 
-    def improves(self, step: int, metrics: dict[str, float]) -> bool:
-        """Take in what an evaluation measured; say whether it is the best so far by `config.best`."""
+    def improves(self, step: int, metrics: Mapping[str, float | None]) -> bool:
+        """Take in what evaluations measured; say whether it is the best so far by `config.best`."""
         value = metrics.get(self.config.best.removeprefix("-"))
         if value is None:
             return False
         sign = -1 if self.config.best.startswith("-") else 1
         if self.best and sign * value <= sign * self.best["value"]:
             return False
-        self.best = {"step": step, "value": value}
+        self.best = {"metric": self.config.best.removeprefix("-"), "step": step, "value": value}
         return True
 
     def save(self, step: int, take: Callable[[], Snapshot | None]) -> Path:
@@ -61,16 +86,33 @@ class Saver:
             self._writing.join()
             self._writing = None
         if self._failed is not None:
-            raise self._failed
+            raise UserError(f"{self.out}: a checkpoint cannot be written: {self._failed}") from self._failed
 
     def _write(self, snapshot: Snapshot, folder: Path) -> None:
+        keep, pinned = self.config.keep, snapshot.position["best"].get("step")
         try:
             snapshot.write(folder)
-            checkpoint.prune(self.out, self.config.keep, self.best.get("step"))
-        except BaseException as error:
+            checkpoint.prune(self.out, keep, pinned)
+            if pinned is not None:
+                (self.out / "best.json").write_text(json.dumps(snapshot.position["best"]))
+        except Exception as error:
             self._failed = error
+            return
+        if self.remote is not None:
+            self._push(self.remote, folder, keep, pinned)
 
+    def _push(self, remote: Remote, folder: Path, keep: int, pinned: int | None) -> None:
+        """Copy to remote storage. That it fails ends nothing: the checkpoint is on the disk, and the next will come."""
+        try:
+            remote.push(folder, keep, pinned)
+            for name in ("log.jsonl", "best.json"):
+                if (self.out / name).is_file():
+                    remote.put(self.out / name, name)
+        except Exception as error:
+            self.notes.append(f"{folder.name} could not be copied to {remote.url}: {error}")
 
-def copied(value: Tensor) -> Tensor:
-    """Return a copy in host memory that shares nothing with `value`."""
-    return value.detach().to("cpu", copy=True).contiguous()
+    def _pull(self, remote: Remote) -> None:
+        here, there = checkpoint.latest(self.out), remote.steps()
+        if there and (here is None or here < checkpoint.folder_of(self.out, there[-1])):
+            remote.pull(self.out, there[-1])
+            self.notes.append(f"step {there[-1]}: copied from {remote.url}")

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from torch import Tensor
 
 from mmclr import parallel
-from mmclr.config import to_tree
 from mmclr.data.loader import Batch, Loader
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
@@ -20,18 +18,16 @@ from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms
-from mmclr.models.pretrained import read_state
-from mmclr.models.two_tower import TwoTower, load_weights, read_weights, with_tokenizer
-from mmclr.train import accumulate, checkpoint, lock, optimizer, processes, strategies
+from mmclr.models.two_tower import TwoTower, with_tokenizer
+from mmclr.train import accumulate, lock, optimizer, processes, state, strategies
 from mmclr.train.average import Average
 from mmclr.train.begin import begin
-from mmclr.train.checkpoint import Snapshot
 from mmclr.train.clock import Clock
 from mmclr.train.guard import Guard
 from mmclr.train.log import Display, Log
 from mmclr.train.run import RunConfig
-from mmclr.train.saver import Saver, copied
-from mmclr.train.shell import fill, hollow
+from mmclr.train.saver import Saver
+from mmclr.train.shell import hollow
 from mmclr.train.step import Step
 from mmclr.train.stop import Stop
 from mmclr.train.strategies.loss_scale import LossScale
@@ -68,19 +64,19 @@ class Trainer:
         self.keys: list[str] = []  # of the last batch
         self.display = Display(self.steps, 0, quiet=True)
         self.guard = Guard(run.guard, run.folder / "bad")
-        self.saver = Saver(run.save, run.folder, accelerator.is_main_process)
-        self.notes: list[str] = []
-        source = self._source()
+        self.saver = Saver(run.save, run.folder, accelerator)
+        source = self.saver.source(run.resume)
         begin(self.model, run, t, anew=source is None)
         if source is not None:
-            self._load_weights(source)
+            state.give_weights(self, source)
         scale = LossScale() if kind == torch.float16 else None
         build = partial(optimizer.build, run.optim)
         self.strategy = strategies.choose(accelerator, self.step, build, run.optim.clip_norm, scale)
         names = [name for name in self.strategy.parameters if name.startswith(self.prefix)]
         self.average = Average(self.strategy, names, run.average.decay) if run.average.decay else None
         if source is not None:
-            self._load_state(source)
+            state.give_rest(self, source)
+            self.saver.notes.append(f"resuming after step {self.taken} of {self.steps} from {source}")
 
     def fit(self, quiet: bool = False) -> Path:
         """Take the remaining steps; log and save on the way."""
@@ -88,21 +84,29 @@ class Trainer:
         self.display = Display(self.steps, self.taken, quiet=quiet or not main)
         clock = Clock(self.run.data.batch)
         with self.display, Log(self.run.folder / "log.jsonl", self.taken, off=not main) as log, Stop() as stop:
-            for note in self.notes:
-                self.display.say(note)
             batches = iter(self.loader)
+            self._say_notes()
             while self.taken < self.steps and not parallel.agree(stop.asked):
                 values = self.take_step(clock.wait(batches))
                 self.display.advance(self.taken)
                 if self.taken % self.run.log_every == 0 or self.taken == self.steps:
                     self._report(values, clock, log)
                 if self.taken < self.steps and self.saver.due(self.taken):
-                    self.saver.save(self.taken, self._snapshot)
-            folder = self.saver.save(self.taken, self._snapshot)
+                    self._save()
+            folder = self._save()
             self.saver.wait()
             self.accelerator.wait_for_everyone()
             self._conclude(folder, stop)
         return folder
+
+    def _save(self) -> Path:
+        folder = self.saver.save(self.taken, partial(state.take, self))
+        self._say_notes()
+        return folder
+
+    def _say_notes(self) -> None:
+        while self.saver.notes:
+            self.display.say(self.saver.notes.pop(0))
 
     def _report(self, values: dict[str, Any], clock: Clock, log: Log) -> None:
         """Write a line of the log, and show it."""
@@ -126,12 +130,11 @@ class Trainer:
         self._seed()
         loss, terms = self._backward(batch, progress, size)
         norm = self.strategy.norm()
-        self._seed()
-        self.taken += 1
-        if self._sound(norm, batch.split(size) if size else [batch], progress):
+        if self._sound(norm, batch, progress):
             self._update(norm)
         else:
             self.strategy.skip()
+        self.taken += 1
         return {"loss": loss.detach(), **terms, "lr": lr, "grad_norm": norm}
 
     def _backward(self, batch: Batch, progress: float, size: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -142,93 +145,34 @@ class Trainer:
         self.strategy.backward(loss)
         return loss, terms
 
-    def _sound(self, norm: Tensor, parts: list[Batch], progress: float) -> bool:
+    def _sound(self, norm: Tensor, batch: Batch, progress: float) -> bool:
         """Say whether the gradient can be used; say on the display why not."""
         scale = self.strategy.scale
-        if scale is not None:
-            if not torch.isfinite(norm) and scale.lower():
-                return False
-            scale.hold()
-        fault = self.guard.fault(norm, self.taken, self.strategy, parts, progress)
-        if fault:
-            self.display.say(fault)
-        return fault is None
+        if bool(torch.isfinite(norm)):
+            self.guard.in_a_row = 0
+            if scale is not None:
+                scale.hold()
+            return True
+        if scale is None or not scale.lower():
+            self._seed()
+            parts = batch.split(self.run.micro_batch or len(batch.weights))
+            self.display.say(self.guard.fault(self.taken + 1, self.strategy, parts, progress))
+        return False
 
     def _update(self, norm: Tensor) -> None:
         """Change the weights, and everything that follows them."""
         self.strategy.update(norm)
         self.step.after_step()
         if self.average is not None:
-            self.average.update(self.taken)
+            self.average.update(self.taken + 1)
 
     def _seed(self) -> None:
         """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.taken)
 
-    # Checkpoints
-
-    def _source(self) -> Path | None:
-        """Return the checkpoint to go on from."""
-        run = self.run
-        left = checkpoint.sweep(run.folder) if self.accelerator.is_main_process else []
-        self.notes += [f"{path.name}: a checkpoint that was not finished; deleted" for path in left]
-        if run.resume == "never":
-            return None
-        return checkpoint.latest(run.folder) if run.resume == "auto" else checkpoint.find(run.resume)
-
-    def _load_weights(self, source: Path) -> None:
-        """Fill the model and the objectives: before they are shared out among processes."""
-        load_weights(self.model, read_state(source / "model"), str(source / "model"))
-        state = read_weights(source / "state" / "objectives.safetensors")
-        load_weights(self.step.objectives, state, str(source / "state"))
-
-    def _load_state(self, source: Path) -> None:
-        """Fill everything else."""
-        position = checkpoint.read_position(source)
-        self.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
-        if self.average is not None:
-            if not (source / "average").is_dir():
-                raise UserError(f"{source}: it has no average/; it was saved by a run without average.decay")
-            whole = read_state(source / "average")
-            for name, part in self.average.parts.items():
-                part.copy_(self.strategy.part_of(name, whole[name.removeprefix(self.prefix)]))
-        if self.strategy.scale is not None and "scale" in position:
-            self.strategy.scale.value, self.strategy.scale.held = position["scale"]
-        self.taken = position["step"]
-        self.loader.load_state_dict(position["loader"])
-        self.guard.load_state_dict(position["guard"])
-        self.saver.best = position["best"]
-        self.notes.append(f"resuming after step {self.taken} of {self.steps} from {source}")
-
-    def _snapshot(self) -> Snapshot | None:
-        """Return all that the next step depends on, on the main process; every rank has to take part."""
-        main, scale = self.accelerator.is_main_process, self.strategy.scale
-        whole = {name: copied(value) for name, value in self.strategy.weights() if main}
-        models = {"model": whole}
-        if self.average is not None:
-            with self.strategy.holding(self.average.parts):
-                models["average"] = {name: copied(value) for name, value in self.strategy.weights() if main}
-        state = {name: copied(value) for name, value in self.strategy.optimizer_state() if main}
-        position = {
-            "step": self.taken,
-            "loader": self.loader.state_dict(),  # sums over ranks: all must ask
-            "guard": self.guard.state_dict(),
-            "scale": None if scale is None else [scale.value, scale.held],
-            "best": self.saver.best,
-        }
-        if not main:
-            return None
-        return Snapshot(
-            config=yaml.safe_dump(to_tree(self.run), sort_keys=False, allow_unicode=True),
-            models={name: fill(self.shell, below(self.prefix, weights)) for name, weights in models.items()},
-            tokenizer=self.tokenizer,
-            objectives=below("objectives.", whole),
-            optimizer=state,
-            position=position,
-        )
-
     def _conclude(self, folder: Path, stop: Stop) -> None:
         """Say how the run ended, and what was left out."""
+        self._say_notes()
         say = self.display.say
         for line in self.loader.ledger.lines(self.loader.ledger.summed()):
             say(line)
@@ -239,11 +183,6 @@ class Trainer:
                 f"{self.guard.total} of {self.steps} updates were left out: not finite (batches in {self.guard.folder})"
             )
         say(f"checkpoint: {folder}")
-
-
-def below(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the values whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:

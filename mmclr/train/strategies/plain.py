@@ -107,13 +107,14 @@ class Plain:
             b.copy_(kept)
 
     @torch.no_grad()
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter, whole, and every buffer that is saved. All ranks must take all of them."""
+    def weights(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the whole parameters, and the buffers, whose names begin so. All ranks must take all of them."""
         for name, value in self.step.state_dict().items():
-            if plain_name(name) not in self.parameters:
+            if plain_name(name) not in self.parameters and name.startswith(prefixes):
                 yield name, value
         for name in self.parameters:
-            yield name, plain_shape(self.lifted[name], self._whole(name))
+            if name.startswith(prefixes):
+                yield name, plain_shape(self.lifted[name], self._whole(name))
 
     @torch.no_grad()
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,78 @@
+"""A copy of a run's checkpoints beyond the machine's own disk: s3://, gs://, hf:// and whatever else fsspec has.
+
+What is written there is whole once its position.json is: it is copied last, and deleted first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import fsspec
+
+from mmclr.errors import UserError
+from mmclr.train.checkpoint import PARTIAL, folder_of, read_position
+
+LAST = "position.json"
+ATTEMPTS, PAUSE = 4, 2.0  # seconds, doubled each time
+
+
+class Remote:
+    """The run's folder at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"save.remote: {url}: {error}") from None
+
+    def steps(self) -> list[int]:
+        """Return after which steps there are whole checkpoints, in order."""
+        self.files.invalidate_cache()
+        found = self.files.glob(f"{self.root}/checkpoints/step-*/{LAST}")
+        return sorted(int(path.rsplit("/", 2)[-2].removeprefix("step-")) for path in found)
+
+    def push(self, folder: Path, keep: int, pinned: int | None) -> None:
+        """Copy a checkpoint there, then delete all but the `keep` newest (0: keep all) and the pinned one."""
+        files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == LAST)
+        for path in files:
+            self.put(path, f"checkpoints/{folder.name}/{path.relative_to(folder).as_posix()}")
+        for step in self.steps()[:-keep] if keep else []:
+            if step != pinned:
+                self._delete(step)
+
+    def put(self, path: Path, name: str) -> None:
+        """Copy a file to `name`, with patience."""
+        target = f"{self.root}/{name}"
+        for attempt in range(ATTEMPTS):
+            try:
+                self.files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                self.files.put_file(str(path), target)
+                return
+            except Exception:  # every storage has errors of its own
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(PAUSE * 2**attempt)
+
+    def pull(self, out: Path, step: int) -> Path:
+        """Copy a checkpoint into the run's folder `out`; return its folder there."""
+        folder = folder_of(out, step)
+        partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        root = f"{self.root}/checkpoints/{folder.name}"
+        for source in self.files.find(root):
+            target = partial / source[len(root) + 1 :]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.files.get_file(source, str(target))
+        read_position(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        return folder
+
+    def _delete(self, step: int) -> None:
+        folder = f"{self.root}/checkpoints/{folder_of(Path(), step).name}"
+        self.files.rm_file(f"{folder}/{LAST}")
+        self.files.rm(folder, recursive=True)

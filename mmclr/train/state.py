@@ -1,0 +1,88 @@
+"""What a checkpoint holds of a trainer: taken out of it, and given back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from torch import Tensor
+
+from mmclr.config import to_tree
+from mmclr.errors import UserError
+from mmclr.models.pretrained import read_state
+from mmclr.models.two_tower import load_weights, read_weights
+from mmclr.train.checkpoint import Snapshot, read_position
+from mmclr.train.shell import fill
+
+if TYPE_CHECKING:
+    from mmclr.train.trainer import Trainer
+
+OBJECTIVES = "objectives."  # their names in the step begin with it
+
+
+def take(t: Trainer) -> Snapshot | None:
+    """Return all that the next step depends on, on the main process; every rank has to take part."""
+    main, scale = t.accelerator.is_main_process, t.strategy.scale
+    whole = _whole(t, t.prefix, OBJECTIVES)
+    models = {"model": whole}
+    if t.average is not None:
+        with t.strategy.holding(t.average.parts):
+            models["average"] = _whole(t, t.prefix)
+    optimizer = {name: copied(value) for name, value in t.strategy.optimizer_state() if main}
+    position = {
+        "step": t.taken,
+        "loader": t.loader.state_dict(),  # sums over ranks: all must ask
+        "guard": t.guard.state_dict(),
+        "scale": None if scale is None else [scale.value, scale.held],
+        "best": t.saver.best,
+    }
+    if not main:
+        return None
+    return Snapshot(
+        config=yaml.safe_dump(to_tree(t.run), sort_keys=False, allow_unicode=True),
+        models={name: fill(t.shell, below(t.prefix, weights)) for name, weights in models.items()},
+        tokenizer=t.tokenizer,
+        objectives=below(OBJECTIVES, whole),
+        optimizer=optimizer,
+        position=position,
+    )
+
+
+def give_weights(t: Trainer, source: Path) -> None:
+    """Fill the model and the objectives: before they are shared out among processes."""
+    load_weights(t.model, read_state(source / "model"), str(source / "model"))
+    load_weights(t.step.objectives, read_weights(source / "state" / "objectives.safetensors"), str(source / "state"))
+
+
+def give_rest(t: Trainer, source: Path) -> None:
+    """Fill everything else."""
+    position: dict[str, Any] = read_position(source)
+    t.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
+    if t.average is not None:
+        if not (source / "average").is_dir():
+            raise UserError(f"{source}: it has no average/; it was saved by a run without average.decay")
+        whole = read_state(source / "average")
+        for name, part in t.average.parts.items():
+            part.copy_(t.strategy.part_of(name, whole[name.removeprefix(t.prefix)]))
+    if t.strategy.scale is not None and position["scale"] is not None:
+        t.strategy.scale.value, t.strategy.scale.held = position["scale"]
+    t.taken = position["step"]
+    t.loader.load_state_dict(position["loader"])
+    t.guard.load_state_dict(position["guard"])
+    t.saver.best = position["best"]
+
+
+def copied(value: Tensor) -> Tensor:
+    """Return a copy in host memory that shares nothing with `value`."""
+    return value.detach().to("cpu", copy=True).contiguous()
+
+
+def below(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the values whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _whole(t: Trainer, *prefixes: str) -> dict[str, Tensor]:
+    main = t.accelerator.is_main_process
+    return {name: copied(value) for name, value in t.strategy.weights(prefixes) if main}

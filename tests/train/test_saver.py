@@ -1,0 +1,93 @@
+"""Nothing is lost: kills at any moment, checkpoints on remote storage, disks that fail, the best that stays."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from mmclr.config import load
+from mmclr.errors import UserError
+from mmclr.train.checkpoint import Snapshot
+from mmclr.train.remote import Remote
+from mmclr.train.run import RunConfig
+from mmclr.train.trainer import Trainer, train
+from tests.train.runs import log
+
+
+@pytest.mark.parametrize(("kills", "steps"), [(3, 24), pytest.param(20, 120, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_ends_as_if_unbroken(kills, steps, settings, tmp_path):
+    """SIGKILL at random moments and inside saves: the same weights, optimizer state and log, bit for bit."""
+    settings = [*settings, f"steps={steps}", "save.every_steps=2", "save.keep=0", "log_every=2"]
+    command = [sys.executable, str(Path(__file__).parent / "torture.py"), str(kills), "0", *settings]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1200)
+    assert done.returncode == 0, done.stdout[-3000:]
+    inside = int(done.stdout.split("killed ")[1].split()[0])
+    assert inside >= kills // 3
+    whole = train(load(RunConfig, "debug.yaml", [*settings, f"out={tmp_path / 'whole'}"]), quiet=True)
+    killed = tmp_path / "run" / "checkpoints" / whole.name
+    for name in ("model/model", "average/model", "state/optimizer", "state/objectives"):
+        ours, theirs = ((x / f"{name}.safetensors").read_bytes() for x in (killed, whole))
+        assert ours == theirs, name
+    assert log(tmp_path / "run", "step", "loss") == log(tmp_path / "whole", "step", "loss")
+    assert not list((tmp_path / "run" / "checkpoints").glob(".partial-*"))
+
+
+def test_remote_storage_has_what_the_disk_had(settings, tmp_path):
+    """A machine with an empty disk goes on from it, and ends with the same weights."""
+    remote = f"file://{tmp_path / 'bucket'}"
+    run = load(RunConfig, "debug.yaml", [*settings, "save.every_steps=4", f"save.remote={remote}"])
+    last = train(run, quiet=True)
+    assert Remote(remote).steps() == [8, 12]  # keep: 2
+    assert (tmp_path / "bucket" / "log.jsonl").is_file()
+    weights = load_file(last / "model" / "model.safetensors")
+    (tmp_path / "bucket" / "checkpoints" / "step-00000012" / "position.json").unlink()  # as if the copy was cut off
+    other = load(RunConfig, "debug.yaml", [*settings, f"save.remote={remote}", f"out={tmp_path / 'other'}"])
+    again = train(other, quiet=True)
+    assert (tmp_path / "other" / "checkpoints" / "step-00000008").is_dir()
+    for name, value in load_file(again / "model" / "model.safetensors").items():
+        assert value.equal(weights[name])
+
+
+def test_remote_storage_that_fails_ends_nothing(settings, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("mmclr.train.remote.PAUSE", 0.001)
+    monkeypatch.setattr(Remote, "put", lambda self, path, name: (_ for _ in ()).throw(OSError("no route to host")))
+    run = load(RunConfig, "debug.yaml", [*settings, "save.every_steps=6", f"save.remote=file://{tmp_path}/bucket"])
+    assert train(run).name == "step-00000012"
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "step-00000006 could not be copied to" in said
+    assert "no route to host" in said
+
+
+def test_unknown_storage_is_a_sentence(settings):
+    with pytest.raises(UserError, match="save.remote: nosuch://x"):
+        train(load(RunConfig, "debug.yaml", [*settings, "save.remote=nosuch://x"]), quiet=True)
+
+
+def test_a_disk_that_fails_ends_the_run_with_a_sentence(settings, monkeypatch):
+    def fail(self, folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Snapshot, "write", fail)
+    with pytest.raises(UserError, match="a checkpoint cannot be written: .*No space left"):
+        train(load(RunConfig, "debug.yaml", [*settings, "save.every_steps=2"]), quiet=True)
+
+
+def test_the_best_stays(settings, tmp_path):
+    from accelerate import Accelerator
+
+    trainer = Trainer(load(RunConfig, "debug.yaml", [*settings, "save.best=-set/loss", "save.keep=1"]), Accelerator())
+    saver = trainer.saver
+    for step, value in [(2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)]:
+        trainer.taken = step
+        assert saver.improves(step, {"set/loss": value, "set/other": 0.0}) == (step in (2, 4))
+        trainer._save()
+    saver.wait()
+    names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))]
+    assert names == ["step-00000004", "step-00000008"]
+    assert json.loads((tmp_path / "run" / "best.json").read_text()) == {"metric": "set/loss", "step": 4, "value": 1.0}
+    assert not saver.improves(10, {"another": 0.0})

@@ -45,7 +45,7 @@ class Clip(Objective, key="clip"):
 
     def _mean_similarities(self, image: Tensor, text: Tensor, scale: Tensor, same: Mask) -> tuple[Tensor, Tensor]:
         """Return the mean of s over what each image, and each caption, is told apart from, the pair included."""
-        if self.duplicates == "negative":
+        if isinstance(same, Pairs):
             return scale * (image @ parallel.mean(text)), scale * (text @ parallel.mean(image))
         sums = weighted(image, text, partial(_with_pairs, same, image), scale)
         return sums.row / sums.row_total, sums.col / sums.col_total

@@ -300,3 +300,14 @@ def test_no_pickle_is_read(exported):
 
 def test_icons_are_what_the_demo_trains():
     assert check(ModelConfig, ICONS).embed == 128
+
+
+def test_sentence_transformers_loads_it(written_once, checkpoint):
+    kinds = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    import mmclr
+
+    peer, own = kinds.SentenceTransformer(str(written_once), device="cpu"), mmclr.load(checkpoint, device="cpu")
+    text = peer.encode(["cloud", "music note"], normalize_embeddings=True)
+    image = peer.encode([picture()], normalize_embeddings=True)
+    close(text, own.encode_text(["cloud", "music note"], output="torch"))
+    close(image, own.encode_image(picture(), output="torch"), 1e-3)  # it resamples with torchvision, not Pillow

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.models import pretrained
 from mmclr.models.two_tower import TwoTower
 
 
@@ -20,10 +21,14 @@ class Frozen(nn.Module):
     provides = frozenset({"frozen_image", "frozen_text"})
 
     def __init__(self, folder: str, tokenizer: Tokenizer, image_size: int) -> None:
-        """Open `folder`. It may see pictures of another size; its tokens must be those of the model in training."""
+        """Open `folder`, or what a run's folder or a name stands for.
+
+        It may see pictures of another size; its tokens must be those of the model in training.
+        """
         super().__init__()
-        self.model = TwoTower.load(folder).requires_grad_(False)
-        self.same_tokens = Tokenizer.load(folder).backend.get_vocab() == tokenizer.backend.get_vocab()
+        found = pretrained.find(folder)
+        self.model = TwoTower.load(found).requires_grad_(False)
+        self.same_tokens = Tokenizer.load(found).backend.get_vocab() == tokenizer.backend.get_vocab()
         self.folder, self.image_size = folder, image_size
 
     def train(self, mode: bool = True) -> Frozen:

@@ -39,9 +39,10 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, size: int, views: int, captions: int) -> None:
+    def __init__(self, count: int, size: int, views: int, texts: int) -> None:
         self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
-        self.texts = [[""] * captions for _ in range(count)]
+        self.boxes = np.zeros((count, views, 4), np.float32)
+        self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 3), -1, np.int64)  # image, caption, label
         self.weights = np.zeros(count, np.float32)
         self.keys = [""] * count
@@ -66,7 +67,9 @@ class Assembler:
         self.image_size, self.seed, self.captions = image_size, seed, captions
         self.rows = config.batch // world
         self.first = rank * self.rows
-        self.chooser = Chooser(config.captions(), config.split, config.edits, captions)
+        self.chooser = Chooser(
+            config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
+        )
         self.augments = [config.augment] + [config.view_augment] * config.views
         self.store = Store(config, parts, self.chooser, self.augments)
 
@@ -74,7 +77,7 @@ class Assembler:
         """Return the rows of this rank in the global batch that begins at `start`."""
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
-        rows = Rows(self.rows, self.image_size, self.config.views, self.captions)
+        rows = Rows(self.rows, self.image_size, self.config.views, self.captions + self.config.text_views)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -118,6 +121,8 @@ class Assembler:
         for view, recipe in enumerate(recipes):
             pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)
             rows.pixels[view, row] = np.frombuffer(pixels, np.uint8).reshape(rows.pixels.shape[2:])
+            if view:
+                rows.boxes[row, view - 1] = recipe.place(stored.size)
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
@@ -133,18 +138,21 @@ class Assembler:
 
     def _batch(self, rows: Rows, index: Ints, faults: list[Entry]) -> Batch:
         encoded = self.store.encode([text for texts in rows.texts for text in texts], self.tokenizer.encode)
-        order = np.arange(self.rows)
+        order, each = np.arange(self.rows), len(rows.texts[0])
         if self.config.bucket:
-            order = np.argsort([len(ids) for ids in encoded[:: self.captions]], kind="stable")
-            encoded = [encoded[row * self.captions + m] for row in order for m in range(self.captions)]
-        tokens, lengths = self.tokenizer.pad(encoded)
+            order = np.argsort([len(ids) for ids in encoded[::each]], kind="stable")
+            encoded = [encoded[row * each + m] for row in order for m in range(each)]
+        tokens, lengths = (x.unflatten(0, (self.rows, each)) for x in self.tokenizer.pad(encoded))
         image_id, caption_id, label = torch.from_numpy(rows.ids[order].T.copy())
         pixels = torch.from_numpy(_take(rows.pixels, order)).permute(0, 1, 4, 2, 3)  # in memory channels last
         return Batch(
             pixels=pixels[0],
             views=pixels[1:].transpose(0, 1) if self.config.views else None,
-            tokens=tokens,
-            lengths=lengths,
+            view_boxes=torch.from_numpy(rows.boxes[order]) if self.config.views else None,
+            tokens=tokens[:, : self.captions].flatten(0, 1),
+            lengths=lengths[:, : self.captions].flatten(0, 1),
+            text_view_tokens=tokens[:, self.captions :] if self.config.text_views else None,
+            text_view_lengths=lengths[:, self.captions :] if self.config.text_views else None,
             image_id=image_id,
             caption_id=caption_id,
             label=label,

@@ -80,6 +80,11 @@ class Recipe(NamedTuple):
         left, top, right, bottom = self.box
         return min(right - left, bottom - top) / size
 
+    def place(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the box in shares of a picture of `size`; left and right change places where it is mirrored."""
+        left, top, right, bottom = (edge / size[at % 2] for at, edge in enumerate(self.box))
+        return (right, top, left, bottom) if self.flip else (left, top, right, bottom)
+
 
 def draw(augment: Augment, sizes: NDArray[np.int64], keys: Words, image_size: int) -> list[Recipe]:
     """Draw what happens to pictures of `sizes` [b, 2] (width, height); keys [b] tell them apart."""

@@ -18,6 +18,8 @@ NO_TARGET = -100  # what torch's cross-entropy passes by
 class Batch:
     """This rank's rows of a global batch. b rows, M captions per image, L tokens of the longest caption.
 
+    V further views of each picture, T further forms of each first caption.
+
     A row of weight 0 is blank: it pads the last batch of an epoch (index -1), or stands for a sample that was
     skipped.
     """
@@ -32,12 +34,20 @@ class Batch:
     weights: Tensor  # float32 [b]
     keys: list[str]
     views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture
+    view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the picture
+    text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
+    text_view_lengths: Tensor | None = None  # int64 [b, T]
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
 
     @property
     def caption_targets(self) -> Tensor:
         """The token that follows each token but the last, int64 [b, M, L - 1]; NO_TARGET behind a caption's end."""
         return self._by_image(self.tokens[:, 1:].masked_fill(~self._followed, NO_TARGET))
+
+    @property
+    def shares(self) -> Tensor:
+        """What each sample counts in the mean over the global batch, [b]; all ranks must ask."""
+        return parallel.shares(self.weights)
 
     @property
     def caption_shares(self) -> Tensor:

@@ -15,8 +15,12 @@ from mmclr.data.ledger import Fault
 from mmclr.data.random import Words, key, uniform
 from mmclr.data.shards import Sample
 
-FIELD, CHOICE, PART, EDIT = range(16, 20)  # stages; those of pictures are below
+FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of pictures are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
+STOP_WORDS = frozenset(
+    "a an and are as at be been being but by for from had has have he her his i in into is it its my of on or our she "
+    "so some such than that the their then there these they this those to was we were which who with you your".split()
+)
 
 
 @config
@@ -26,6 +30,7 @@ class TextEdits:
     probability: float = 0.0  # that a caption is edited at all
     delete: float = 0.1  # probability of leaving out each word; one always stays
     swap: float = 0.1  # pairs of words that change places, as a share of the words
+    stop_words: float = 0.0  # probability of leaving out all English words that say little (a, of, the), before this
 
 
 class Field:
@@ -69,13 +74,20 @@ def decode(data: bytes, extension: str) -> str:
 
 
 class Chooser:
-    """Takes M captions from each sample, by keyed draws."""
+    """Takes M captions from each sample, and T more forms of the first, by keyed draws."""
 
     def __init__(
-        self, fields: dict[str, float], split: str = "none", edits: TextEdits | None = None, captions: int = 1
+        self,
+        fields: dict[str, float],
+        split: str = "none",
+        edits: TextEdits | None = None,
+        captions: int = 1,
+        views: int = 0,
+        view_edits: TextEdits | None = None,
     ) -> None:
         self.fields = [(Field(text), weight) for text, weight in fields.items()]
         self.split, self.edits, self.captions = split, edits or TextEdits(), captions
+        self.views, self.view_edits = views, view_edits or TextEdits()
 
     def candidates(self, sample: Sample) -> list[tuple[float, list[str]]]:
         """Return (weight, captions) of each field that has any. Raises Fault when none has.
@@ -102,8 +114,11 @@ class Chooser:
         return found
 
     def choose(self, candidates: list[tuple[float, list[str]]], word: Words) -> list[str]:
-        """Return M captions; different ones as long as there are any. word: [1], what the draws are keyed by."""
-        if len(candidates) == 1 and len(candidates[0][1]) == 1 and not self.edits.probability:
+        """Return M captions, different ones as long as there are any, and T views of the first: its edited forms.
+
+        word: [1], what the draws are keyed by.
+        """
+        if len(candidates) == 1 and len(candidates[0][1]) == 1 and not self.edits.probability and not self.views:
             return candidates[0][1] * self.captions
         taken: list[str] = []
         left = [(weight, list(texts)) for weight, texts in candidates]
@@ -117,7 +132,8 @@ class Chooser:
             taken.append(texts.pop(int(which * len(texts))))
             if not texts:
                 left.pop(place)
-        return [self._edit(text, word, turn) for turn, text in enumerate(taken)]
+        views = [edit(self.view_edits, taken[0], key(word, VIEW, turn)) for turn in range(self.views)]
+        return [edit(self.edits, text, key(word, EDIT, turn)) for turn, text in enumerate(taken)] + views
 
     def _parts(self, text: str) -> list[str]:
         pieces = [text]
@@ -127,20 +143,24 @@ class Chooser:
             pieces = SENTENCES.split(text)
         return [piece.strip() for piece in pieces if piece.strip()]
 
-    def _edit(self, text: str, word: Words, turn: int) -> str:
-        edits, words = self.edits, text.split()
-        if not edits.probability or len(words) < 2:
-            return text
-        draws = uniform(key(word, EDIT, turn), 1 + 2 * len(words))[0]
-        if draws[0] >= edits.probability:
-            return text
-        for i in range(round(edits.swap * len(words))):
-            a, b = (draws[1 + 2 * i : 3 + 2 * i] * len(words)).astype(int)
-            words[a], words[b] = words[b], words[a]
-        keep = draws[1 + len(words) :] >= edits.delete
-        if not keep.any():
-            keep[int(draws[1] * len(words))] = True
-        return " ".join(w for w, kept in zip(words, keep) if kept)
+
+def edit(how: TextEdits, text: str, word: Words) -> str:
+    """Return a caption with its words changed; word: [1], what the draws are keyed by."""
+    words = text.split()
+    if not how.probability or len(words) < 2:
+        return text
+    draws = uniform(word, 2 + 2 * len(words))[0]
+    if draws[0] >= how.probability:
+        return text
+    if draws[-1] < how.stop_words:
+        words = [w for w in words if w.lower().strip(".,;:!?") not in STOP_WORDS] or words
+    for i in range(round(how.swap * len(words))):
+        a, b = (draws[1 + 2 * i : 3 + 2 * i] * len(words)).astype(int)
+        words[a], words[b] = words[b], words[a]
+    keep = draws[1 + len(words) : 1 + 2 * len(words)] >= how.delete
+    if not keep.any():
+        keep[int(draws[1] * len(words))] = True
+    return " ".join(w for w, kept in zip(words, keep) if kept)
 
 
 def text_id(text: str) -> int:

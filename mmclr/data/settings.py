@@ -40,6 +40,8 @@ class DataConfig:
     )  # fmt: skip
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
+    text_views: int = 0  # further, edited forms of each (first) caption, for self-supervised parts
+    view_edits: TextEdits = TextEdits(probability=1.0, stop_words=0.8)
     faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: weight 0, another one, or an error
     max_faults: float = 0.01  # share of bad samples above which the run ends
     block: int = 1  # neighbours that stay together; 1 = every sample anywhere, 64 to 512 for slow storage
@@ -60,7 +62,7 @@ class DataConfig:
         for name in ("batch", "block", "window", "max_pixels", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("workers", "views"):
+        for name in ("workers", "views", "text_views"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not self.train:

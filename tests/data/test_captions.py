@@ -76,6 +76,16 @@ def test_edits_keep_most_words():
     assert all(len(text.split()) == 1 for [text] in choose(always, found, range(50)))
 
 
+def test_stop_words_go_together_or_not_at_all():
+    found = sample(txt="The cat of a queen sleeps in the sun.")
+    how = chooser({"txt": 1.0}, probability=1.0, delete=0.0, swap=0.0, stop_words=0.8)
+    counts = Counter(text for [text] in choose(how, found, range(2000)))
+    assert counts.keys() == {"The cat of a queen sleeps in the sun.", "cat queen sleeps sun."}
+    assert abs(counts["cat queen sleeps sun."] / 2000 - 0.8) < 0.04
+    only = chooser({"txt": 1.0}, probability=1.0, delete=0.0, swap=0.0, stop_words=1.0)
+    assert choose(only, sample(txt="to be or to be")) == [["to be or to be"]]  # a caption never becomes empty
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [

@@ -213,6 +213,44 @@ def test_several_captions_and_views(make_loader):
     assert all(ids[2 * i] != ids[2 * i + 1] for i in range(12))  # both tags, in some order
 
 
+def test_views_tell_where_they_lie(make_loader):
+    """Pictures are a plane of colour over the place, so that the pixels of a view tell its box."""
+    flipped = {"crop_scale": [0.2, 0.6], "flip": 0.5}
+    batch = take(make_loader(views=3, view_augment=flipped, bucket=True), 1)[0]
+    assert batch.view_boxes.shape == (12, 3, 4)
+    left, top, right, bottom = batch.view_boxes.unbind(-1)
+    assert (top < bottom).all()
+    assert 0 < (right < left).sum() < 36  # mirrored ones
+    # 40 x 32 pixels whose red is 3 x + y + 7 n, less multiples of 256: the slope along a view's rows and columns
+    red = batch.views[:, :, 0].double()
+    across, down = (red[:, :, 12, 20] - red[:, :, 12, 3]), (red[:, :, 20, 12] - red[:, :, 3, 12])
+    wrapped = lambda x: (x + 128) % 256 - 128  # noqa: E731
+    torch.testing.assert_close(wrapped(across), 3 * 40 * (right - left).double() * 17 / 24, rtol=0, atol=2)
+    torch.testing.assert_close(wrapped(down), 32 * (bottom - top).double() * 17 / 24, rtol=0, atol=2)
+
+
+def test_further_forms_of_captions(make_loader):
+    """They are edits of the first caption, the captions themselves are what they were, with sorted rows too."""
+    edits = {"probability": 1.0, "delete": 0.5, "swap": 0.0}
+    settings = {"captions": 2, "caption": "json:tags", "bucket": True}
+    plain = take(make_loader(**settings), 1)[0]
+    batch = take(make_loader(text_views=3, view_edits=edits, **settings), 1)[0]
+    ids = lambda rows, lengths: [row[:n].tolist() for row, n in zip(rows, lengths)]  # noqa: E731
+    assert ids(batch.tokens, batch.lengths) == ids(plain.tokens, plain.lengths)
+    assert batch.text_view_tokens.shape[:2] == batch.text_view_lengths.shape == (12, 3)
+    for row in range(12):  # a tag is one word, which no edit takes away
+        assert ids(batch.text_view_tokens[row], batch.text_view_lengths[row]) == 3 * ids(
+            batch.tokens[2 * row : 2 * row + 1], batch.lengths[2 * row :]
+        )
+    batch = take(make_loader(text_views=2, view_edits=edits), 1)[0]
+    assert (batch.text_view_lengths <= batch.lengths[:, None]).all()
+    assert (batch.text_view_lengths < batch.lengths[:, None]).any()
+    assert (batch.text_view_lengths[:, 0] != batch.text_view_lengths[:, 1]).any()
+    parts = batch.split(5)
+    assert torch.equal(torch.cat([part.text_view_tokens for part in parts]), batch.text_view_tokens)
+    assert plain.text_view_tokens is None
+
+
 def test_bucket_sorts_rows_only(make_loader):
     plain, sorted_ = take(make_loader(), 1)[0], take(make_loader(bucket=True), 1)[0]
     assert sorted_.lengths.tolist() == sorted(plain.lengths.tolist())

@@ -1,9 +1,9 @@
 """THE page: every feature that an objective may ask for by naming an argument of its forward.
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
-L text tokens, P patches, M captions per image, V views, K prototypes, R reference features, N tokens of the
-vocabulary, W the caption decoder's width. A new feature is one row here and one source in `features/` that computes
-it; nothing else changes.
+L text tokens, P patches, M captions per image, V views of a picture, T forms of a caption, K prototypes, R reference
+features, N tokens of the vocabulary, W the caption decoder's width. A new feature is one row here and one source in
+`features/` that computes it; nothing else changes.
 
 A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
 objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
@@ -28,6 +28,9 @@ class Sizes:
     b: int = 6
     D: int = 8
     M: int = 2
+    V: int = 2
+    T: int = 2
+    P: int = 4
     R: int = 5
     L: int = 4  # of which L - 1 are predicted
     N: int = 7
@@ -40,7 +43,7 @@ class Feature:
     """One row of the vocabulary."""
 
     shape: str  # letters of the legend; rows that start with b belong to samples
-    source: str  # who provides it: batch, student, frozen or trainer
+    source: str  # who provides it: batch, student, ema, frozen or trainer
     meaning: str
     make: Callable[[Sizes, torch.Generator], Tensor]  # a realistic random value, for laws and dry runs
     dense: bool = False  # a row per token: exists for one micro-batch at a time
@@ -65,6 +68,14 @@ def _unit(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
     return make
 
 
+def _normal(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
+    def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
+        shape = [getattr(sizes, letter) for letter in letters]
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(sizes.dtype)
+
+    return make
+
+
 def _number(value: float) -> Callable[[Sizes, torch.Generator], Tensor]:
     return lambda sizes, generator: torch.tensor(value, dtype=sizes.dtype)
 
@@ -78,19 +89,14 @@ def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 
 def _states(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    shape = (sizes.b, sizes.M, sizes.L - 1, sizes.W)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(sizes.dtype)
-
-
-def _words(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.randn(sizes.N, sizes.W, generator=generator, dtype=torch.float64).to(sizes.dtype)
+    return _normal("b", "M", "L", "W")(sizes, generator)[:, :, 1:]
 
 
 def _targets(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.randint(0, sizes.N, (sizes.b, sizes.M, sizes.L - 1), generator=generator)
 
 
-def _shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
+def _token_shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
     shape = (sizes.b, sizes.M, sizes.L - 1)
     valid = torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.3).clamp(min=0).ceil()
     valid[..., 0] = 1  # a caption has at least its end
@@ -101,6 +107,19 @@ def _weights(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.rand(sizes.b, generator=generator, dtype=torch.float64).add(0.5).to(sizes.dtype)
 
 
+def _shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    weights = _weights(sizes, generator)
+    return weights / weights.sum()
+
+
+def _boxes(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    draws = torch.rand(sizes.b, sizes.V, 5, generator=generator, dtype=torch.float64)
+    size, room = 0.4 + 0.4 * draws[..., :2], draws[..., 2:4]
+    first = (1 - size) * room
+    box = torch.cat([first, first + size], -1)
+    return torch.where(draws[..., 4:] < 0.5, box, box[..., [2, 1, 0, 3]]).to(sizes.dtype)
+
+
 FEATURES: dict[str, Feature] = {
     "image": Feature("[b, D]", "student", "unit-norm image embedding of the model in training", _unit("b", "D")),
     "text": Feature("[b, D]", "student", "unit-norm embedding of the (first) caption", _unit("b", "D")),
@@ -109,6 +128,34 @@ FEATURES: dict[str, Feature] = {
     ),
     "scale": Feature("[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", _number(1 / 0.07)),
     "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", _number(-10.0)),
+    "views": Feature(
+        "[b, V, D]",
+        "student",
+        "unit-norm embeddings of the data.views further views of each picture",
+        _unit("b", "V", "D"),
+    ),
+    "text_views": Feature(
+        "[b, T, D]",
+        "student",
+        "unit-norm embeddings of the data.text_views further forms of the (first) caption",
+        _unit("b", "T", "D"),
+    ),
+    "view_tokens": Feature(
+        "[b, V, P, D]",
+        "student",
+        "each patch of the data.views further views, normed and projected as the class token is, not unit-norm",
+        _normal("b", "V", "P", "D"),
+        dense=True,
+    ),
+    "ema_image": Feature(
+        "[b, D]", "ema", "image of the teacher, a running average of the model's weights; no gradient", _unit("b", "D")
+    ),
+    "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", _unit("b", "D")),
+    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", _unit("b", "V", "D")),
+    "ema_text_views": Feature("[b, T, D]", "ema", "text_views of the teacher; no gradient", _unit("b", "T", "D")),
+    "ema_view_tokens": Feature(
+        "[b, V, P, D]", "ema", "view_tokens of the teacher; no gradient", _normal("b", "V", "P", "D"), dense=True
+    ),
     "frozen_image": Feature(
         "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", _unit("b", "R")
     ),
@@ -122,11 +169,18 @@ FEATURES: dict[str, Feature] = {
     "label": Feature("[b]", "batch", "int64 class of the sample, from the shards' .cls or a json field", _ids),
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
     "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
+    "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", _shares),
+    "view_boxes": Feature(
+        "[b, V, 4]",
+        "batch",
+        "left, top, right, bottom of each further view in shares of its picture; left > right where it is mirrored",
+        _boxes,
+    ),
     "caption_states": Feature(
         "[b, M, L-1, W]", "student", "the caption decoder's state at each token but the last", _states, dense=True
     ),
     "caption_words": Feature(
-        "[N, W]", "student", "the caption decoder's vector of each token: logits are dot products", _words
+        "[N, W]", "student", "the caption decoder's vector of each token: logits are dot products", _normal("N", "W")
     ),
     "caption_targets": Feature("[b, M, L-1]", "batch", "int64 token that follows each token but the last", _targets),
     "caption_shares": Feature(
@@ -134,7 +188,7 @@ FEATURES: dict[str, Feature] = {
         "batch",
         "share of each of these in the mean over all tokens of the global batch, by its "
         "sample's weight; 0 behind a caption's end",
-        _shares,
+        _token_shares,
     ),
     "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", _number(0.25)),
 }

@@ -141,8 +141,11 @@ class Apart:
             torch.mul(tile, stand(scale[rows if side == 0 else cols], side), out=part)
         if self.mask is None:
             return part
-        keep = self.mask.keep(strip.at(rows), cols, strip.scratch("spare", rows, cols))
-        return part.masked_fill_(keep == group, -torch.inf)
+        spare = strip.scratch("spare", rows, cols)
+        if group == 0:
+            self.mask.drop(part, strip.at(rows), cols, spare, value=-torch.inf)
+            return part
+        return part.masked_fill_(self.mask.keep(strip.at(rows), cols, spare) == 1, -torch.inf)
 
     def _through_scale(self, tile: Tensor, part: Tensor, at: slice, side: int) -> Tensor:
         """Return the gradient of the tile from that of scale * tile, and add up the scale's."""

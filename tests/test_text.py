@@ -122,5 +122,5 @@ def test_open_clip_folders_have_clips_tokenizer(tmp_path, clip):
     assert tokenizer.encode(["a photo of a cat"]) == clip.encode(["a photo of a cat"])
     config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "somebody/elses"
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="'somebody/elses' is neither a folder"):
+    with pytest.raises(UserError, match="somebody/elses: no tokenizer.json there, and none on the Hub"):
         Tokenizer.load(tmp_path)

@@ -133,9 +133,10 @@ def _open(source: str | Path) -> Any:
             str(source), local_files_only=path.is_dir(), trust_remote_code=False, padding_side="right"
         )
     except (OSError, ValueError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"tokenizer: {source!r} is neither a folder with tokenizer.json nor to be had from the Hub "
-            f"({str(error).strip().splitlines()[0]}); write clip, or name a folder"
+            f"{source}: no tokenizer.json there, and none on the Hub ({why}); write tokenizer: clip, or make one with "
+            f"`mmclr data tokenizer`"
         ) from None
     if not isinstance(backend, PreTrainedTokenizerFast):
         raise UserError(f"{source}: its tokenizer has no fast form, which batches and exports need")

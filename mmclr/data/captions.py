@@ -17,10 +17,10 @@ from mmclr.data.shards import Sample
 
 FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of pictures are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
-STOP_WORDS = frozenset(
-    "a an and are as at be been being but by for from had has have he her his i in into is it its my of on or our she "
-    "so some such than that the their then there these they this those to was we were which who with you your".split()
-)
+STOP_WORDS = """
+a an and are as at be been being but by for from had has have he her his i in into is it its my of on or our she so
+some such than that the their then there these they this those to was we were which who with you your
+"""
 
 
 @config
@@ -153,7 +153,8 @@ def edit(how: TextEdits, text: str, word: Words) -> str:
     if draws[0] >= how.probability:
         return text
     if draws[-1] < how.stop_words:
-        words = [w for w in words if w.lower().strip(".,;:!?") not in STOP_WORDS] or words
+        stop = STOP_WORDS.split()
+        words = [w for w in words if w.lower().strip(".,;:!?") not in stop] or words
     for i in range(round(how.swap * len(words))):
         a, b = (draws[1 + 2 * i : 3 + 2 * i] * len(words)).astype(int)
         words[a], words[b] = words[b], words[a]

@@ -59,6 +59,14 @@ class TwoTower(nn.Module):
         """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D] in float32."""
         return _unit(self.visual_projection(self.vision_model(pixels, keep)))
 
+    def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels [b, 3, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
+
+        A patch goes through the norm and the projection that the class token goes through. Our own tower only.
+        """
+        seen = self.visual_projection(self.vision_model.post_layernorm(self.vision_model.tokens(pixels)))  # type: ignore
+        return _unit(seen[:, 0]), _wide(seen[:, 1:])
+
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids [n, L] of which lengths [n] are valid -> unit-norm embeddings [n, D] in float32."""
         return _unit(self.text_projection(self.text_model(tokens, lengths)))
@@ -94,10 +102,11 @@ class TwoTower(nn.Module):
         )
         return (pixels.to(dtype) - mean) / std
 
-    def encoders(self) -> TwoTower:
-        """Return the model without its captioner: the same weights, not copies."""
+    def encoders(self, image: bool = True, text: bool = True) -> TwoTower:
+        """Return the model without its captioner, and without a tower if so asked: the same weights, not copies."""
         bare = copy.copy(self)
-        bare._modules = {**self._modules, "captioner": None}
+        left_out = ["captioner", *_IMAGE * (not image), *_TEXT * (not text)]
+        bare._modules = {**self._modules, **dict.fromkeys(left_out)}
         bare.config = dataclasses.replace(self.config, captioner=None)
         return bare
 
@@ -117,6 +126,9 @@ class TwoTower(nn.Module):
         model = cls(config, bias="logit_bias" in weights)
         load_weights(model, weights, str(folder))
         return model.eval()
+
+
+_IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_projection"]
 
 
 def _image_tower(c: ImageConfig) -> nn.Module:
@@ -147,7 +159,11 @@ def _projection(c: ImageConfig | TextConfig, embed: int, part: str) -> nn.Module
 
 
 def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, dim=-1)
+    return F.normalize(_wide(x), dim=-1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def with_tokenizer(config: ModelConfig, vocab: int, bos: int, eos: int, pad: int) -> ModelConfig:

@@ -1,0 +1,51 @@
+"""The teacher: a copy of the model in training that follows it, as a source of features without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mmclr.features import towers
+from mmclr.features.student import Student
+from mmclr.heads.follower import Follower
+from mmclr.models.two_tower import TwoTower
+
+PREFIX = "ema_"
+
+
+class Ema(nn.Module):
+    """Computes ema_image, ema_text, ema_views, ema_text_views and ema_view_tokens, without patches left out.
+
+    Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017, arXiv 1703.01780. It holds only those
+    towers that somebody asks about.
+    """
+
+    def __init__(self, student: Student, wanted: Set[str]) -> None:
+        """Copy the towers of `student`; `wanted` are the features that objectives ask for."""
+        super().__init__()
+        names = _own(wanted)
+        self.provides = {PREFIX + name for name in student.provides & (towers.PICTURES | towers.TEXTS) - {"texts"}}
+        self.teacher = Follower(
+            student.model.encoders(image=bool(names & towers.PICTURES), text=bool(names & towers.TEXTS))
+        )
+
+    @torch.no_grad()
+    def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
+        """Return {name: feature} for the wanted names that this source provides."""
+        names, model = _own(wanted), cast(TwoTower, self.teacher.copy)
+        out = towers.see(model, batch, names) if names & towers.PICTURES else {}
+        if names & towers.TEXTS:
+            out |= towers.read(model, batch, names)
+        return {PREFIX + name: value for name, value in out.items()}
+
+
+def asked(wanted: Set[str]) -> bool:
+    """Whether a feature of the teacher is among the wanted ones."""
+    return bool(_own(wanted))
+
+
+def _own(wanted: Set[str]) -> set[str]:
+    return {name.removeprefix(PREFIX) for name in wanted if name.startswith(PREFIX)}

@@ -48,7 +48,7 @@ class Entry:
     file: str
     needs: list[str]  # features, in the vocabulary's words
     cost: str
-    state: list[str]  # buffers and parameters that it owns, by name and shape in a run of 1,000 samples at D = 512
+    state: list[str]  # what it owns, by name and shape in a run of 1,000 samples at D = 512, B = 256
     source: str  # who, where, when
     text: str  # the source with the formula, as in the docstring
     reduces: str
@@ -112,8 +112,7 @@ def _state(cls: type[Objective]) -> list[str]:
     """Return what the objective keeps between steps, as a run of 1,000 samples would create it."""
     objective = cls()
     objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256))
-    kept = [*objective.named_buffers(), *objective.named_parameters()]
-    return [f"{name} {list(value.shape)}" for name, value in kept]
+    return [f"{name} {list(value.shape)}" for name, value in objective.state_dict().items()]
 
 
 def _fields(cls: type[Objective]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ FLOORS = {
     "mmclr.train": 4,
     "mmclr.features": 3, "mmclr.encoder": 3,
     "mmclr.losses": 2, "mmclr.models": 2, "mmclr.data": 2,
-    "mmclr.heads": 1,
+    "mmclr.heads": 1, "mmclr.draws": 1,
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,
     "mmclr.errors": -1,  # the ground: importable from everywhere
 }  # fmt: skip

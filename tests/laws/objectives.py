@@ -23,6 +23,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dcl": [{"intra": True}, {"duplicates": "negative"}],
     "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],
     "alignment": [{"power": 3.0}],
+    "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
     "siglip": [{"duplicates": "negative"}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
@@ -59,6 +60,8 @@ def gradients(value: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def close(mine: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Say whether two tensors agree, relative to the size of the whole."""
+    """Say whether two tensors agree, relative to the size of the whole; infinities must be equal."""
     mine, other = mine.detach().double(), other.detach().double()
-    return bool((mine - other).norm() <= tolerance * other.norm() + tolerance * 1e-2 * math.sqrt(other.numel()))
+    off = torch.where(mine == other, 0.0, mine - other).norm()
+    size = other[other.isfinite()].norm()
+    return bool(off <= tolerance * size + tolerance * 1e-2 * math.sqrt(other.numel()))

@@ -1,4 +1,4 @@
-"""2 and 4 processes with a share of the batch equal one process with all of it: value, gradients and buffers."""
+"""2 and 4 processes with a share of the batch equal one process with all of it: value, gradients and state."""
 
 import pytest
 import torch
@@ -38,8 +38,14 @@ def train(key, fields, steps, dtype):
             # Rows belong to a rank; what is replicated is averaged over ranks, as DDP does.
             whole = parallel.gather(grad) if name.startswith("rows") else parallel.total(grad)
             seen[f"{number} {name}"] = whole / parallel.world()
-        seen |= {f"{number} {name}": buffer.clone() for name, buffer in objective.named_buffers()}
+        own = objective.state_dict()  # what is shared out, whole on the first rank only
+        seen |= {f"{number} {name}": own[name].clone() for name in kept(objective) if parallel.rank() == 0}
     return seen
+
+
+def kept(objective):
+    """Return the names of the objective's state that is not trained."""
+    return sorted(objective.state_dict().keys() - dict(objective.named_parameters()).keys())
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -48,6 +54,8 @@ def test_ranks_together_equal_one_process(key, fields, world):
     steps = [{n: x.detach() for n, x in features(make(key, fields), b=BATCH, seed=s).items()} for s in (5, 6)]
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 5e-6)):
         alone = train(key, fields, steps, dtype)
-        for seen in run(world, train, key, fields, steps, dtype):
-            for name, expected in alone.items():
-                assert close(seen[name], expected, tolerance), f"{name}: {seen[name]} is not {expected}"
+        several = run(world, train, key, fields, steps, dtype)
+        assert several[0].keys() == alone.keys()
+        for seen in several:
+            for name, value in seen.items():
+                assert close(value, alone[name], tolerance), f"{name}: {value} is not {alone[name]}"

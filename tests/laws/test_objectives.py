@@ -64,14 +64,16 @@ def test_the_order_of_the_batch_does_not_matter(key, fields):
 
 @every_key
 def test_every_asked_name_is_used(key):
-    """Another value of a feature must change the value or a gradient: else asking for it wastes a tower."""
+    """Another value of a feature must change the value or a gradient of the second step: else it wastes a tower."""
     inputs, other = (features(make(key, {}), b=12, seed=seed) for seed in (0, 1))
-    before = _everything(make(key, {}), inputs)
+    before = _second(key, inputs, inputs)
     for name in inputs:
-        changed = other[name] if vocabulary.FEATURES[name].per_sample else other[name] * 0.5
-        changed = changed.detach().requires_grad_(inputs[name].requires_grad)
-        after = _everything(make(key, {}), inputs | {name: changed})
-        assert not all(close(a, b, 1e-9) for a, b in zip(before, after)), f"{name} changes nothing"
+        per_sample = vocabulary.FEATURES[name].per_sample
+        candidates = [other[name]] if per_sample else [other[name] * 0.5, other[name] * 3]
+        changed = [x.detach().requires_grad_(inputs[name].requires_grad) for x in candidates]
+        after = [_second(key, inputs, inputs | {name: x}) for x in changed]
+        same = [all(close(a, b, 1e-9) for a, b in zip(before, values)) for values in after]
+        assert not all(same), f"{name} changes nothing"
 
 
 @pytest.mark.parametrize(("key", "fields"), [case for case in CASES if "weights" in catalogue()[case[0]].needs])
@@ -170,6 +172,15 @@ def test_every_field_has_a_comment_with_its_meaning(key):
     source = "".join(inspect.getsource(c) for c in cls.__mro__ if issubclass(c, Objective) and c is not Objective)
     for field in dataclasses.fields(cls):
         assert re.search(rf"^    {field.name}: .*  # \S", source, re.MULTILINE), f"{field.name} has no comment"
+
+
+def _second(key, first, second):
+    """Return the value and all gradients of a step on `second` after one on `first`."""
+    objective = make(key, {})
+    objective(**first)
+    objective.after_step()
+    torch.manual_seed(1)
+    return _everything(objective, second)
 
 
 def _everything(objective, inputs):

@@ -68,7 +68,7 @@ def take(objectives, captions, size):
         loss, terms = accumulate.backward(plain(step), batch, 0.3, size, lambda: torch.manual_seed(5))
     step.after_step()
     grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
-    return loss.detach(), terms, grads, dict(step.objectives.named_buffers())
+    return loss.detach(), terms, grads, step.objectives.state_dict()
 
 
 def compare(objectives, captions):

@@ -89,24 +89,30 @@ def test_what_is_refused(checkpoint, hub, monkeypatch):
 
 LOAD = """
 import json, sys, mmclr
-model = mmclr.load("me/my-clip", device="cpu")
+model = mmclr.load(sys.argv[1], device="cpu")
 print(json.dumps(model.encode_text(["cloud", "music note"]).tolist()))
 """
+OPEN_CLIP = ("open_clip:ViT-B-32/laion2b_s34b_b79k", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K")  # where open_clip has it
 
 
-def test_a_name_is_downloaded_without_its_pickles(checkpoint, hub, tmp_path):
-    write(Source.open(checkpoint), tmp_path / "out", "me/my-clip", About())
+@pytest.mark.parametrize(
+    ("name", "repository", "format"), [("me/my-clip", "me/my-clip", "transformers"), (*OPEN_CLIP, "open_clip")]
+)
+def test_a_name_is_downloaded_without_its_pickles(name, repository, format, checkpoint, hub, tmp_path):
+    write(Source.open(checkpoint), tmp_path / "out", repository, About(), format)
     named = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    hub.files["me/my-clip"] = {**named, "pytorch_model.bin": b"evil", "code.py": b"evil"}
-    hub.private["me/my-clip"] = False
+    hub.files[repository] = {**named, "open_clip_pytorch_model.bin": b"evil", "code.py": b"evil"}
+    hub.private[repository] = False
     env = {**os.environ, **hub.env(), "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, name]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     np.testing.assert_allclose(found, mmclr.load(checkpoint).encode_text(["cloud", "music note"]), atol=1e-6)
     asked = {path.rpartition("/")[2] for method, path in hub.requests if method == "GET"}
-    assert "model.safetensors" in asked
-    assert not asked & {"pytorch_model.bin", "code.py"}
-    offline = subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], env={**env, "HF_HUB_OFFLINE": "1"},
-                             capture_output=True, text=True)  # fmt: skip
+    assert {"model.safetensors", "open_clip_model.safetensors"} & asked
+    assert not asked & {"open_clip_pytorch_model.bin", "code.py"}
+    hub.requests.clear()
+    offline = subprocess.run(command, env={**env, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert json.loads(offline.stdout.splitlines()[-1]) == found  # from the cache
+    assert hub.requests == []

@@ -31,12 +31,12 @@ CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(k
 NAMES = [key + "".join(f",{name}={value}" for name, value in fields.items()) for key, fields in CASES]
 
 
-def make(key: str, fields: dict[str, Any], samples: int = 64) -> Objective:
-    """Return the objective, ready for steps of a small run."""
+def make(key: str, fields: dict[str, Any], samples: int = 64, dtype: torch.dtype = torch.float64) -> Objective:
+    """Return the objective, ready for steps of a small run; its own weights are of the features' `dtype`."""
     torch.manual_seed(0)  # of parameters that setup creates
     objective = build(key, fields)
     objective.setup(Facts(samples=samples, width=8, steps=10, batch=8))
-    return objective
+    return objective.to(dtype)
 
 
 def features(objective: Objective, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

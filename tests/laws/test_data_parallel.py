@@ -14,7 +14,7 @@ BATCH = 8
 
 def train(key, fields, steps, dtype):
     """Two steps through linear towers on this rank's rows; what a trainer would see, by name."""
-    objective = make(key, fields)
+    objective = make(key, fields, dtype=dtype)
     seen = {}
     for number, inputs in enumerate(steps):
         leaves, given = {}, {}
@@ -28,7 +28,7 @@ def train(key, fields, steps, dtype):
                 tower = torch.randn(x.shape[-1], x.shape[-1], generator=torch.Generator().manual_seed(3), dtype=dtype)
                 leaves[f"tower of {name}"] = tower.requires_grad_()
                 given[name] = F.normalize(given[name] @ tower, dim=-1)
-        leaves |= {f"own {name}": p for name, p in objective.named_parameters()}
+        leaves |= {f"own {name}": p for name, p in objective.named_parameters() if p.requires_grad}
         value = objective(**given)
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         objective.after_step()

@@ -215,6 +215,11 @@ def test_card_and_report(checkpoint, tmp_path, capsys):
     assert card.startswith("---\nlibrary_name: transformers\nlicense: mit")
     assert 'from_pretrained("my-clip")' in card
     assert "| icons | zeroshot_retrieval | image_retrieval_recall@1 | 0.5000 | 0.4000 to 0.6000 |" in card
+    from huggingface_hub import ModelCard
+
+    listed = ModelCard(card).data.eval_results  # read by the Hub's own rules
+    assert [(r.dataset_name, r.metric_type, r.metric_value) for r in listed] == [
+        ("icons", "image_retrieval_recall@1", 0.5)]  # fmt: skip
     for head in ("## Encoders", "## Intended use", "## Limits", "## Agreement"):
         assert head in card
     main([str(checkpoint), str(tmp_path / "my-clip")])  # an earlier export is replaced

@@ -84,7 +84,7 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     config = source.model.config
     parameters = sum(p.numel() for p in source.model.parameters()) / 1e6
     lines = [
-        f"---\n{yaml.safe_dump(_head(format, about, results), sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(_head(format, name.rpartition('/')[2], about, results), sort_keys=False)}---",
         f"# {name.rpartition('/')[2]}",
         f"An image-text model with two encoders into one space of {config.embed} dimensions ({parameters:.1f} million "
         f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
@@ -105,13 +105,23 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _head(format: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _head(format: str, name: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "library_name": {"onnx": "onnxruntime"}.get(format, format),
         **({"license": about.license} if about.license else {}),
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "image-text", "mmclr"],
-        **({"datasets_evaluated": sorted({r["dataset"] for r in results})} if results else {}),
+        **({"model-index": [{"name": name, "results": [_indexed(result) for result in results]}]} if results else {}),
+    }
+
+
+def _indexed(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result as the Hub lists it beside a model."""
+    known = {metric: value for metric, value in result["metrics"].items() if value is not None}
+    return {
+        "task": {"type": result["task"]},
+        "dataset": {"type": result["dataset"], "name": result["dataset"]},
+        "metrics": [{"type": metric, "value": value} for metric, value in known.items()],
     }
 
 

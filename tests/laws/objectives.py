@@ -19,12 +19,21 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"image_weight": 0.75, "label_smoothing": 0.2},
     ],
     "caption": [{"label_smoothing": 0.1, "chunk_mib": 0}],
+    "cl2l": [{"hidden": 0, "label_smoothing": 0.0, "duplicates": "negative"}],
+    "ctvis": [
+        {"key_by": "index", "aux_weight": 1.0, "memory": 1.0, "noise": 0.5},
+        {"key_by": "caption_id", "noise": 0.5, "spoil": "jitter", "duplicates": "negative", "capacity": 5},
+    ],
     "cwcl": [{"kernel": "exp", "width": 0.1}, {"kernel": "power", "width": 4.0, "hard_weight": 0.0}],
     "dcl": [{"intra": True}, {"duplicates": "negative"}],
+    "groco": [{"negatives": "own", "steepness": 4.0}, {"negatives": "both", "k": 2, "duplicates": "negative"}],
     "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],
     "alignment": [{"power": 3.0}],
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
+    "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
+    "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "siglip": [{"duplicates": "negative"}],
+    "swalip": [{"hidden": 0, "iterations": 1}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
 CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]

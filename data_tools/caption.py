@@ -15,7 +15,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from data_tools.decoding import add_arguments, decoding
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
@@ -24,7 +23,7 @@ from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
 from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
 from mmclr.errors import UserError
-from mmclr.models.writer import Decoding
+from mmclr.models.decoding import Decoding, add_arguments, decoding
 
 EXAMPLES = """examples:
   mmclr caption runs/coca cat.jpg holiday/                            to the terminal
@@ -45,6 +44,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("pictures", nargs="+", help="files, folders (with all below), and shards: braces, globs, ::")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL to write; default: the terminal")
     add_arguments(parser)
+    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default 64)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args(argv)
     pictures, how = open_pictures(args.pictures), decoding(args)
     encoder = Encoder.load(args.model, device=args.device)

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from data_tools.caption import Pictures, written
-from data_tools.decoding import add_arguments, decoding
 from data_tools.reshard import every_sample
 from data_tools.shard_writer import ShardWriter
 from mmclr.data.index import open_indices
@@ -18,6 +17,7 @@ from mmclr.data.shards import Sample, Shards
 from mmclr.data.sources import expand
 from mmclr.encoder import Encoder
 from mmclr.errors import UserError
+from mmclr.models.decoding import add_arguments, decoding
 
 
 def main(argv: list[str]) -> None:
@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="samples in a shard (default 10000)")
     parser.add_argument("--megabytes", type=int, default=1000, help="or until it has this size (default 1000)")
     add_arguments(parser)
+    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default 64)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args(argv)
     urls, how = expand(args.shards), decoding(args)
     settings = {"shards": urls, "model": args.model, "field": args.field, "batch": args.batch, **asdict(how),

@@ -28,8 +28,9 @@ from mmclr.data.plain import normalise, plain
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models import pretrained
+from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower
-from mmclr.models.writer import Decoding, Writer
+from mmclr.models.writer import Writer
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from mmclr.config import ConfigError, check
 from mmclr.errors import UserError
 from mmclr.models.clip import ModelConfig
+from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.models.writer import Decoding, Writer, log_probabilities, to_generate
+from mmclr.models.writer import Writer, log_probabilities, to_generate
 
 N, BOS, EOS = 24, 22, 23
 TREE = {

@@ -18,8 +18,9 @@ from mmclr.export import verify
 from mmclr.export.parity import pictures, prepare
 from mmclr.export.transformers import export
 from mmclr.models.clip import ModelConfig
+from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.models.writer import Decoding, Writer
+from mmclr.models.writer import Writer
 
 ALONE = """
 import json, sys

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from annotated_types import Ge, Gt, Le
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmclr.config import config, to_tree
+from mmclr.config import to_tree
 from mmclr.errors import UserError
+from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower
 
 LOGIT_BYTES = 64 << 20  # of logits at a time, when captions are scored
-
-
-@config
-class Decoding:
-    """How a caption is chosen among all that could be written: the likeliest token each time, beams, or drawn."""
-
-    beams: Annotated[int, Ge(1)] = 1  # captions followed at a time; the likeliest per token wins
-    top_p: Annotated[float, Ge(0), Le(1)] = (
-        0.0  # draw from the likeliest tokens of this much probability; 0: do not draw
-    )
-    temperature: Annotated[float, Gt(0)] = 1.0  # of the draws
-    min_tokens: Annotated[int, Ge(0)] = 0  # before a caption may end, start and end not counted
-    max_tokens: Annotated[int, Ge(0)] = 0  # likewise, at most; 0: as many as the text tower reads
-    seed: int = 0  # of the draws in each batch
-
-    def __post_init__(self) -> None:
-        if self.max_tokens and self.min_tokens > self.max_tokens:
-            raise ValueError(f"min_tokens {self.min_tokens} is more than max_tokens {self.max_tokens}")
-        if self.top_p and self.beams > 1:
-            raise ValueError("beams are for the likeliest caption and top_p for drawn ones: set one of the two")
 
 
 class Writer:

@@ -11,8 +11,8 @@ from data_tools import caption, recaption
 from mmclr.config import check
 from mmclr.errors import UserError
 from mmclr.models.clip import ModelConfig
+from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.models.writer import Decoding
 from tests.data.made import pair, picture, write_shards, write_tar
 
 

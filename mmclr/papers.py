@@ -12,6 +12,7 @@ import tokenize
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.console import Console
 from rich.table import Column, Table
@@ -111,8 +112,17 @@ def _source(text: str) -> str:
 def _state(cls: type[Objective]) -> list[str]:
     """Return what the objective keeps between steps, as a run of 1,000 samples would create it."""
     objective = cls()
-    objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256))
-    return [f"{name} {list(value.shape)}" for name, value in objective.state_dict().items()]
+    with torch.device("meta"):
+        objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256))
+    weights = {name.partition(".")[0]: 0 for name, _ in objective.named_parameters() if "." in name}
+    kept = []
+    for name, value in objective.state_dict().items():
+        head = name.partition(".")[0]
+        if head in weights:
+            weights[head] += value.numel()
+        else:
+            kept.append(f"{name} {list(value.shape)}")
+    return kept + [f"{head} ({count / 1e6:.1f} M weights)" for head, count in weights.items()]
 
 
 def _fields(cls: type[Objective]) -> list[dict[str, Any]]:
@@ -151,7 +161,7 @@ def _extra(entry: Entry) -> list[str]:
     return [name for name in entry.needs if name in BEYOND or vocabulary.FEATURES[name].source not in _PLAIN]
 
 
-_PLAIN = ("batch", "student", "trainer")
+_PLAIN = ("batch", "student", "ema", "trainer")
 
 
 def _rank(entry: Entry) -> tuple[int, list[int]]:

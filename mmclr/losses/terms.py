@@ -23,6 +23,11 @@ class _Head:
     weight: Weight
 
 
+def needs(terms: Mapping[str, Term]) -> frozenset[str]:
+    """Return the features that the objectives ask for."""
+    return frozenset(need for term in terms.values() for need in term.objective.needs)
+
+
 def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]:
     """Make the objectives of a config, all faults in one ConfigError. `use` is the name, `weight` is 1 by default.
 

@@ -35,12 +35,17 @@ class Clip(Objective, key="clip"):
         self, image: Tensor, text: Tensor, scale: Tensor, image_id: Tensor, caption_id: Tensor, weights: Tensor
     ) -> Tensor:
         same = not_negatives(self.duplicates, image_id, caption_id)
+        return self._contrast(image, text, scale, same, weights, self.label_smoothing)
+
+    def _contrast(
+        self, image: Tensor, text: Tensor, scale: Tensor, same: Mask, weights: Tensor, smoothing: float
+    ) -> Tensor:
         lse = dual_lse(image, text, scale, exclude=same, keep_bytes=self.keep_mib << 20)
         of_image, of_text = -F.logsigmoid(lse.pair - lse.row), -F.logsigmoid(lse.pair - lse.col)
-        if self.label_smoothing:
+        if smoothing:
             of_row, of_col = self._mean_similarities(image, text, scale, same)
-            of_image = of_image + self.label_smoothing * (lse.pair - of_row)
-            of_text = of_text + self.label_smoothing * (lse.pair - of_col)
+            of_image = of_image + smoothing * (lse.pair - of_row)
+            of_text = of_text + smoothing * (lse.pair - of_col)
         return parallel.mean(of_text.lerp(of_image, self.image_weight), weights)
 
     def _mean_similarities(self, image: Tensor, text: Tensor, scale: Tensor, same: Mask) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from mmclr.losses import algebra
 from mmclr.losses.algebra import tiles
 from tests.losses import dense
 
-PRIMITIVES = ("dual_lse", "pair_sum", "expected", "weighted", "top")
+PRIMITIVES = ("dual_lse", "pair_sum", "expected", "weighted", "top", "joint_lse")
 
 
 def check(primitive: str, seed: int) -> None:
@@ -129,10 +129,23 @@ def probe_top(rng, generator, x, y, scale, mask, excluded):
     agree(ours, oracle, (x, y, scale))
 
 
+def probe_joint_lse(rng, generator, x, y, scale, mask, excluded):
+    u, v = (torch.randn(len(side), 5, generator=generator, dtype=torch.float64) for side in (x, y))
+    logit = lambda s, r: float(scale) * s / (0.5 + r.sigmoid())  # noqa: E731
+
+    def ours(x, y, u, v):
+        return list(algebra.joint_lse([(x, y), (u, v)], logit, exclude=mask))
+
+    def oracle(x, y, u, v):
+        return [dense.logsumexp(logit(x @ y.T, u @ v.T), ~excluded, dim) for dim in (1, 0)]
+
+    agree(ours, oracle, (x, y, u, v), hardness=2 * scale.item())
+
+
 PROBES = {name: globals()[f"probe_{name}"] for name in PRIMITIVES}
 
 
-def agree(ours, oracle, leaves, hardness=0.0):
+def agree(ours, oracle, leaves, hardness=None):
     """Compare values and gradients; the oracle sees the same numbers in float64."""
     wide = [None if v is None else v.detach().double().requires_grad_() for v in leaves]
     dtype = leaves[0].dtype
@@ -141,7 +154,7 @@ def agree(ours, oracle, leaves, hardness=0.0):
         for i, v in enumerate(leaves)
     ]
     found, expected = ours(*mine), oracle(*wide)
-    size = max([1.0, hardness, *(e[e.isfinite()].abs().max().item() for e in expected if e.isfinite().any())])
+    size = max([1.0, hardness or 0.0, *(e[e.isfinite()].abs().max().item() for e in expected if e.isfinite().any())])
     eps = {torch.float64: 1e-14, torch.float32: 6e-7, torch.bfloat16: 6e-7}[dtype]
     for value, exact in zip(found, expected):
         assert value.dtype == _full(dtype)
@@ -150,7 +163,7 @@ def agree(ours, oracle, leaves, hardness=0.0):
         off = (value.double() - exact)[exact.isfinite()].abs()
         assert (off <= eps * 10 * size).all(), f"off by {off.max()} of {size}"
     # exp(s) doubles an error of s that is relative to |s|: gradients are as good as the similarities allow.
-    scale = wide[2].item() if len(wide) > 2 else hardness
+    scale = hardness if hardness is not None else wide[2].item()
     tolerance = eps * 2 * (5 + abs(scale))
     for name, mine_g, exact_g in zip("xyscd", *(_gradients(o, v) for o, v in ((found, mine), (expected, wide)))):
         assert mine_g.isfinite().all(), f"gradient of {name}"

@@ -70,7 +70,12 @@ def pair_sum(t):
     return (found.total / parallel.world() ** 0.5,)
 
 
-PROBES = (dual, dual_apart, dual_huge_scale, queue, top, expected, weighted, low_rank, pair_sum)
+def joint(t):
+    products = [(t["x"], t["y"]), (t["x"].square(), t["y"].square())]
+    return tuple(algebra.joint_lse(products, lambda s, r: 9 * s / (1 + r), exclude=algebra.Equal(t["rows"], t["cols"])))
+
+
+PROBES = (dual, dual_apart, dual_huge_scale, queue, top, expected, weighted, low_rank, pair_sum, joint)
 
 
 def probe(number, dtype):

@@ -1,6 +1,7 @@
 """The streamed engine: differentiable sums over all pairs of a global batch whose [B, B] matrix never exists."""
 
 from mmclr.losses.algebra.expected import Expected, expected
+from mmclr.losses.algebra.joint import Joint, joint_lse
 from mmclr.losses.algebra.lse import Lse, dual_lse, merge
 from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where
 from mmclr.losses.algebra.pair_sum import PairSum, pair_sum
@@ -12,6 +13,7 @@ __all__ = [
     "Either",
     "Equal",
     "Expected",
+    "Joint",
     "Lse",
     "Mask",
     "PairSum",
@@ -22,6 +24,7 @@ __all__ = [
     "Where",
     "dual_lse",
     "expected",
+    "joint_lse",
     "low_rank",
     "merge",
     "pair_sum",

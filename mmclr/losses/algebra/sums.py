@@ -106,7 +106,7 @@ class Apart:
 
     def sums(self, strip: Strip) -> Tensor:
         """Return the logarithms of the sums, in nats; -inf where a sum is empty."""
-        running = [(_Running(strip.x), _Running(strip.y)) for _ in range(2 if self.split else 1)]
+        running = [(Running(strip.x), Running(strip.y)) for _ in range(2 if self.split else 1)]
         for rows, cols, tile in strip.tiles():
             for group, (row, col) in enumerate(running):
                 row.add(rows, self._scaled(strip, tile, rows, cols, group, 0), 1)
@@ -156,7 +156,7 @@ class Apart:
         return part.mul_(stand(scale[at], side))
 
 
-class _Running:
+class Running:
     """log2 of sums of 2^z that come in tiles: the largest z so far, and the sum relative to it."""
 
     def __init__(self, like: Tensor) -> None:
@@ -172,7 +172,7 @@ class _Running:
         self.total[at] = self.total[at] * (old - base).exp2() + more
         self.peak[at] = peak
 
-    def over_ranks(self) -> _Running:
+    def over_ranks(self) -> Running:
         """Return the sums of all ranks together."""
         peak = parallel.maximum(self.peak)
         base = torch.where(peak == -torch.inf, 0.0, peak)

@@ -27,6 +27,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "cwcl": [{"kernel": "exp", "width": 0.1}, {"kernel": "power", "width": 4.0, "hard_weight": 0.0}],
     "dcl": [{"intra": True}, {"duplicates": "negative"}],
     "groco": [{"negatives": "own", "steepness": 4.0}, {"negatives": "both", "k": 2, "duplicates": "negative"}],
+    "directpred": [{"predictor": "paper", "rho": 0.9}, {"predictor": "copy"}],
     "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],
     "alignment": [{"power": 3.0}],
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],

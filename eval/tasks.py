@@ -21,6 +21,7 @@ from eval import (
     conditional,
     few_shot,
     geometry,
+    loss,
     options,
     probes,
     ranks,
@@ -37,7 +38,7 @@ from mmclr.errors import UserError
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (zero_shot.suite, retrieval.suite, compositional.suite, conditional.suite, probes.probe_suite,
-                  probes.knn_suite, few_shot.suite, geometry.suite, robustness.suite)
+                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite)
 }  # fmt: skip
 RESULTS = "eval_results.jsonl"  # DataComp's name and form
 ELSEWHERE = ("wilds/", "fairness/", "misc/")  # DataComp's tasks with metrics of their own, which no suite here has

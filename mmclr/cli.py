@@ -24,11 +24,13 @@ COMMANDS = {
         "rank captions for images and images for captions: recall at 1, 5, 10",
     ),
     "eval zero_shot": ("eval.zero_shot:main", "classify images from class names and templates"),
+    "eval caption": ("eval.caption:main", "captions that the model writes against references: CIDEr, BLEU, ..."),
     "eval compositional": (
         "eval.compositional:main",
         "tell captions apart that share their words: SugarCrepe, ARO, ...",
     ),
     "eval conditional": ("eval.conditional:main", "find what is similar under a condition: GeneCIS"),
+    "eval loss": ("eval.loss:main", "contrastive loss on a set, whatever batches a model was trained with"),
     "eval geometry": ("eval.geometry:main", "gap, spread, spectrum and hardness of the embeddings"),
     "eval linear_probe": ("eval.probes:main_linear_probe", "fit a linear classifier on image features"),
     "eval knn": ("eval.probes:main_knn", "classify by the nearest labelled pictures"),

@@ -75,7 +75,7 @@ def maximum(x: Tensor) -> Tensor:
     if world() == 1:
         return x.detach()
     out = x.detach().clone()
-    dist.all_reduce(out, op=dist.ReduceOp.MAX)
+    dist.all_reduce(out, op=dist.ReduceOp.MAX, group=_group(x))
     return out
 
 
@@ -103,25 +103,30 @@ def _control() -> Any:
     return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
+def _group(x: Tensor) -> Any:
+    """Return the group that can move `x`: NCCL moves nothing that is not on a GPU."""
+    return None if x.is_cuda else _control()
+
+
 def _active() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def _gather(x: Tensor) -> Tensor:
     out = x.new_empty((world() * x.shape[0], *x.shape[1:]))
-    _all_gather(out, x.contiguous())
+    _all_gather(out, x.contiguous(), group=_group(x))
     return out
 
 
 def _reduce_scatter(x: Tensor) -> Tensor:
     out = x.new_empty((x.shape[0] // world(), *x.shape[1:]))
-    _scatter_sum(out, x.contiguous())
+    _scatter_sum(out, x.contiguous(), group=_group(x))
     return out
 
 
 def _total(x: Tensor) -> Tensor:
     out = x.contiguous().clone()
-    dist.all_reduce(out)
+    dist.all_reduce(out, group=_group(x))
     return out
 
 

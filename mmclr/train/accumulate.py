@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmclr.data.batch import Batch
-from mmclr.train.step import FROM_BATCH, PER_SAMPLE, Step
+from mmclr.train.step import FROM_BATCH, LEARNT, PER_SAMPLE, Step
 from mmclr.train.strategies import Plain
 
 
@@ -54,10 +54,10 @@ def backward(
 
 @torch.no_grad()
 def _embed(step: nn.Module, parts: list[Batch], progress: float, seed: Callable[[], object]) -> dict[str, Tensor]:
-    """Return the features of all rows, as leaves that collect gradients."""
+    """Return the features of all rows, those of the model as leaves that collect gradients."""
     rows: dict[str, list[Tensor]] = {}
     for part in parts:
         seed()
         for name, value in step(part, progress, "embed").items():
             rows.setdefault(name, []).append(value)
-    return {name: torch.cat(values).requires_grad_() for name, values in rows.items()}
+    return {name: torch.cat(values).requires_grad_(name in LEARNT) for name, values in rows.items()}

@@ -3,7 +3,7 @@
     RUN/checkpoints/step-00000500/
         config.yaml      the resolved config of the run
         model/           the model's folder with the tokenizer (average/ likewise: the averaged weights)
-        state/           objectives.safetensors; optimizer.safetensors, by parameter, whole
+        state/           objectives.safetensors; ema.safetensors, a teacher; optimizer.safetensors, by parameter, whole
         position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far
 
 Nothing in it depends on how many processes wrote it. There is no random state to save: every step seeds its own from
@@ -38,6 +38,7 @@ class Snapshot:
     models: Mapping[str, TwoTower]
     tokenizer: Tokenizer
     objectives: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     position: Mapping[str, Any]
 
@@ -51,6 +52,8 @@ class Snapshot:
             model.save(partial / name)
             self.tokenizer.save(partial / name)
         save_file(dict(self.objectives), partial / "state" / "objectives.safetensors")
+        if self.ema:
+            save_file(dict(self.ema), partial / "state" / "ema.safetensors")
         save_file(dict(self.optimizer), partial / "state" / "optimizer.safetensors")
         (partial / "position.json").write_text(json.dumps(self.position, indent=2))
         _sync(partial)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -24,6 +25,13 @@ class Clock:
         self.waited += time.monotonic() - start
         self.steps += 1
         return batch
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leave out what happens in this context."""
+        start = time.monotonic()
+        yield
+        self.started += time.monotonic() - start
 
     def read(self, step: int, steps: int) -> dict[str, float]:
         """Return samples_per_s, data_wait (a share) and left_s since the last reading, and start anew."""

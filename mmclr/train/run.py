@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Lt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
+from mmclr.losses.ramp import Ramp, Weight
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
 from mmclr.models.locking import LockConfig
@@ -35,6 +36,7 @@ class RunConfig:
     lock: LockConfig = LockConfig()
     objectives: dict[str, dict[str, Any] | None] = dataclasses.field(default_factory=lambda: {"clip": {}})
     teacher: str = ""  # model folder of frozen features; empty: the model's own, without their gradient
+    ema: Weight = Ramp(first=0.996, last=1.0, shape="cosine")  # momentum of teachers that follow the model, 0 to 1
     optim: OptimConfig = OptimConfig()
     average: AverageConfig = AverageConfig()
     steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples
@@ -45,7 +47,9 @@ class RunConfig:
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
+    evaluate: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # {name: {suite, data, every_..}}
     log_every: Annotated[int, Ge(1)] = 10  # steps
+    diagnose_every: Annotated[int, Ge(0)] = 100  # steps after which the batch's geometry is logged; 0: never
     timeout: Annotated[float, Gt(0)] = 10.0  # minutes that a process waits for the others before it gives up
     resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
 
@@ -53,6 +57,8 @@ class RunConfig:
         given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
+        if not all(0 <= momentum <= 1 for momentum in (self.ema.first, self.ema.last)):
+            raise ValueError(f"ema: a momentum is 0 to 1, not {self.ema.first} to {self.ema.last}")
 
     @property
     def folder(self) -> Path:

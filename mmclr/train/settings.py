@@ -18,3 +18,12 @@ class SaveConfig:
     keep: Annotated[int, Ge(0)] = 2  # newest checkpoints that stay; 0: all
     remote: str = ""  # folder of fsspec (s3://bucket/run) to which checkpoints are copied, and from which to go on
     best: str = ""  # EVALUATION/METRIC whose best checkpoint stays too; with a - before it the lowest is the best
+
+
+@config
+class EvaluationConfig:
+    """An evaluation during training, besides the options of its suite; one is always made at the end."""
+
+    suite: str = "retrieval"  # as in `mmclr eval SUITE`
+    every_steps: Annotated[int, Ge(0)] = 0  # 0: not by steps
+    every_minutes: Annotated[float, Ge(0)] = 0.0  # 0: not by time

@@ -24,7 +24,7 @@ OBJECTIVES = "objectives."  # their names in the step begin with it
 def take(t: Trainer) -> Snapshot | None:
     """Return all that the next step depends on, on the main process; every rank has to take part."""
     main, scale = t.accelerator.is_main_process, t.strategy.scale
-    whole = _whole(t, t.prefix, OBJECTIVES)
+    whole = _whole(t, t.prefix, OBJECTIVES, t.ema_prefix)
     models = {"model": whole}
     if t.average is not None:
         with t.strategy.holding(t.average.parts):
@@ -44,6 +44,7 @@ def take(t: Trainer) -> Snapshot | None:
         models={name: fill(t.shell, below(t.prefix, weights)) for name, weights in models.items()},
         tokenizer=t.tokenizer,
         objectives=below(OBJECTIVES, whole),
+        ema=below(t.ema_prefix, whole),
         optimizer=optimizer,
         position=position,
     )
@@ -53,6 +54,11 @@ def give_weights(t: Trainer, source: Path) -> None:
     """Fill the model and the objectives: before they are shared out among processes."""
     load_weights(t.model, read_state(source / "model"), str(source / "model"))
     load_weights(t.step.objectives, read_weights(source / "state" / "objectives.safetensors"), str(source / "state"))
+    if t.ema is not None:
+        path = source / "state" / "ema.safetensors"
+        if not path.is_file():
+            raise UserError(f"{source}: it has no teacher; it was saved by a run without objectives that ask for one")
+        load_weights(t.ema, read_weights(path), str(path))
 
 
 def give_rest(t: Trainer, source: Path) -> None:

@@ -20,6 +20,9 @@ FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.s
 
 PER_SAMPLE = {name for name, feature in vocabulary.FEATURES.items() if feature.per_sample}
 DENSE = {name for name, feature in vocabulary.FEATURES.items() if feature.dense}
+LEARNT = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "student"}
+
+LOOKED = frozenset({"image", "text", "scale", "caption_id"})
 
 
 class Step(nn.Module):
@@ -53,12 +56,16 @@ class Step(nn.Module):
         The other stages are the parts of that for a batch that does not fit (see `accumulate`). Objectives that ask for
         dense features are `dense`, the others compare samples.
 
+        "look":  features for diagnostics, asked for or not.
         "embed": the per-sample features that the others ask for, of the rows of `batch`.
         "score": (loss, terms) of the others; `given` are those features, and the batch's own, of all rows.
         "pull":  (pulled, loss, terms) of the rows of `batch`. loss and terms are what these rows add to those of
                  the dense objectives; the gradient of pulled is that of this loss, and the chain rule from the
                  gradients of per-sample features. `given` are these gradients, and the batch's own features.
         """
+        if stage == "look":
+            found = self.features(batch, progress, LOOKED)
+            return {name: found[name] for name in LOOKED}
         if stage == "whole":
             return self.score(self.features(batch, progress, self.wanted), progress, self.objectives)
         others = self.objectives.keys() - self.dense

@@ -1,4 +1,4 @@
-"""The loop: batches in, steps taken; logs, checkpoints and averages hang on its clock."""
+"""A run in one process: all its parts put together, and the step that they take together."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from mmclr import parallel
 from mmclr.data.loader import Batch, Loader
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.features.ema import Ema, asked
 from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
+from mmclr.heads.follower import restart
 from mmclr.losses.objective import Facts
-from mmclr.losses.terms import build_terms
+from mmclr.losses.terms import build_terms, needs
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import accumulate, lock, optimizer, processes, state, strategies
 from mmclr.train.average import Average
 from mmclr.train.begin import begin
-from mmclr.train.clock import Clock
+from mmclr.train.evaluation import Evaluations
+from mmclr.train.following import Following
 from mmclr.train.guard import Guard
-from mmclr.train.log import Display, Log
+from mmclr.train.log import Display
+from mmclr.train.loop import Loop
 from mmclr.train.run import RunConfig
 from mmclr.train.saver import Saver
 from mmclr.train.shell import hollow
 from mmclr.train.step import Step
-from mmclr.train.stop import Stop
 from mmclr.train.strategies.loss_scale import LossScale
 
 
@@ -44,6 +47,7 @@ class Trainer:
 
     def __init__(self, run: RunConfig, accelerator: Accelerator) -> None:
         self.run, self.accelerator = run, accelerator
+        self.evaluations = Evaluations(run.evaluate)
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
         self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())
         self.steps = run.total_steps(self.loader.samples)
@@ -52,21 +56,25 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), bias)
         self.shell = hollow(self.model)
-        self.student = Student(self.model, run.patch_dropout)
+        self.student = Student(self.model, run.patch_dropout, run.data.views, run.data.text_views)
         teachers = [Frozen(run.teacher, t, run.model.image.size)] if run.teacher else []
-        self.step = Step([*teachers, self.student], terms)
+        self.ema = Ema(self.student, needs(terms)) if asked(needs(terms)) else None
+        self.step = Step([*teachers, self.student, *([self.ema] if self.ema else [])], terms)
         self.student.freeze_unasked(self.step.wanted)
         self.step.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
         kind = precision(run.precision)
         self.step.precision = None if kind == torch.float32 else kind
+        self.following = Following(self.step, run.ema)
         self.prefix = f"sources.{len(teachers)}.model."  # of the model's weights in the step
+        self.ema_prefix = f"sources.{len(teachers) + 1}."
         self.taken = 0  # steps so far
-        self.keys: list[str] = []  # of the last batch
+        self.batch: Batch | None = None  # the last
         self.display = Display(self.steps, 0, quiet=True)
         self.guard = Guard(run.guard, run.folder / "bad")
         self.saver = Saver(run.save, run.folder, accelerator)
         source = self.saver.source(run.resume)
         begin(self.model, run, t, anew=source is None)
+        restart(self.step)
         if source is not None:
             state.give_weights(self, source)
         scale = LossScale() if kind == torch.float16 else None
@@ -79,45 +87,8 @@ class Trainer:
             self.saver.notes.append(f"resuming after step {self.taken} of {self.steps} from {source}")
 
     def fit(self, quiet: bool = False) -> Path:
-        """Take the remaining steps; log and save on the way."""
-        main = self.accelerator.is_main_process
-        self.display = Display(self.steps, self.taken, quiet=quiet or not main)
-        clock = Clock(self.run.data.batch)
-        with self.display, Log(self.run.folder / "log.jsonl", self.taken, off=not main) as log, Stop() as stop:
-            batches = iter(self.loader)
-            self._say_notes()
-            while self.taken < self.steps and not parallel.agree(stop.asked):
-                values = self.take_step(clock.wait(batches))
-                self.display.advance(self.taken)
-                if self.taken % self.run.log_every == 0 or self.taken == self.steps:
-                    self._report(values, clock, log)
-                if self.taken < self.steps and self.saver.due(self.taken):
-                    self._save()
-            folder = self._save()
-            self.saver.wait()
-            self.accelerator.wait_for_everyone()
-            self._conclude(folder, stop)
-        return folder
-
-    def _save(self) -> Path:
-        folder = self.saver.save(self.taken, partial(state.take, self))
-        self._say_notes()
-        return folder
-
-    def _say_notes(self) -> None:
-        while self.saver.notes:
-            self.display.say(self.saver.notes.pop(0))
-
-    def _report(self, values: dict[str, Any], clock: Clock, log: Log) -> None:
-        """Write a line of the log, and show it."""
-        row = {"step": self.taken, **numbers(values), **clock.read(self.taken, self.steps)}
-        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.taken)
-        if self.guard.spikes(row["loss"]):
-            row["spike"] = self.keys
-        log.write(row)
-        self.display.show(row)
-
-    # A step
+        """Take the remaining steps; return the last checkpoint."""
+        return Loop(self, quiet).run()
 
     def take_step(self, batch: Batch) -> dict[str, Any]:
         """Take one optimizer step; return what is worth logging about it, not yet waited for."""
@@ -125,13 +96,13 @@ class Trainer:
         optimizer.set_rate(self.strategy.optimizer, lr)
         self.strategy.wrapped.train()
         batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
-        self.keys = batch.keys
+        self.batch = batch
         size = self.run.micro_batch if 0 < self.run.micro_batch < len(batch.weights) else 0
-        self._seed()
+        self.seed()
         loss, terms = self._backward(batch, progress, size)
         norm = self.strategy.norm()
         if self._sound(norm, batch, progress):
-            self._update(norm)
+            self._update(norm, progress)
         else:
             self.strategy.skip()
         self.taken += 1
@@ -140,7 +111,7 @@ class Trainer:
     def _backward(self, batch: Batch, progress: float, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Leave the gradient of the global batch with the strategy."""
         if size:
-            return accumulate.backward(self.strategy, batch, progress, size, self._seed)
+            return accumulate.backward(self.strategy, batch, progress, size, self.seed)
         loss, terms = self.strategy.wrapped(batch, progress)
         self.strategy.backward(loss)
         return loss, terms
@@ -154,42 +125,22 @@ class Trainer:
                 scale.hold()
             return True
         if scale is None or not scale.lower():
-            self._seed()
+            self.seed()
             parts = batch.split(self.run.micro_batch or len(batch.weights))
             self.display.say(self.guard.fault(self.taken + 1, self.strategy, parts, progress))
         return False
 
-    def _update(self, norm: Tensor) -> None:
+    def _update(self, norm: Tensor, progress: float) -> None:
         """Change the weights, and everything that follows them."""
         self.strategy.update(norm)
+        self.following.update(self.strategy, progress)
         self.step.after_step()
         if self.average is not None:
             self.average.update(self.taken + 1)
 
-    def _seed(self) -> None:
+    def seed(self) -> None:
         """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.taken)
-
-    def _conclude(self, folder: Path, stop: Stop) -> None:
-        """Say how the run ended, and what was left out."""
-        self._say_notes()
-        say = self.display.say
-        for line in self.loader.ledger.lines(self.loader.ledger.summed()):
-            say(line)
-        if self.taken < self.steps:
-            say(f"stopped by {stop.name} after step {self.taken} of {self.steps}; the same command goes on")
-        if self.guard.total:
-            say(
-                f"{self.guard.total} of {self.steps} updates were left out: not finite (batches in {self.guard.folder})"
-            )
-        say(f"checkpoint: {folder}")
-
-
-def numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Return logged values as floats, all fetched from the device at once."""
-    names = [name for name, value in values.items() if isinstance(value, Tensor)]
-    fetched = torch.stack([values[name].float() for name in names]).tolist()
-    return {**values, **dict(zip(names, fetched))}
 
 
 def precision(wanted: str) -> torch.dtype:

@@ -23,6 +23,6 @@ def finish(process):
 
 
 def log(folder, *names):
-    """Return the named columns of a run's log."""
+    """Return the named columns of the rows of a run's log that have them."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [tuple(row[name] for name in names) for row in rows]
+    return [tuple(row[name] for name in names) for row in rows if all(name in row for name in names)]

@@ -6,10 +6,11 @@ from accelerate import Accelerator
 
 from mmclr.config import check
 from mmclr.data.batch import Batch
+from mmclr.features.ema import Ema
 from mmclr.features.student import Student
 from mmclr.losses import catalogue
 from mmclr.losses.objective import Facts
-from mmclr.losses.terms import build_terms
+from mmclr.losses.terms import build_terms, needs
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import accumulate
@@ -38,17 +39,21 @@ def make_batch(b=10, captions=1):
         index=torch.arange(b) + 100,
         weights=torch.rand(b, generator=g) + 0.5,
         keys=[str(i) for i in range(b)],
+        views=torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8),
+        view_boxes=torch.tensor([0.0, 0, 0.6, 0.6, 0.3, 0.3, 1, 1]).view(1, 2, 4).repeat(b, 1, 1),
+        text_view_tokens=torch.randint(0, 90, (b, 2, 8), generator=g),
+        text_view_lengths=torch.randint(2, 9, (b, 2), generator=g),
     )
 
 
 def make_step(objectives, captions):
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
-    student = Student(model, patch_dropout=0.4)
-    step = Step([student], build_terms(objectives)).double()
+    student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
+    step = Step([student, Ema(student, needs(terms))], terms)
     step.setup(Facts(samples=200, width=12, steps=10, batch=10))
     student.freeze_unasked(step.wanted)
-    return step.train()
+    return step.double().train()
 
 
 def plain(step):
@@ -107,6 +112,11 @@ def test_what_gets_no_gradient_is_frozen():
         _, _, grads, _ = take(objectives, 1, 10)
         lacking = {name for name, gradient in grads.items() if gradient is None}
         assert lacking == {"sources.0.model.logit_bias"}  # which a run has only where an objective asks for it
+
+
+def test_views_are_seen_the_same_whoever_asks():
+    """What asks for tokens of views does not change the patches that are left out where others ask for the views."""
+    compare({"siamlip": {}, "byolip": {"weight": 2.0}, "clip": {}}, 1)
 
 
 def test_split_keeps_every_row():

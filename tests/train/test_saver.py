@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mmclr.config import load
 from mmclr.errors import UserError
+from mmclr.train import state
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
 from mmclr.train.run import RunConfig
@@ -85,7 +86,7 @@ def test_the_best_stays(settings, tmp_path):
     for step, value in [(2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)]:
         trainer.taken = step
         assert saver.improves(step, {"set/loss": value, "set/other": 0.0}) == (step in (2, 4))
-        trainer._save()
+        saver.save(step, lambda: state.take(trainer))
     saver.wait()
     names = [path.name for path in sorted((tmp_path / "run" / "checkpoints").glob("step-*"))]
     assert names == ["step-00000004", "step-00000008"]

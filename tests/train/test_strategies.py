@@ -29,7 +29,8 @@ NOISE = "k_proj.bias"
 
 def settings(shards, folder, names):
     shared = [f"data.train={shards}", f"steps={STEPS}", "average.decay=0.9", "patch_dropout=0.25", "save.every_steps=5",
-              "objectives={clip: {}, siglip: {weight: 0.5}}", "save.keep=0"]  # fmt: skip
+              "objectives={clip: {}, siglip: {weight: 0.5}}", "save.keep=0", "diagnose_every=5",
+              f"evaluate={{set: {{data: '{shards}', every_steps: 5}}, loss: {{suite: loss, data: '{shards}'}}}}"]  # fmt: skip
     one = folder.parent / "one" / "whole"
     runs = {name: [f"out={folder / name}", *[s.format(one=one) for s in RUNS[name]]] for name in names}
     folder.mkdir(exist_ok=True)
@@ -66,6 +67,11 @@ def compare(one, two, state=("model/model", "average/model", "state/optimizer", 
     assert len(b) > 2
     for row, other in zip(a[-len(b) :], b):
         assert other == pytest.approx(row, rel=1e-5, nan_ok=True)
+    for what in ("eval",) if two.name == "micro" else ("eval", "batch"):  # of micro-batches only the first is looked at
+        a, b = (log(run, what) for run in (one, two))
+        assert len(b) == len(a[-len(b) :])
+        for (row,), (other,) in zip(a[-len(b) :], b):
+            assert other == pytest.approx(row, rel=1e-4, abs=1e-5)
     a, b = (sorted((run / "checkpoints").glob("step-*"))[-1] for run in (one, two))
     assert a.name == b.name
     for name in state:

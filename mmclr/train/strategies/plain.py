@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -88,6 +88,9 @@ class Plain:
     def shards(self) -> dict[str, Tensor]:
         """Return this rank's part of every parameter: tensors that share its memory."""
         return {name: p.data for name, p in self.parameters.items()}
+
+    def moved(self, names: Iterable[str]) -> None:
+        """Take note that these parts (as in `shards`) were changed in place."""
 
     @contextlib.contextmanager
     def holding(self, other: Mapping[str, Tensor]) -> Iterator[None]:

@@ -8,7 +8,7 @@ before the weights change.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -118,6 +118,12 @@ class Zero(Plain):
         """Return this rank's part of every parameter: tensors that share its memory."""
         return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in self.parameters.items()}
 
+    def moved(self, names: Iterable[str]) -> None:
+        """Forget the whole weights that DeepSpeed keeps of small parameters: they are put together again when read."""
+        kept = [p for p in map(self.parameters.__getitem__, names) if self.stage == 3 and p.ds_persist]
+        if kept:
+            kept[0].partition(param_list=kept, has_been_updated=False)
+
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a tensor that has a parameter's shape, as a new tensor like in `shards`."""
         if self.stage < 3:
@@ -126,6 +132,15 @@ class Zero(Plain):
         source = whole.flatten()[part.numel() * parallel.rank() :][: part.numel()]
         part[: source.numel()].copy_(source)
         return part
+
+    @contextlib.contextmanager
+    def holding(self, other: Mapping[str, Tensor]) -> Iterator[None]:
+        """Hold other weights for a while (parts as in `shards`), and `other` holds these."""
+        if self.stage == 3:  # small weights that stage 3 keeps whole would stay what they are
+            for p in self.parameters.values():
+                p.partition()  # type: ignore[operator]
+        with super().holding(other):
+            yield
 
     def _whole(self, name: str) -> Tensor:
         if self.stage < 3:

@@ -1,0 +1,57 @@
+"""The contrastive loss on a set, comparable between runs: it does not depend on the batch size of either.
+
+A loss of whole batches grows with the logarithm of their size. Here each pair stands against the same number of
+others, drawn by a fixed seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+
+from eval.embedder import Embedder
+from eval.result import Result
+from eval.sets import EvalSet, text_hash
+from eval.suite import Suite, about
+from mmclr.losses.diagnostics import fixed_negatives_loss
+
+NEGATIVES = 255
+
+
+def run(embedder: Embedder, data: EvalSet, *, negatives: int = NEGATIVES) -> Result:
+    """Measure InfoNCE of pictures and their first captions at the model's temperature, each against `negatives`."""
+    data.need_captions()
+    began = time.perf_counter()
+    embedded = embedder.pictures(data)
+    texts = [captions[0] for captions in embedded.data.captions]
+    vectors, scale = embedder.texts(texts, "captions"), embedder.model.scale.detach().cpu()
+    loss = fixed_negatives_loss(embedded.images, vectors, scale, negatives)
+    against = min(negatives, len(texts) - 1)
+    return Result.of(
+        {"loss": loss},
+        task="contrastive_loss",
+        sizes={"images": len(texts), "captions": len(texts)},
+        notes=[f"each pair against {against} others; chance is {math.log(against + 1):.4f}"],
+        seconds=round(time.perf_counter() - began, 3),
+        **about(embedder, embedded, prompts=text_hash("\0".join(texts))),
+    )
+
+
+def _options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--negatives", type=int, default=NEGATIVES, metavar="N", help="others that a pair stands against")
+
+
+EXAMPLES = """examples:
+  mmclr eval loss runs/clip --data 'val-{00000..00003}.tar'
+  mmclr eval loss runs/clip --data wds_flickr8k --negatives 1023
+"""
+
+suite = Suite(
+    "loss",
+    "The contrastive loss on a set, whatever batches a model was trained with.",
+    EXAMPLES,
+    run=lambda embedder, data, args: run(embedder, data, negatives=args.negatives),
+    add=_options,
+)
+main = suite.main

@@ -1,0 +1,100 @@
+"""Evaluation during training: named sets, every so many steps or minutes, on all ranks.
+
+Every rank embeds its part of a set with a whole copy of the weights (the averaged ones where there are), so nothing
+in it waits for rank 0, and it is the same under every strategy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmclr import parallel
+from mmclr.config import ConfigError, check, nearest
+from mmclr.train.settings import EvaluationConfig
+from mmclr.train.shell import fill
+from mmclr.train.state import below
+
+if TYPE_CHECKING:
+    from mmclr.train.trainer import Trainer
+
+
+class Evaluations:
+    """The evaluations of one run; `tree` is the config's `evaluate`."""
+
+    def __init__(self, tree: Mapping[str, Mapping[str, Any]]) -> None:
+        self.configs: dict[str, EvaluationConfig] = {}
+        self.options: dict[str, list[str]] = {}
+        for name, entry in tree.items():
+            own = {key: value for key, value in entry.items() if key in ("suite", "every_steps", "every_minutes")}
+            self.configs[name] = check(EvaluationConfig, own, f"evaluate.{name}")
+            self.options[name] = _arguments({key: value for key, value in entry.items() if key not in own})
+        self._suites: Mapping[str, Any] = _suites() if tree else {}
+        self._done = dict.fromkeys(self.configs, time.monotonic())
+        for name in self.configs:
+            self._open(name)
+
+    def due(self, step: int, last: bool) -> list[str]:
+        """Return which evaluations to make now, decided together: clocks differ between ranks."""
+        now = time.monotonic()
+        found = []
+        for name, c in self.configs.items():
+            by_step = last or bool(c.every_steps and step % c.every_steps == 0)
+            late = bool(c.every_minutes) and now - self._done[name] > 60 * c.every_minutes
+            if by_step or (c.every_minutes and parallel.agree(late)):
+                found.append(name)
+        return found
+
+    def make(self, names: list[str], t: Trainer) -> dict[str, float | None]:
+        """Return {EVALUATION/METRIC: value}; each result goes to RUN/eval/EVALUATION.json. All ranks must take part."""
+        embedders = importlib.import_module("eval.embedder")
+        metrics: dict[str, float | None] = {}
+        with contextlib.ExitStack() as stack:
+            if t.average is not None:
+                stack.enter_context(t.strategy.holding(t.average.parts))
+            weights = below(t.prefix, dict(t.strategy.weights((t.prefix,))))
+            model = fill(t.shell, weights).to(t.accelerator.device)
+            what = f"{t.run.folder}, step {t.taken}" + (", averaged" if t.average is not None else "")
+            embedder = embedders.Embedder(what, model, t.tokenizer, device=str(t.accelerator.device))
+            for name in names:
+                result = self._suites[self.configs[name].suite].measure(self.options[name], embedder)
+                if t.accelerator.is_main_process:
+                    result.save(t.run.folder / "eval" / f"{name}.json")
+                metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
+                self._done[name] = time.monotonic()
+        return metrics
+
+    def _open(self, name: str) -> None:
+        """Find faults before the first step: an unknown suite or option, a set that is not there."""
+        suite = self.configs[name].suite
+        if suite not in self._suites:
+            raise ConfigError(f"evaluate.{name}.suite: there is none {suite!r}{nearest(suite, self._suites)}")
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                args = self._suites[suite].parser().parse_args(self.options[name])
+        except SystemExit:
+            fault = said.getvalue().strip().rsplit("error: ", 1)[-1]
+            raise ConfigError(f"evaluate.{name}: {fault} (as an option of `mmclr eval {suite}`)") from None
+        self._suites[suite].open(args)
+
+
+def _suites() -> Mapping[str, Any]:
+    """Return the suites of `eval`, which stands one floor above this: they know models, and nothing of training.
+
+    By name, so that the floors stay: what trains needs no evaluation, and a run that asks for one finds it.
+    """
+    suites: Mapping[str, Any] = importlib.import_module("eval.tasks").SUITES
+    return suites
+
+
+def _arguments(options: Mapping[str, Any]) -> list[str]:
+    """Return options as a suite's command line has them."""
+    words = []
+    for name, value in options.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words

@@ -1,0 +1,125 @@
+"""The loop: batches in, steps taken; logs, evaluations and checkpoints hang on its clock."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mmclr import parallel
+from mmclr.losses.diagnostics import diagnose
+from mmclr.train import state
+from mmclr.train.clock import Clock
+from mmclr.train.log import Display, Log
+from mmclr.train.stop import Stop
+
+if TYPE_CHECKING:
+    from mmclr.train.trainer import Trainer
+
+
+class Loop:
+    """Takes the remaining steps of a trainer. All ranks run it; the main process speaks."""
+
+    def __init__(self, trainer: Trainer, quiet: bool) -> None:
+        t = self.trainer = trainer
+        self.main, self.steps = t.accelerator.is_main_process, t.steps
+        t.display = self.display = Display(self.steps, t.taken, quiet=quiet or not self.main)
+        self.log = Log(t.run.folder / "log.jsonl", t.taken, off=not self.main)
+        self.clock, self.stop = Clock(t.run.data.batch), Stop()
+
+    def run(self) -> Path:
+        """Take the steps, until the last or until a signal asks to stop; return the last checkpoint."""
+        t = self.trainer
+        with self.display, self.log, self.stop:
+            batches = iter(t.loader)
+            self._say_notes()
+            while t.taken < self.steps and not parallel.agree(self.stop.asked):
+                values = t.take_step(self.clock.wait(batches))
+                self.display.advance(t.taken)
+                if t.taken % t.run.log_every == 0 or t.taken == self.steps:
+                    self._report(values)
+                with self.clock.stopped():
+                    self._look_and_save()
+            folder = self._save()
+            t.saver.wait()
+            t.accelerator.wait_for_everyone()
+            self._conclude(folder)
+        return folder
+
+    def _look_and_save(self) -> None:
+        """Diagnose, evaluate and save, whichever is due; the last step is saved by the end of the loop."""
+        t, last = self.trainer, self.trainer.taken == self.steps
+        if t.run.diagnose_every and t.taken % t.run.diagnose_every == 0:
+            self._diagnose()
+        better = self._evaluate(t.evaluations.due(t.taken, last))
+        if not last and (better or t.saver.due(t.taken)):
+            self._save()
+
+    def _save(self) -> Path:
+        folder = self.trainer.saver.save(self.trainer.taken, partial(state.take, self.trainer))
+        self._say_notes()
+        return folder
+
+    def _report(self, values: dict[str, Any]) -> None:
+        """Write a line of the log, and show it."""
+        t = self.trainer
+        row = {**numbers(values), **self.clock.read(t.taken, self.steps)}
+        if t.guard.spikes(row["loss"]) and t.batch is not None:
+            row["spike"] = t.batch.keys
+        self._log(row)
+        self.display.show({"step": t.taken, **row})
+
+    @torch.no_grad()
+    def _diagnose(self) -> None:
+        """Log how the last batch lies after its step; of micro-batches the first."""
+        t = self.trainer
+        if t.batch is not None:
+            t.seed()
+            part = t.batch.split(t.run.micro_batch or len(t.batch.weights))[0]
+            self._log({"batch": diagnose(**t.strategy.wrapped(part, t.taken / self.steps, "look"))})
+
+    def _evaluate(self, names: list[str]) -> bool:
+        """Make evaluations; say whether these weights are the best so far."""
+        if not names:
+            return False
+        t = self.trainer
+        metrics = t.evaluations.make(names, t)
+        self._log({"eval": metrics})
+        told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+        self.display.say(f"step {t.taken}: {told}")
+        return parallel.agree(t.saver.improves(t.taken, metrics))
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Write a line of the log, and tell the trackers its numbers."""
+        step = self.trainer.taken
+        self.log.write({"step": step, **row})
+        flat = {f"{k}/{name}": v for k, inner in row.items() if isinstance(inner, dict) for name, v in inner.items()}
+        told = {k: v for k, v in {**row, **flat}.items() if isinstance(v, (int, float))}
+        self.trainer.accelerator.log(told, step=step)
+
+    def _say_notes(self) -> None:
+        notes = self.trainer.saver.notes
+        while notes:
+            self.display.say(notes.pop(0))
+
+    def _conclude(self, folder: Path) -> None:
+        """Say how the run ended, and what was left out."""
+        t, say = self.trainer, self.display.say
+        self._say_notes()
+        for line in t.loader.ledger.lines(t.loader.ledger.summed()):
+            say(line)
+        if t.taken < self.steps:
+            say(f"stopped by {self.stop.name} after step {t.taken} of {self.steps}; the same command goes on")
+        if t.guard.total:
+            say(f"{t.guard.total} of {self.steps} updates were left out: not finite (batches in {t.guard.folder})")
+        say(f"checkpoint: {folder}")
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Return logged values as floats, all fetched from the device at once."""
+    names = [name for name, value in values.items() if isinstance(value, Tensor)]
+    fetched = torch.stack([values[name].float() for name in names]).tolist()
+    return {**values, **dict(zip(names, fetched))}

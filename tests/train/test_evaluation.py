@@ -1,0 +1,82 @@
+"""Evaluation during training against the command that evaluates a checkpoint; the best by a named metric."""
+
+import json
+
+import pytest
+
+from eval import loss, retrieval
+from eval.embedder import Embedder
+from eval.sources import open_set
+from mmclr.config import ConfigError, load
+from mmclr.errors import UserError
+from mmclr.train.run import RunConfig
+from mmclr.train.trainer import train
+from tests.train.runs import log
+
+
+@pytest.fixture(params=[0.0, 0.9])
+def finished(settings, shards, tmp_path, request):
+    """A run with two evaluations; with and without averaged weights."""
+    names = f"{{set: {{data: '{shards}', every_steps: 4}}, held: {{suite: loss, data: '{shards}', negatives: 9}}}}"
+    more = [f"evaluate={names}", "save.best=set/image_retrieval_recall@5", "save.keep=1", "diagnose_every=6"]
+    train(load(RunConfig, "debug.yaml", [*settings, *more, f"average.decay={request.param}"]), quiet=True)
+    return tmp_path / "run", "average" if request.param else "model"
+
+
+def test_it_measures_what_the_command_measures(finished, shards):
+    """On the weights that the last checkpoint holds: the averaged ones where there are."""
+    run, weights = finished
+    (last,) = [row for step, row in log(run, "step", "eval") if step == 12]
+    data, embedder = open_set(shards), Embedder.load(run / "checkpoints" / "step-00000012" / weights)
+    expected = {f"set/{k}": v for k, v in retrieval.run(embedder, data).metrics.items()}
+    expected |= {"held/loss": loss.run(embedder, data, negatives=9).metrics["loss"]}
+    assert last == pytest.approx(expected, abs=1e-6)
+    saved = json.loads((run / "eval" / "set.json").read_text())
+    assert saved["metrics"] == pytest.approx({k.removeprefix("set/"): v for k, v in last.items() if "set/" in k})
+    assert "step 12" in saved["model"]
+    assert (weights == "average") == ("averaged" in saved["model"])
+
+
+def test_it_comes_when_it_is_due(finished):
+    run, _ = finished
+    rows = log(run, "step", "eval")
+    assert [step for step, _ in rows] == [4, 8, 12]
+    assert ["held/loss" in row for _, row in rows] == [False, False, True]
+    assert [step for step, _ in log(run, "step", "batch")] == [6, 12]
+    assert {"margin", "image_accuracy", "centroid_distance"} <= log(run, "batch")[0][0].keys()
+
+
+def test_the_best_checkpoint_stays(finished):
+    run, _ = finished
+    values = [row["set/image_retrieval_recall@5"] for _, row in log(run, "step", "eval")]
+    best = [4, 8, 12][values.index(max(values))]
+    found = json.loads((run / "best.json").read_text())
+    assert found == {"metric": "set/image_retrieval_recall@5", "step": best, "value": max(values)}
+    names = {path.name for path in (run / "checkpoints").glob("step-*")}
+    assert names == {f"step-{best:08d}", "step-00000012"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{suite: retrieva, data: x}", "evaluate.a.suite: there is none 'retrieva'; did you mean retrieval?"),
+        ("{data: SHARDS, labul: x}", "evaluate.a: unrecognized arguments: --labul .as an option of `mmclr eval retrieval`"),
+        ("{data: SHARDS, every_steps: -1}", "evaluate.a.every_steps: input should be greater"),
+        ("{data: nowhere/0.tar}", "nowhere/0.tar"),
+    ],
+)
+def test_faults_are_found_before_the_first_step(entry, message, settings, shards):
+    entry = entry.replace("SHARDS", f"'{shards}'")
+    with pytest.raises((ConfigError, UserError), match=message):
+        train(load(RunConfig, "debug.yaml", [*settings, f"evaluate={{a: {entry}}}"]), quiet=True)
+
+
+def test_minutes(settings, shards, monkeypatch):
+    from mmclr.train.evaluation import Evaluations
+
+    made = Evaluations({"a": {"data": shards, "every_minutes": 2.0}, "b": {"data": shards, "every_steps": 3}})
+    assert made.due(1, False) == []
+    assert made.due(3, False) == ["b"]
+    assert made.due(4, True) == ["a", "b"]
+    made._done["a"] -= 121
+    assert made.due(5, False) == ["a"]

@@ -13,6 +13,7 @@ class Hub:
 
     def __init__(self, fail_after=None, token="secret"):
         self.files, self.objects, self.private, self.requests = {}, {}, {}, []
+        self.lock = threading.Lock()
         self.fail_after, self.token = fail_after, token  # uploads of objects after which the server breaks off
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"hub": self}))
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -58,12 +59,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self):
         self.hub.requests.append(("PUT", self.path))
         data = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.hub.fail_after is not None and len(self.hub.objects) >= self.hub.fail_after:
-            return self.answer({"error": "gone"}, 400)
         oid = self.path.rpartition("/")[2]
         assert hashlib.sha256(data).hexdigest() == oid
-        self.hub.objects[oid] = data
-        return self.answer({})
+        with self.hub.lock:  # uploads come side by side
+            gone = self.hub.fail_after is not None and len(self.hub.objects) >= self.hub.fail_after
+            if not gone:
+                self.hub.objects[oid] = data
+        return self.answer({"error": "gone"}, 400) if gone else self.answer({})
 
     def do_HEAD(self):
         self.do_GET()

@@ -77,8 +77,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.resolve(*path[1:].split("/resolve/"))
         for repository, files in self.hub.files.items():
             if path.startswith(f"/api/models/{repository}/tree/"):
-                return self.answer([{"type": "file", "path": name, "size": len(data),
-                                     "oid": hashlib.sha1(data).hexdigest()} for name, data in files.items()])  # fmt: skip
+                return self.answer([entry(name, data) for name, data in files.items()])
             if path.startswith(f"/api/models/{repository}"):
                 siblings = [{"rfilename": name} for name in files]
                 return self.answer({"id": repository, "sha": "1" * 40, "siblings": siblings, "tags": [],
@@ -130,3 +129,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+def entry(name, data):
+    """A file as the Hub lists it."""
+    return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}

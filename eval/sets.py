@@ -62,7 +62,7 @@ class EvalSet:
     def need_captions(self) -> None:
         """Raise UserError where the set has no captions."""
         if not self.captions:
-            raise UserError(f"{self.name}: the set has no captions, which retrieval needs; name them with --caption")
+            raise UserError(f"{self.name}: the set has no captions, which this needs; name them with --caption")
 
     def need_classes(self) -> None:
         """Raise UserError where the set has no classes."""

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import (
+    caption,
     compositional,
     conditional,
     few_shot,
@@ -38,12 +39,12 @@ from mmclr.errors import UserError
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (zero_shot.suite, retrieval.suite, compositional.suite, conditional.suite, probes.probe_suite,
-                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite)
+                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite, caption.suite)
 }  # fmt: skip
 RESULTS = "eval_results.jsonl"  # DataComp's name and form
 ELSEWHERE = ("wilds/", "fairness/", "misc/")  # DataComp's tasks with metrics of their own, which no suite here has
 # what DataComp reports as the one number of a task, where the metrics do not say it themselves
-MAIN = ("acc1", "mean_recall@1", "mean_average_precision", "text_acc", "lp_acc1")
+MAIN = ("acc1", "mean_recall@1", "mean_average_precision", "text_acc", "lp_acc1", "CIDEr")
 
 
 def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -> list[Result]:

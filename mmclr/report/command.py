@@ -11,7 +11,7 @@ from typing import Any
 
 from mmclr.errors import UserError
 from mmclr.report import charts, planes
-from mmclr.report.gallery import Found, Prediction, Query
+from mmclr.report.gallery import Found, Prediction, Query, Written
 from mmclr.report.page import Page
 
 EXAMPLES = """examples:
@@ -110,6 +110,8 @@ def add_examples(page: Page, path: Path) -> None:
         page.gallery("What it finds", [_query(tree) for tree in kinds["finds"]], "From the best found to the worst.")
     if kinds.get("guesses"):
         page.predictions("What it takes pictures for", [_prediction(tree) for tree in kinds["guesses"]])
+    if kinds.get("captions"):
+        page.captions("What it writes", [_written(tree) for tree in kinds["captions"]], "Below, what people wrote.")
     if kinds.get("confusions"):
         _add_confusions(page, kinds["confusions"])
     figures = []
@@ -141,3 +143,7 @@ def _query(tree: Mapping[str, Any]) -> Query:
 
 def _prediction(tree: Mapping[str, Any]) -> Prediction:
     return Prediction(base64.b64decode(tree["picture"]), tree["truth"], [tuple(pair) for pair in tree["guesses"]])
+
+
+def _written(tree: Mapping[str, Any]) -> Written:
+    return Written(base64.b64decode(tree["picture"]), tree["caption"], tree["truth"], tree["right"])

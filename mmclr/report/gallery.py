@@ -1,4 +1,4 @@
-"""Picture grids: a query and the pictures it finds; a picture and the classes it is taken for."""
+"""Picture grids: a query and the pictures it finds; a picture and the classes it is taken for, or its caption."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ class Prediction:
     guesses: Sequence[tuple[str, float]]
 
 
+@dataclass(frozen=True)
+class Written:
+    """A picture, the caption that a model wrote of it, and a caption that people wrote."""
+
+    picture: Picture
+    caption: str
+    truth: str
+    right: bool = False  # whether the two say the same
+
+
 def grid(queries: Iterable[Query]) -> str:
     """Draw one row per query; right answers carry a ring and a tick."""
     return f'<div class="queries">{"".join(_row(query) for query in queries)}</div>'
@@ -46,6 +56,11 @@ def grid(queries: Iterable[Query]) -> str:
 def cards(predictions: Iterable[Prediction]) -> str:
     """Draw one card per prediction, its guesses as bars."""
     return f'<div class="cards">{"".join(_card(p) for p in predictions)}</div>'
+
+
+def captions(items: Iterable[Written]) -> str:
+    """Draw one card per picture: what was written, and below it the reference."""
+    return f'<div class="cards">{"".join(map(_written, items))}</div>'
 
 
 def _row(query: Query) -> str:
@@ -78,3 +93,9 @@ def _card(prediction: Prediction) -> str:
     )
     image = f'<img src="{data_uri(prediction.picture)}" alt="{escape(prediction.truth)}" loading="lazy">'
     return f'<div class="card">{image}<div><b>{escape(prediction.truth)}</b><ul>{rows}</ul></div></div>'
+
+
+def _written(item: Written) -> str:
+    truth = f'<li class="{"right" if item.right else ""}"><span>{escape(item.truth)}</span></li>'
+    image = f'<img src="{data_uri(item.picture)}" alt="{escape(item.truth)}" loading="lazy">'
+    return f'<div class="card">{image}<div><b>{escape(item.caption) or "–"}</b><ul>{truth}</ul></div></div>'

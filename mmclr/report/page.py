@@ -12,7 +12,7 @@ from typing import Any
 
 from mmclr import __version__
 from mmclr.report import curves, gallery, tables
-from mmclr.report.gallery import Prediction, Query
+from mmclr.report.gallery import Prediction, Query, Written
 from mmclr.report.tables import Number
 
 
@@ -60,6 +60,10 @@ class Page:
     def predictions(self, title: str, predictions: Iterable[Prediction], note: str = "") -> Page:
         """Add cards: each picture and the classes it is taken for."""
         return self.add(title, gallery.cards(predictions), note)
+
+    def captions(self, title: str, items: Iterable[Written], note: str = "") -> Page:
+        """Add cards: each picture, the caption that was written of it, and a reference."""
+        return self.add(title, gallery.captions(items), note)
 
     def text(self, title: str, *paragraphs: str) -> Page:
         """Add plain paragraphs; `code` between backticks is set as such."""

@@ -42,7 +42,8 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
     run.mkdir()
     (run / "log.jsonl").write_text("\n".join(json.dumps({"step": s, "loss": 5 - s / 10}) for s in range(20)))
     found = [{"picture": png(), "right": True, "name": "a cloud", "score": 0.5}]
-    result("one", examples={"finds": [{"text": "the cloud", "found": found}]})
+    written = {"picture": png(), "caption": "a <big> cloud", "truth": "a small cloud", "right": False}
+    result("one", examples={"finds": [{"text": "the cloud", "found": found}], "captions": [written]})
     result("two", "acc5", {"guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}],
                                      "confusions": {"pairs": [["sun", "star", 3, 0.25]], "classes": ["sun", "star"],
                                                     "matrix": [[9, 3], [0, 4]]},
@@ -50,7 +51,8 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
                                      "plane": {"image": [[0, 0, "x"]], "text": [[1, 1, "y"]]}})  # fmt: skip
     command.main([str(run), *map(str, sorted(tmp_path.glob("*.json")))])
     page = (run / "report.html").read_text()
-    for part in ("the cloud", "found at 1", "sun", "moon", "70%", "t · one", "a note", "Training · run", "0.2500",
+    for part in ("the cloud", "found at 1", "a &lt;big&gt; cloud", "a small cloud",
+                 "sun", "moon", "70%", "t · one", "a note", "Training · run", "0.2500",
                  "sun → star: 3 of 12", "map of the embeddings", "What it confuses"):  # fmt: skip
         assert part in page
     assert str(run / "report.html") in capsys.readouterr().out

@@ -35,6 +35,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "siglip": [{"duplicates": "negative"}],
     "swalip": [{"hidden": 0, "iterations": 1}],
+    "wscol": [{"hidden": 0, "prototypes": 3, "delta": 0.3}, {"self_positive": True, "prototypes": 2, "eta": 1.0}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
 CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]

@@ -95,19 +95,20 @@ class Plain:
     @contextlib.contextmanager
     def holding(self, other: Mapping[str, Tensor]) -> Iterator[None]:
         """Hold other weights for a while (parts as in `shards`), and `other` holds these."""
-        mine = self.shards()
-        self._swap([mine[name] for name in other], list(other.values()))
+        self._swap(other)
         try:
             yield
         finally:
-            self._swap([mine[name] for name in other], list(other.values()))
+            self._swap(other)
 
     @torch.no_grad()
-    def _swap(self, mine: list[Tensor], other: list[Tensor]) -> None:
-        for a, b in zip(mine, other):
-            kept = a.clone()
-            a.copy_(b)
-            b.copy_(kept)
+    def _swap(self, other: Mapping[str, Tensor]) -> None:
+        mine = self.shards()
+        for name, part in other.items():
+            kept = mine[name].clone()
+            mine[name].copy_(part)
+            part.copy_(kept)
+        self.moved(other)
 
     @torch.no_grad()
     def weights(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -133,15 +133,6 @@ class Zero(Plain):
         part[: source.numel()].copy_(source)
         return part
 
-    @contextlib.contextmanager
-    def holding(self, other: Mapping[str, Tensor]) -> Iterator[None]:
-        """Hold other weights for a while (parts as in `shards`), and `other` holds these."""
-        if self.stage == 3:  # small weights that stage 3 keeps whole would stay what they are
-            for p in self.parameters.values():
-                p.partition()  # type: ignore[operator]
-        with super().holding(other):
-            yield
-
     def _whole(self, name: str) -> Tensor:
         if self.stage < 3:
             return super()._whole(name)

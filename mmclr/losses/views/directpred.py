@@ -53,8 +53,8 @@ class DirectPred(Objective, key="directpred", cost="local"):
         if self.predictor == "copy":
             return f + self.eps * torch.eye(len(f), dtype=f.dtype, device=f.device)
         values, vectors = torch.linalg.eigh(f.nan_to_num(0.0, 0.0, 0.0))  # it would raise; the loss is NaN anyway
-        values = values.clamp_min(0)
-        top = values[-1]
+        top = values[-1].clamp_min(0)
+        values = values.where(values > len(f) * torch.finfo(f.dtype).eps * top, 0.0)  # the rest is rounding
         if self.predictor == "paper":
             p = values.sqrt() + self.eps * top
         else:

@@ -60,7 +60,7 @@ def test_the_best_checkpoint_stays(finished):
     ("entry", "message"),
     [
         ("{suite: retrieva, data: x}", "evaluate.a.suite: there is none 'retrieva'; did you mean retrieval?"),
-        ("{data: SHARDS, labul: x}", "evaluate.a: unrecognized arguments: --labul .as an option of `mmclr eval retrieval`"),
+        ("{data: SHARDS, labul: x}", "evaluate.a: unrecognized arguments: --labul .as an option of `mmclr eval"),
         ("{data: SHARDS, every_steps: -1}", "evaluate.a.every_steps: input should be greater"),
         ("{data: nowhere/0.tar}", "nowhere/0.tar"),
     ],

@@ -5,6 +5,7 @@ No denominator has to be known first, so the gradient is made in the forward pas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from mmclr.losses.algebra.masks import Mask
 from mmclr.losses.algebra.tiles import LN2, Strip, add_pairs, full_precision, once, pair_cosines, widen
 
 CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
+FOLDS = 3  # halvings of a tile before its logarithms are taken, at most: they cost more than all else but the matmuls
 
 
 class PairSum(NamedTuple):
@@ -103,11 +105,12 @@ def _sweep(strip: Strip, bias: Tensor, plan: _Plan, needed: Sequence[bool]) -> t
     strip.collect_into(needed[0] or needed[2], needed[1])
     total, slope = strip.x.new_zeros(2, dtype=torch.float64)
     offset = bias / LN2
-    capped = strip.bound() + float(offset.abs()) > CAP
+    largest = max(0.0, strip.bound() + float(offset))  # logit, in bits
+    folds = min(FOLDS, int(math.log2(120 / (largest + 1)))) if weights.same is not None and largest <= CAP else 0
     for rows, cols, tile in strip.tiles():
-        value, spare = strip.scratch("value", rows, cols), strip.scratch("spare", rows, cols)
+        memory, spare = strip.scratch("value", rows, cols), strip.scratch("spare", rows, cols)
         drop = None if mask is None else partial(mask.drop, rows=strip.at(rows), cols=cols, spare=spare)
-        softplus(tile.add_(offset), value, spare, capped, drop)
+        value = softplus(tile.add_(offset), memory, spare, largest > CAP, folds, drop)
         if weights.same is None:
             weight = torch.add(weights.row[rows, None], weights.col[cols], out=spare)
             value.mul_(weight)
@@ -120,23 +123,35 @@ def _sweep(strip: Strip, bias: Tensor, plan: _Plan, needed: Sequence[bool]) -> t
 
 
 def softplus(
-    tile: Tensor, value: Tensor, spare: Tensor, capped: bool, drop: Callable[[Tensor], None] | None = None
-) -> None:
-    """Write softplus(l) to `value` and its derivative to `tile`, which holds l in bits; one exponential for both.
+    tile: Tensor, memory: Tensor, spare: Tensor, capped: bool, folds: int, drop: Callable[[Tensor], None] | None
+) -> Tensor:
+    """Return softplus(l), and write its derivative to `tile`, which holds l in bits: one exponential for both.
 
     With e = exp l: softplus = log1p(e), derivative = e / (1 + e). `capped` cuts l at CAP and adds the rest. `drop`
-    zeroes pairs: both are 0 where e is.
+    zeroes pairs: both are 0 where e is. With `folds` the result has 2^folds times fewer numbers, and the same sum.
     """
     if capped:
         torch.clamp(tile, max=CAP, out=spare)
-        torch.sub(tile, spare, out=value)
+        torch.sub(tile, spare, out=memory)
         tile.copy_(spare)
     tile.exp2_()
-    for part in (tile, value) if capped else (tile,):
+    for part in (tile, memory) if capped else (tile,):
         if drop is not None:
             drop(part)
     if capped:
-        value.mul_(LN2).add_(torch.log1p(tile, out=spare))
+        value = memory.mul_(LN2).add_(torch.log1p(tile, out=spare))
     else:
-        torch.log1p(tile, out=value)
+        few = _fold(tile, memory, folds)
+        value = torch.log1p(few, out=memory[: len(few)])
     tile.div_(torch.add(tile, 1, out=spare))
+    return value
+
+
+def _fold(e: Tensor, memory: Tensor, folds: int) -> Tensor:
+    """Return fewer numbers whose log1p have the same sum: log1p(a) + log1p(b) = log1p(a + b + a b)."""
+    for _ in range(folds):
+        if len(e) % 2:
+            break
+        a, b = e.chunk(2)
+        e = torch.addcmul(a, a, b, out=memory[: len(a)]).add_(b)
+    return e

@@ -119,10 +119,10 @@ class Zero(Plain):
         return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in self.parameters.items()}
 
     def moved(self, names: Iterable[str]) -> None:
-        """Forget the whole weights that DeepSpeed keeps of small parameters: they are put together again when read."""
-        kept = [p for p in map(self.parameters.__getitem__, names) if self.stage == 3 and p.ds_persist]
-        if kept:
-            kept[0].partition(param_list=kept, has_been_updated=False)
+        """Forget what stage 3 has put together of these weights: it is put together again when it is read."""
+        if self.stage == 3:
+            for name in names:
+                self.parameters[name].partition()  # type: ignore[operator]
 
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a tensor that has a parameter's shape, as a new tensor like in `shards`."""

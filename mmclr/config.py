@@ -53,9 +53,8 @@ def find(path: str | Path) -> Path:
     """Return the file `path`, or the config of that name which ships with mmclr."""
     here = Path(__file__).parent
     shipped = [here / "configs", here.parent / "configs"]  # in a wheel, in a checkout
-    tried = [Path(path)] + [root / Path(path).name for root in shipped]
-    tried += [root / "papers" / Path(path).name for root in shipped]
-    for candidate in tried:
+    named = (p for root in shipped for p in sorted(root.rglob(Path(path).name)))
+    for candidate in (Path(path), *named):
         if candidate.is_file():
             return candidate
     known = sorted({p.name for root in shipped for p in root.rglob("*.yaml")})

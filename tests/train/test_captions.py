@@ -1,5 +1,7 @@
 """Runs that write captions: two processes equal one, a stopped run goes on, and the encoders stay a plain CLIPModel."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +14,7 @@ from mmclr.train.run import RunConfig
 from tests.ranks import run
 from tests.train.runs import finish, log, start
 from tests.train.test_accumulate import make_batch, make_step
+from tests.train.test_strategies import start as launch
 
 MORE = ["model.captioner={layers: 2}", "objectives={clip: {}, caption: {weight: 2, label_smoothing: 0.1}}"]
 COLUMNS = ("loss", "clip", "caption", "grad_norm")
@@ -53,11 +56,29 @@ def test_ranks_with_different_numbers_of_tokens_equal_one():
 
 @pytest.mark.dist
 def test_two_processes_in_micro_batches_equal_one(settings, tmp_path, unbroken):
-    finish(start([*settings, *MORE, "micro_batch=3"], processes=2))
+    finish(start([*settings, *MORE, "micro_batch=3"], launch=("--num_processes", "2")))
     one, two = (log(f, *COLUMNS) for f in (unbroken.parent.parent, tmp_path / "run"))
     assert len(one) == len(two) == 12
     for a, b in zip(one, two):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("config", ["fsdp2", "zero2", "zero3"])
+@pytest.mark.parametrize("captioner", ["{layers: 2}", "{layers: 2, queries: 3, tied: false}"])
+def test_sharded_weights_equal_whole_ones(config, captioner, shards, tmp_path):
+    """The vectors of the words belong to the text tower and are read by the loss: they must be whole there."""
+    if config.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    shared = [f"data.train={shards}", "steps=6", f"model.captioner={captioner}", MORE[1]]
+    run_here([*shared, f"out={tmp_path / 'one'}"])
+    runs = {name: [f"out={tmp_path / name}", *more] for name, more in (("two", []), ("micro", ["micro_batch=3"]))}
+    (tmp_path / "task.json").write_text(json.dumps({"shared": shared, "runs": runs}))
+    launch(config, str(tmp_path / "task.json"))
+    for name in runs:
+        for a, b in zip(log(tmp_path / "one", *COLUMNS), log(tmp_path / name, *COLUMNS), strict=True):
+            assert b == pytest.approx(a, rel=1e-4)
 
 
 def test_a_continued_run_equals_an_unbroken_one(settings, tmp_path, unbroken):

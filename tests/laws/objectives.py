@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmclr import vocabulary
-from mmclr.losses import Facts, Objective, build, catalogue
+from mmclr.losses import Facts, Objective, catalogue
+from mmclr.losses.terms import build_terms
 
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -17,6 +18,9 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "clip": [
         {"duplicates": "negative", "keep_mib": 0, "label_smoothing": 0.1},
         {"image_weight": 0.75, "label_smoothing": 0.2},
+        {"head": {"use": "reweight", "kappa": 1.5}},
+        {"head": {"use": "mlp", "hidden": 6, "out": 5}},
+        {"head": {"use": "whiten", "group": 4, "detach": False}},
     ],
     "caption": [{"label_smoothing": 0.1, "chunk_mib": 0}],
     "cl2l": [{"hidden": 0, "label_smoothing": 0.0, "duplicates": "negative"}],
@@ -33,6 +37,8 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
     "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
+    "pixpro": [{"loss": "contrast", "hidden": 0}, {"loss": "plain", "near": 1.5}, {"power": 0.5, "transform": False}],
+    "whitened_cse": [{"group": 4, "copies": 3, "shared": False, "tail": False}],
     "siglip": [{"duplicates": "negative"}],
     "swalip": [{"hidden": 0, "iterations": 1}],
     "wscol": [{"hidden": 0, "prototypes": 3, "delta": 0.3}, {"self_positive": True, "prototypes": 2, "eta": 1.0}],
@@ -45,7 +51,7 @@ NAMES = [key + "".join(f",{name}={value}" for name, value in fields.items()) for
 def make(key: str, fields: dict[str, Any], samples: int = 64, dtype: torch.dtype = torch.float64) -> Objective:
     """Return the objective, ready for steps of a small run; its own weights are of the features' `dtype`."""
     torch.manual_seed(0)  # of parameters that setup creates
-    objective = build(key, fields)
+    objective = build_terms({"term": {"use": key, **fields}})["term"].objective
     objective.setup(Facts(samples=samples, width=8, steps=10, batch=8))
     return objective.to(dtype)
 

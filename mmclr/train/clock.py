@@ -6,6 +6,9 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+import psutil
+import torch
+
 from mmclr.data.loader import Batch
 
 
@@ -34,13 +37,22 @@ class Clock:
         self.started += time.monotonic() - start
 
     def read(self, step: int, steps: int) -> dict[str, float]:
-        """Return samples_per_s, data_wait (a share) and left_s since the last reading, and start anew."""
+        """Return samples_per_s, data_wait (a share), left_s and memory_gib since the last reading, and start anew."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = self.steps / seconds
         row = {
             "samples_per_s": round(rate * self.batch, 1),
             "data_wait": round(self.waited / seconds, 4),
             "left_s": round((steps - step) / max(rate, 1e-9), 1),
+            "memory_gib": round(memory() / 2**30, 3),
         }
         self.started, self.waited, self.steps = time.monotonic(), 0.0, 0
         return row
+
+
+def memory() -> int:
+    """Return the bytes that this process holds: at their peak on a GPU, now in the host's memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    used: int = psutil.Process().memory_info().rss
+    return used

@@ -78,6 +78,7 @@ class Display:
     def show(self, row: dict[str, Any], every: float = 15.0) -> None:
         """Show a logged row; where there is no bar, at most one line per `every` seconds."""
         facts = f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  data wait {row['data_wait']:.0%}"
+        facts += f"  {row['memory_gib']:.1f} GiB"
         self._bar.update(self._task, facts=facts)
         if not self.console.is_terminal and time.monotonic() - self._printed > every:
             self._printed = time.monotonic()

@@ -50,6 +50,7 @@ class RunConfig:
     evaluate: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # {name: {suite, data, every_..}}
     log_every: Annotated[int, Ge(1)] = 10  # steps
     diagnose_every: Annotated[int, Ge(0)] = 100  # steps after which the batch's geometry is logged; 0: never
+    trackers: str = "auto"  # auto: TensorBoard where it is installed; none; or tensorboard, wandb, ... by commas
     timeout: Annotated[float, Gt(0)] = 10.0  # minutes that a process waits for the others before it gives up
     resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
 

@@ -21,7 +21,7 @@ from mmclr.heads.follower import restart
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms, needs
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import accumulate, lock, optimizer, processes, state, strategies
+from mmclr.train import accumulate, lock, optimizer, processes, state, strategies, trackers
 from mmclr.train.average import Average
 from mmclr.train.begin import begin
 from mmclr.train.evaluation import Evaluations
@@ -38,8 +38,13 @@ from mmclr.train.strategies.loss_scale import LossScale
 
 def train(run: RunConfig, quiet: bool = False) -> Path:
     """Train until the run's last step, or until a signal asks to stop; return the newest checkpoint."""
-    with processes.joined(run.timeout) as accelerator, lock.held(run.folder, accelerator.is_main_process):
-        return Trainer(run, accelerator).fit(quiet)
+    with (
+        processes.joined(run.timeout, **trackers.settings(run)) as accelerator,
+        lock.held(run.folder, accelerator.is_main_process),
+    ):
+        trainer = Trainer(run, accelerator)
+        trackers.start(accelerator, run)
+        return trainer.fit(quiet)
 
 
 class Trainer:

@@ -1,0 +1,90 @@
+"""What a run tells: its log, trackers, the progress line."""
+
+import importlib.util
+
+import pytest
+from accelerate.tracking import GeneralTracker
+
+from mmclr.config import ConfigError, load
+from mmclr.train import trackers
+from mmclr.train.clock import Clock
+from mmclr.train.run import RunConfig
+from mmclr.train.trainer import train
+from tests.train.runs import log
+
+
+class Recorder(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name = "recorder"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.settings = {}, {}
+
+    def start(self):
+        pass
+
+    @property
+    def tracker(self):
+        return self
+
+    def store_init_configuration(self, values):
+        self.settings = values
+
+    def log(self, values, step=None, **kwargs):
+        self.rows.setdefault(step, {}).update(values)
+
+
+def test_trackers_are_told_what_the_log_says(settings, shards, tmp_path, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(trackers, "choose", lambda wanted: [recorder])
+    more = [f"evaluate={{set: {{data: '{shards}'}}}}", "diagnose_every=12"]
+    train(load(RunConfig, "debug.yaml", [*settings, *more]), quiet=True)
+    assert recorder.settings["optim.lr"] == 1e-3
+    assert recorder.settings["average.decay"] == 0.9
+    assert [recorder.rows[step]["loss"] for step, _ in log(tmp_path / "run", "step", "loss")] == [
+        loss for _, loss in log(tmp_path / "run", "step", "loss")
+    ]
+    (evaluated,) = log(tmp_path / "run", "eval")
+    assert recorder.rows[12]["eval/set/image_retrieval_recall@1"] == evaluated[0]["set/image_retrieval_recall@1"]
+    assert "batch/margin" in recorder.rows[12]
+
+
+def test_tensorboard_where_it_is_installed(settings, tmp_path):
+    there = importlib.util.find_spec("tensorboard") is not None
+    assert trackers.choose("auto") == (["tensorboard"] if there else [])
+    assert trackers.choose("none") == []
+    train(load(RunConfig, "debug.yaml", [*settings, "steps=2"]), quiet=True)
+    assert bool(list((tmp_path / "run").rglob("events.out.tfevents*"))) == there
+
+
+def test_trackers_that_are_not_there_are_a_sentence(monkeypatch):
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [])
+    with pytest.raises(ConfigError, match="trackers: wandb is not installed: pip install wandb"):
+        trackers.choose("wandb")
+    with pytest.raises(ConfigError, match="there is no 'wandbb'; did you mean wandb"):
+        trackers.choose("wandbb")
+
+
+def test_the_clock_leaves_out_what_is_not_training(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("mmclr.train.clock.time.monotonic", lambda: now[0])
+    clock = Clock(batch=10)
+
+    def slow():
+        for _ in range(4):
+            now[0] += 0.5
+            yield "batch"
+
+    batches = slow()
+    for _ in range(4):
+        clock.wait(batches)
+        now[0] += 1.5
+    with clock.stopped():
+        now[0] += 100
+    row = clock.read(step=4, steps=10)
+    assert row.pop("memory_gib") > 0
+    assert row == {"samples_per_s": 5.0, "data_wait": 0.25, "left_s": 12.0}

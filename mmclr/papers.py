@@ -1,4 +1,4 @@
-"""The catalogue of objectives: what each needs, costs and keeps, read from its docstring, fields and signature."""
+"""The catalogue of objectives, and of heads before them: what each needs, costs and keeps, read from its code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from mmclr import vocabulary
 from mmclr.config import find, nearest
 from mmclr.errors import UserError
+from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -58,13 +59,15 @@ class Entry:
     fields: list[dict[str, Any]]  # name, default, comment
     config: str  # what to write in a config
     presets: list[str]  # shipped configs that use it
+    above: tuple[str, ...]  # keys of a config above its fields
 
 
 def entries() -> list[Entry]:
-    """Return all objectives, sorted by what data they need and then by name."""
+    """Return all objectives, sorted by what data they need and then by name, and then the heads."""
     uses = _presets()
-    found = [_entry(cls, uses.get(key, [])) for key, cls in catalogue().items()]
-    return sorted(found, key=lambda entry: (_rank(entry), entry.key))
+    found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
+    heads = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in HEADS.items()]
+    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *heads]
 
 
 def page() -> str:
@@ -79,26 +82,37 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def _entry(cls: type[Objective], presets: list[str]) -> Entry:
+def _objective(cls: type[Objective], presets: list[str]) -> Entry:
+    own = {"needs": list(cls.needs), "cost": cls.cost, "state": _state(cls), "presets": presets}
+    return _entry(cls, cls.key, cls.__module__.split(".")[-2], above=("objectives", cls.key), **own)
+
+
+def _head(key: str, cls: type, presets: list[str]) -> Entry:
+    made = cls().make(512)
+    weights = sum(p.numel() for p in made.parameters())
+    state = [f"{weights / 1e6:.1f} M weights"] * (weights > 0)
+    own = {"needs": [], "cost": "local", "state": state, "presets": presets}
+    return _entry(cls, key, "heads", above=("objectives", "clip", "head"), **own)
+
+
+def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -> Entry:
     title, *rest = (inspect.getdoc(cls) or "").split("\n\n")
     body, _, differs = "\n\n".join(rest).partition("Differs from the paper:")
     text, _, reduces = body.partition("Reduces to:")
     return Entry(
-        key=cls.key,
+        key=key,
         title=" ".join(title.split()),
-        room=cls.__module__.split(".")[-2],
+        room=room,
         file=str(Path(inspect.getfile(cls)).relative_to(ROOT)),
-        needs=list(cls.needs),
-        cost=cls.cost,
-        state=_state(cls),
         source=_source(text),
         text=text.strip(),
         reduces=" ".join(reduces.split()),
         differs=" ".join(differs.split()),
         arxiv=re.findall(r"arXiv:?\s*(\d{4}\.\d{4,5})", text),
         fields=_fields(cls),
-        config=f"objectives: {{{cls.key}: {{}}}}",
-        presets=presets,
+        config=f"objectives: {{clip: {{head: {{use: {key}}}}}}}" if room == "heads" else f"objectives: {{{key}: {{}}}}",
+        above=above,
+        **own,
     )
 
 
@@ -125,16 +139,16 @@ def _state(cls: type[Objective]) -> list[str]:
     return kept + [f"{head} ({count / 1e6:.1f} M weights)" for head, count in weights.items()]
 
 
-def _fields(cls: type[Objective]) -> list[dict[str, Any]]:
+def _fields(cls: Any) -> list[dict[str, Any]]:
     comments = _comments(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     return [{"name": f.name, "default": f.default, "comment": comments.get(f.name, "")} for f in fields]
 
 
 def _comments(cls: type) -> dict[str, str]:
     """Return the comment that trails each field of the class and of those that it inherits from."""
     found: dict[str, str] = {}
-    for base in reversed([c for c in cls.__mro__ if issubclass(c, Objective) and c is not Objective]):
+    for base in reversed([c for c in cls.__mro__ if c.__module__.startswith("mmclr.") and c is not Objective]):
         name = ""
         for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(base)).readline):
             field = re.match(r"    (\w+):", token.line)
@@ -151,8 +165,10 @@ def _presets() -> dict[str, list[str]]:
     for path in sorted(folder.rglob("*.yaml")):
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         for name, fields in (tree.get("objectives") or {}).items():
-            if fields is not None:
-                found.setdefault(fields.get("use", name), []).append(f"configs/{path.relative_to(folder)}")
+            keys = [] if fields is None else [fields.get("use", name)]
+            keys += [f"head {fields['head']['use']}"] if fields and fields.get("head") else []
+            for key in keys:
+                found.setdefault(key, []).append(f"configs/{path.relative_to(folder)}")
     return found
 
 
@@ -172,6 +188,8 @@ def _rank(entry: Entry) -> tuple[int, list[int]]:
 
 def _section(entry: Entry) -> str:
     """Return the heading under which the entry stands: what data it takes."""
+    if entry.room == "heads":
+        return "Heads between the embedding and any objective"
     extra = _extra(entry)
     if not extra:
         return "Pictures with captions"
@@ -184,7 +202,7 @@ def _describe(entry: Entry) -> str:
     facts = {
         "Reduces to": _plain(entry.reduces),
         "Differs from the paper": _plain(entry.differs),
-        "Needs": ", ".join(f"`{name}`" for name in entry.needs),
+        "Needs": ", ".join(f"`{name}`" for name in entry.needs) or "nothing but the objective's",
         "Cost": f"{entry.cost}; keeps {', '.join(entry.state) or 'nothing'} between steps",
         "Files": ", ".join(f"[{name}]({name})" for name in files),
         "Read": ", ".join(f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in entry.arxiv),
@@ -195,13 +213,16 @@ def _describe(entry: Entry) -> str:
 
 
 def _yaml(entry: Entry) -> list[str]:
-    """Return the objective's block of a config, every field at its default with its comment."""
-    if not entry.fields:
-        return ["objectives:", f"  {entry.key}: {{}}"]
-    values = [f"    {f['name']}: {json.dumps(f['default'])}" for f in entry.fields]
-    wide = max(map(len, values))
-    rows = [f"{value:<{wide}}  # {f['comment']}" for value, f in zip(values, entry.fields)]
-    return ["objectives:", f"  {entry.key}:", *rows]
+    """Return the entry's block of a config, every field at its default with its comment."""
+    *above, last = entry.above
+    rows = [f"{'  ' * depth}{key}:" for depth, key in enumerate(above)]
+    inside = "  " * len(entry.above)
+    values = [f"{inside}{f['name']}: {json.dumps(f['default'])}" for f in entry.fields]
+    values = [f"{inside}use: {entry.key}"] * (last == "head") + values
+    rows.append(f"{'  ' * len(above)}{last}:" + " {}" * (not values))
+    wide = max(map(len, values), default=0)
+    comments = [""] * (last == "head") + [f"  # {f['comment']}" for f in entry.fields]
+    return rows + [f"{value:<{wide}}{comment}".rstrip() for value, comment in zip(values, comments)]
 
 
 def _plain(text: str) -> str:
@@ -230,7 +251,7 @@ def main(argv: list[str]) -> int | None:
     found = entries()
     if args.write:
         args.write.write_text(page(), encoding="utf-8")
-        print(f"wrote {args.write}: {len(found)} objectives")
+        print(f"wrote {args.write}: {len(found)} entries")
     elif args.json:
         print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))
     elif args.key:

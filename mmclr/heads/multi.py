@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmclr.heads.head import Head
 
-class MultiHead(nn.Module):
+
+class MultiHead(Head):
     """`count` perceptrons of one hidden layer for each side, drawn independently, or else they would stay copies.
 
     As a whole it maps to `count` unit vectors in a row, of length 1 together: the dot product of two such rows is the
@@ -16,7 +18,7 @@ class MultiHead(nn.Module):
 
     def __init__(self, width: int, count: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.width = count * out  # of what the heads give together
+        self.width = count * out
         self.image, self.text = (
             nn.ModuleList(
                 nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out)) for _ in range(count)
@@ -29,7 +31,6 @@ class MultiHead(nn.Module):
         heads = self.image if side == "image" else self.text
         return [F.normalize(head(x), dim=-1) for head in heads]
 
-    def forward(self, x: Tensor, side: str) -> Tensor:
-        """Embeddings [n, D] of a side, "image" or "text" -> unit vectors [n, count * out]."""
+    def forward(self, x: Tensor, side: str, weights: Tensor | None = None) -> Tensor:
         several = self.each(x, side)
         return torch.cat(several, -1) / len(several) ** 0.5

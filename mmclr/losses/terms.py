@@ -1,11 +1,13 @@
-"""The terms of a config's loss: {name: {use: key, weight: number or ramp, the objective's fields...}}."""
+"""The terms of a config's loss: {name: {use: key, weight: number or ramp, head: a head, the objective's fields...}}."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mmclr import heads
 from mmclr.config import ConfigError, check, config
+from mmclr.losses.headed import Headed
 from mmclr.losses.objective import Objective, build
 from mmclr.losses.ramp import Ramp, Weight
 
@@ -13,14 +15,15 @@ from mmclr.losses.ramp import Ramp, Weight
 class Term(NamedTuple):
     """An objective and its weight over the training."""
 
-    objective: Objective
+    objective: Objective | Headed
     weight: Ramp
 
 
 @config
-class _Head:
+class _Entry:
     use: str
     weight: Weight
+    head: dict[str, Any] | None
 
 
 def needs(terms: Mapping[str, Term]) -> frozenset[str]:
@@ -29,9 +32,10 @@ def needs(terms: Mapping[str, Term]) -> frozenset[str]:
 
 
 def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]:
-    """Make the objectives of a config, all faults in one ConfigError. `use` is the name, `weight` is 1 by default.
+    """Make the objectives of a config, all faults in one ConfigError.
 
-    A term that is null is left out: so a config takes away what its base has.
+    `use` is the term's name by default, `weight` 1, `head` none. A term that is null is left out: so a config takes
+    away what its base has.
     """
     terms, faults = {}, []
     if not any(fields is not None for fields in tree.values()):
@@ -41,9 +45,11 @@ def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]
             continue
         where = f"objectives.{name}"
         try:
-            own = {"use": name, "weight": 1.0, **fields}
-            head = check(_Head, {key: own.pop(key) for key in ("use", "weight")}, where)
-            terms[name] = Term(build(head.use, own, where), head.weight)
+            own = {"use": name, "weight": 1.0, "head": None, **fields}
+            entry = check(_Entry, {key: own.pop(key) for key in ("use", "weight", "head")}, where)
+            bare = build(entry.use, own, where)
+            headed = bare if entry.head is None else Headed(bare, heads.build(entry.head, f"{where}.head"))
+            terms[name] = Term(headed, entry.weight)
         except ConfigError as error:
             faults.append(str(error))
     if faults:

@@ -38,7 +38,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "pixpro": [{"loss": "contrast", "hidden": 0}, {"loss": "plain", "near": 1.5}, {"power": 0.5, "transform": False}],
-    "whitened_cse": [{"group": 4, "copies": 3, "shared": False, "tail": False}],
+    "whitened_cse": [{"group": 2, "copies": 3, "shared": False, "tail": False}],
     "siglip": [{"duplicates": "negative"}],
     "swalip": [{"hidden": 0, "iterations": 1}],
     "wscol": [{"hidden": 0, "prototypes": 3, "delta": 0.3}, {"self_positive": True, "prototypes": 2, "eta": 1.0}],

@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -228,7 +229,8 @@ def distributed(quick: bool) -> dict[str, Any]:
 
 def ranks(world: int, rounds: int) -> None:
     """Start `world` processes and print rank 0's times; a barrier before each makes them the slowest's."""
-    torch.multiprocessing.spawn(_rank, (world, rounds, f"/tmp/mmclr-bench-{os.getpid()}"), nprocs=world)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_rank, (world, rounds, f"{folder}/store"), nprocs=world)
 
 
 def _rank(rank: int, world: int, rounds: int, meeting: str) -> None:

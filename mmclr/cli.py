@@ -52,6 +52,7 @@ COMMANDS = {
     "data index": ("data_tools.index:main", "scan shards into their sidecar indices"),
     "data verify": ("data_tools.verify:main", "find truncated shards, half samples, undecodable pictures"),
     "data caption": ("data_tools.recaption:main", "add generated captions to shards, beside the original ones"),
+    "data cluster": ("data_tools.cluster:main", "label pictures with their nearest clusters, by k-means of a model"),
     "data stats": ("data_tools.stats:main", "count samples, captions, sizes"),
     "data pack": ("data_tools.pack:main", "write pictures and captions from folders and tables into shards"),
     "data reshard": ("data_tools.reshard:main", "shards of another size, shuffled, or a DataComp subset of them"),

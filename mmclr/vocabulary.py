@@ -2,8 +2,8 @@
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
 L text tokens, P patches, M captions per image, V views of a picture, T forms of a caption, K prototypes, R reference
-features, N tokens of the vocabulary, W the caption decoder's width. A new feature is one row here and one source in
-`features/` that computes it; nothing else changes.
+features, N tokens of the vocabulary, W the caption decoder's width, C clusters of a picture. A new feature is one row
+here and one source in `features/` that computes it; nothing else changes.
 
 A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
 objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
@@ -35,6 +35,7 @@ class Sizes:
     L: int = 4  # of which L - 1 are predicted
     N: int = 7
     W: int = 6
+    C: int = 3
     dtype: torch.dtype = torch.float64
 
 
@@ -86,6 +87,10 @@ def _ids(sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.randperm(4 * sizes.b, generator=generator)[: sizes.b]
+
+
+def _clusters(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randint(-1, 9, (sizes.b, sizes.C), generator=generator)
 
 
 def _states(sizes: Sizes, generator: torch.Generator) -> Tensor:
@@ -168,6 +173,9 @@ FEATURES: dict[str, Feature] = {
     ),
     "label": Feature("[b]", "batch", "int64 class of the sample, from the shards' .cls or a json field", _ids),
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
+    "clusters": Feature(
+        "[b, C]", "batch", "int64 nearest clusters of the picture from `mmclr data cluster`, -1 for none", _clusters
+    ),
     "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
     "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", _shares),
     "view_boxes": Feature(

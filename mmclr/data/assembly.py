@@ -13,10 +13,12 @@ from mmclr.data import augment
 from mmclr.data.augment import Recipe
 from mmclr.data.batch import Batch
 from mmclr.data.captions import Chooser, text_id
+from mmclr.data.clusters import Clusters
 from mmclr.data.decode import Picture
 from mmclr.data.index import Ints
 from mmclr.data.ledger import Entry, Fault
 from mmclr.data.order import Order
+from mmclr.data.pure import PureOrder
 from mmclr.data.random import Words, key
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Shards
@@ -39,12 +41,13 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, size: int, views: int, texts: int) -> None:
+    def __init__(self, count: int, size: int, views: int, texts: int, top: int) -> None:
         self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
         self.boxes = np.zeros((count, views, 4), np.float32)
         self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 3), -1, np.int64)  # image, caption, label
         self.weights = np.zeros(count, np.float32)
+        self.clusters = np.full((count, top), -1, np.int64)
         self.keys = [""] * count
 
 
@@ -55,7 +58,8 @@ class Assembler:
         self,
         config: DataConfig,
         parts: list[Shards],
-        order: Order,
+        order: Order | PureOrder,
+        clusters: Clusters | None,
         tokenizer: Any,
         image_size: int,
         seed: int,
@@ -63,7 +67,7 @@ class Assembler:
         world: int,
         captions: int,
     ) -> None:
-        self.config, self.order, self.tokenizer = config, order, tokenizer
+        self.config, self.order, self.clusters, self.tokenizer = config, order, clusters, tokenizer
         self.image_size, self.seed, self.captions = image_size, seed, captions
         self.rows = config.batch // world
         self.first = rank * self.rows
@@ -77,7 +81,8 @@ class Assembler:
         """Return the rows of this rank in the global batch that begins at `start`."""
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
-        rows = Rows(self.rows, self.image_size, self.config.views, self.captions + self.config.text_views)
+        top = self.clusters.top if self.clusters else 0
+        rows = Rows(self.rows, self.image_size, self.config.views, self.captions + self.config.text_views, top)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -86,7 +91,7 @@ class Assembler:
                 break
             pending = np.array(bad)
             words = key(np.full(len(bad), self.seed), epoch[pending], sample[pending], SUBSTITUTE, attempt)
-            sample[pending] = self.store.others(sample[pending], words)
+            sample[pending] = self.order.others(sample[pending], words)
         else:
             raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last: {faults[-1]}")
         return self._batch(rows, np.concatenate([sample, np.full(self.rows - real, -1)]), faults)
@@ -135,6 +140,8 @@ class Assembler:
         rows.ids[row] = stored.image_id, text_id(texts[0]), stored.label
         rows.weights[row] = stored.weight
         rows.keys[row] = stored.key
+        if self.clusters:
+            rows.clusters[row] = self.clusters.of(sample)
 
     def _batch(self, rows: Rows, index: Ints, faults: list[Entry]) -> Batch:
         encoded = self.store.encode([text for texts in rows.texts for text in texts], self.tokenizer.encode)
@@ -158,6 +165,7 @@ class Assembler:
             label=label,
             index=torch.from_numpy(index[order]),
             weights=torch.from_numpy(rows.weights[order]),
+            clusters=torch.from_numpy(rows.clusters[order]) if self.clusters else None,
             keys=[rows.keys[row] for row in order],
             faults=faults,
         )

@@ -37,6 +37,7 @@ class Batch:
     view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the picture
     text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
     text_view_lengths: Tensor | None = None  # int64 [b, T]
+    clusters: Tensor | None = None  # int64 [b, C], nearest clusters of each picture, -1 where there is none
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
 
     @property

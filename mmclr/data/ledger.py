@@ -16,6 +16,7 @@ EXAMPLES = 5  # kept for each reason, to be shown to people
 REASONS = {
     "truncated": "the shard ends inside the sample",
     "not_in_subset": "data.subset does not name the sample",
+    "small_group": "its group has fewer samples than a batch (data.pure)",
     "no_image": "the sample has no picture",
     "no_caption": "the sample has none of the caption fields",
     "empty_caption": "the caption is empty",

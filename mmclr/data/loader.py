@@ -15,10 +15,12 @@ import torch
 from mmclr.data.assembly import Assembler, Start
 from mmclr.data.batch import Batch
 from mmclr.data.captions import extensions
+from mmclr.data.clusters import Clusters, digest, groups
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Ledger
 from mmclr.data.order import Order
 from mmclr.data.plain import read_all
+from mmclr.data.pure import PureOrder
 from mmclr.data.settings import DataConfig, Source
 from mmclr.data.shards import Shards, fingerprint
 from mmclr.data.sources import expand
@@ -27,6 +29,15 @@ from mmclr.data.workers import run_ahead
 from mmclr.errors import UserError
 
 __all__ = ["Batch", "DataConfig", "Loader", "Source", "read_all"]
+
+
+WHAT = {  # of a loader's state must be that of its continuation
+    "samples": "number of samples",
+    "data": "shards",
+    "seed": "seed",
+    "groups": "groups of pure batches",
+    "batch": "data.batch with data.pure",
+}
 
 
 class Loader:
@@ -56,22 +67,39 @@ class Loader:
                 f"data.batch={config.batch} is larger than the data: {self.samples} usable samples; "
                 f"lower data.batch\n" + "\n".join(self.ledger.lines())
             )
-        weights = [source.weight for source in config.sources().values()]
-        self.order = Order([len(part) for part in self.parts], weights, seed, config.block, config.window)
-        self.assembler = Assembler(config, self.parts, self.order, tokenizer, image_size, seed, rank, world, captions)
+        self.clusters = Clusters(self.parts, config.clusters) if config.clusters else None
+        self.order = self._order(seed)
+        self.assembler = Assembler(
+            config, self.parts, self.order, self.clusters, tokenizer, image_size, seed, rank, world, captions
+        )
         self._seed = seed
         self._read = 0  # rows of this rank that were handed out
         self.position = 0  # samples of the global stream that were handed out
 
+    def _order(self, seed: int) -> Order | PureOrder:
+        config = self.config
+        if config.pure:
+            order = PureOrder(groups([Clusters(self.parts, name).nearest for name in config.pure]), config.batch, seed)
+            if order.left_out:
+                self.ledger.exclude("small_group", order.left_out)
+            return order
+        weights = [source.weight for source in config.sources().values()]
+        return Order([len(part) for part in self.parts], weights, seed, config.block, config.window)
+
     @property
     def batches_per_epoch(self) -> int:
         """Return after how many batches every sample has been seen (in a mixture: as many samples as there are)."""
-        return math.ceil(self.samples / self.config.batch)
+        return math.ceil(self.order.length / self.config.batch)
 
     @property
     def epoch(self) -> float:
         """Return how many epochs have been handed out."""
-        return self.position / self.samples
+        return self.position / self.order.length
+
+    @property
+    def cluster_count(self) -> int:
+        """Return how many clusters the labels of `data.clusters` tell apart; 0 without any."""
+        return self.clusters.count if self.clusters else 0
 
     def shares(self) -> dict[str, float]:
         """Return which part of the samples so far came from each source."""
@@ -105,15 +133,17 @@ class Loader:
         return {"position": self.position, **self._identity(), "faults": self.ledger.state_dict()}
 
     def _identity(self) -> dict[str, Any]:
-        return {"seed": self._seed, "samples": self.samples, "data": fingerprint(self.parts)}
+        order = self.order
+        pure = {"groups": digest(order.groups), "batch": order.batch} if isinstance(order, PureOrder) else {}
+        return {"seed": self._seed, "samples": self.samples, "data": fingerprint(self.parts), **pure}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken. Raises UserError when the data or the seed are others."""
         mine = self._identity()
-        for name, what in (("samples", "number of samples"), ("data", "shards"), ("seed", "seed")):
-            if state.get(name) != mine[name]:
+        for name, what in WHAT.items():
+            if state.get(name) != mine.get(name):
                 raise UserError(
-                    f"this checkpoint's {what} ({state.get(name)}) is not the config's ({mine[name]}): the stream "
+                    f"this checkpoint's {what} ({state.get(name)}) is not the config's ({mine.get(name)}): the stream "
                     "cannot go on where it stopped; use the same data, or start without the loader's state"
                 )
         self.position = int(state["position"])

@@ -144,6 +144,7 @@ class Order:
         self.begins = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         self.mixture = Mixture(weights) if len(sizes) > 1 else None
         self.seed, self.block, self.window = seed, block, window
+        self.length = sum(sizes)  # positions of an epoch (in a mixture: as many as there are samples)
 
     def at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return for each position the number of its sample, and which epoch of its source this is. [b] each."""
@@ -159,6 +160,11 @@ class Order:
             keys = key(np.full(len(mine), self.seed), int(number), epoch[mine])
             sample[mine] = self.begins[number] + epoch_order(place, n, keys, self.block, self.window)
         return sample, epoch
+
+    def others(self, sample: Ints, words: Words) -> Ints:
+        """Return samples of the same sources as `sample`, chosen by random words. [b] each."""
+        source = np.searchsorted(self.begins, sample, side="right") - 1
+        return self.begins[source] + (words % np.array(self.sizes, np.uint64)[source]).astype(np.int64)
 
     def shares(self, position: int) -> list[float]:
         """Return which part of the first `position` samples came from each source."""

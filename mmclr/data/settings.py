@@ -29,6 +29,8 @@ class DataConfig:
     caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities
     label: str = ""  # "cls" or "json:field": integers, or words that are hashed; "" for none
     weight: str = ""  # "json:field": the sample's weight in every mean; "" for 1
+    clusters: str = ""  # labels that `mmclr data cluster` wrote beside the shards, NAME or FOLDER/NAME; "" for none
+    pure: tuple[str, ...] = ()  # names of such labels: each global batch comes from samples that share all of them
     subset: str = ""  # DataComp subset file (.npy of 128-bit uids): only these samples
     batch: int = 256  # pairs in a global batch, all ranks together
     workers: int = 2  # processes per rank that decode; 0 = a thread of this one
@@ -69,6 +71,10 @@ class DataConfig:
             raise ValueError("train names no shards")
         if self.tail == "pad" and len(self.sources()) > 1:
             raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
+        if self.pure and (len(self.sources()) > 1 or self.tail == "pad" or self.block > 1):
+            raise ValueError(
+                "pure draws batches of one source's single samples: it needs one source, tail: carry, block: 1"
+            )
         if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
             raise ValueError("caption needs a field, and probabilities above 0 when there are several")
         if not all(0 <= part <= 255 for part in self.background):

@@ -88,6 +88,10 @@ class Shards:
         rows = self._rows[shard]
         return shard, row if rows is None else int(rows[row])
 
+    def rows(self, shard: int) -> Ints | None:
+        """Return the usable rows of a shard, None where all are."""
+        return self._rows[shard]
+
     def read(self, number: int, extensions: Iterable[str] | None = None) -> Sample:
         """Return a sample with the members of `extensions` (all that were asked for, if None)."""
         shard, row = self.locate(number)

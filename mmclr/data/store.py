@@ -12,7 +12,6 @@ from mmclr.data import augment
 from mmclr.data.augment import Augment, Canvas
 from mmclr.data.captions import Chooser, Field, identity, number
 from mmclr.data.decode import Picture
-from mmclr.data.index import Ints
 from mmclr.data.ledger import Entry, Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Sample, Shards, bounds
@@ -73,12 +72,6 @@ class Store:
         part = self._part(sample)
         where = self.parts[part].where(sample - int(self.begins[part]))
         return where._replace(reason=fault.reason, detail=fault.detail)
-
-    def others(self, sample: Ints, words: np.ndarray) -> Ints:
-        """Return samples of the same sources as `sample`, chosen by random words. [b] each."""
-        part = np.searchsorted(self.begins, sample, side="right") - 1
-        sizes = (self.begins[part + 1] - self.begins[part]).astype(np.uint64)
-        return self.begins[part] + (words % sizes).astype(np.int64)
 
     def encode(self, texts: list[str], tokenize: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
         """Return the token ids of texts, from memory where they are kept."""

@@ -44,6 +44,7 @@ class Facts:
     width: int = 0  # D, the embedding's width
     steps: int = 0  # optimizer steps of the whole run
     batch: int = 0  # B, the global batch
+    clusters: int = 0  # clusters that the data's labels tell apart
 
 
 @dataclass_transform(kw_only_default=True)

@@ -66,7 +66,8 @@ class Trainer:
         self.ema = Ema(self.student, needs(terms)) if asked(needs(terms)) else None
         self.step = Step([*teachers, self.student, *([self.ema] if self.ema else [])], terms)
         self.student.freeze_unasked(self.step.wanted)
-        self.step.setup(Facts(self.loader.samples, self.model.config.embed, self.steps, run.data.batch))
+        loader, width = self.loader, self.model.config.embed
+        self.step.setup(Facts(loader.samples, width, self.steps, run.data.batch, loader.cluster_count))
         kind = precision(run.precision)
         self.step.precision = None if kind == torch.float32 else kind
         self.following = Following(self.step, run.ema)

@@ -1,0 +1,129 @@
+"""Cluster labels of samples, written beside their shards by `mmclr data cluster`.
+
+SHARD.NAME.npy holds the nearest clusters of each sample of a shard, int32 [samples, top], the nearest first and -1 for
+samples without a picture; NAME.clusters.json in the same folder says how many clusters there are. A name with a folder,
+FOLDER/NAME, means files there, which is where those of remote shards must be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmclr.data import sources
+from mmclr.data.index import Ints, ShardIndex
+from mmclr.data.shards import Shards, bounds
+from mmclr.errors import UserError
+
+Labels = NDArray[np.int32]
+MAKE = "make them with mmclr data cluster"
+
+
+def place(url: str, name: str) -> Path:
+    """Return where the labels of a shard are."""
+    folder, _, plain = name.rpartition("/")
+    if sources.is_remote(url) and not folder:
+        raise UserError(f"{url}: labels cannot lie beside a remote shard; name a folder for them, FOLDER/{name}")
+    path = Path(url.rsplit("/", 1)[-1] if sources.is_remote(url) else sources.local(url))
+    return (Path(folder) if folder else path.parent) / f"{path.name}.{plain}.npy"
+
+
+def write(indices: Sequence[ShardIndex], name: str, labels: Sequence[Labels], facts: dict[str, Any]) -> list[Path]:
+    """Write the labels of each shard's samples, and beside them `facts`; return the files of labels."""
+    paths = [place(index.url, name) for index in indices]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"{paths[0].parent}: several shards have the same name; their labels need folders of their own")
+    for path, rows in zip(paths, labels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, np.ascontiguousarray(rows, np.int32))
+        os.replace(temporary, path)
+    for folder in {path.parent for path in paths}:
+        _facts(folder, name).write_text(json.dumps(facts, indent=2) + "\n")
+    return paths
+
+
+class Clusters:
+    """The labels of all samples of a run's sources, by number; files are mapped when they are needed."""
+
+    def __init__(self, parts: Sequence[Shards], name: str) -> None:
+        self.parts, self.name = list(parts), name
+        self.begins = bounds(self.parts)
+        counts = {
+            folder: _read_facts(folder, name)
+            for folder in {place(i.url, name).parent for part in parts for i in part.indices}
+        }
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{count} in {folder}" for folder, count in counts.items())
+            raise UserError(
+                f"data: the labels {name} have different numbers of clusters ({told}); {MAKE} for all shards"
+            )
+        self.count = next(iter(counts.values()))
+        self.top = self._mapped(0, 0).shape[1]
+        self._open: dict[tuple[int, int], Labels] = {}
+
+    def of(self, number: int) -> Labels:
+        """Return the nearest clusters [top] of a sample."""
+        part = int(np.searchsorted(self.begins, number, side="right")) - 1
+        shard, row = self.parts[part].locate(number - int(self.begins[part]))
+        if (part, shard) not in self._open:
+            self._open[part, shard] = self._mapped(part, shard)
+        return self._open[part, shard][row]
+
+    @cached_property
+    def nearest(self) -> Labels:
+        """The nearest cluster of every sample, [samples]."""
+        found = []
+        for number, part in enumerate(self.parts):
+            for shard in range(len(part.indices)):
+                labels = self._mapped(number, shard)[:, 0]
+                rows = part.rows(shard)
+                found.append(labels if rows is None else labels[rows])
+        return np.concatenate(found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a worker maps for itself
+
+    def _mapped(self, part: int, shard: int) -> Labels:
+        index = self.parts[part].indices[shard]
+        path = place(index.url, self.name)
+        try:
+            labels: Labels = np.load(path, mmap_mode="r")
+        except (OSError, ValueError):
+            raise UserError(f"{path}: there are no labels of this shard; {MAKE}") from None
+        if len(labels) != len(index):
+            raise UserError(f"{path}: labels of {len(labels)} samples, the shard has {len(index)}; {MAKE} anew")
+        return labels
+
+
+def groups(nearest: Sequence[Labels]) -> Ints:
+    """Return one number per sample that only samples share whose labels of every stage are the same, [samples]."""
+    return np.unique(np.stack(nearest, 1), axis=0, return_inverse=True)[1].astype(np.int64)
+
+
+def digest(labels: NDArray[Any]) -> str:
+    """Return a hash of labels."""
+    return hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()[:16]
+
+
+def _facts(folder: Path, name: str) -> Path:
+    return folder / f"{name.rpartition('/')[2]}.clusters.json"
+
+
+def _read_facts(folder: Path, name: str) -> int:
+    path = _facts(folder, name)
+    try:
+        return int(json.loads(path.read_text())["clusters"])
+    except OSError:
+        raise UserError(f"data: there are no cluster labels {name} ({path} is missing); {MAKE}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: cannot be read; {MAKE} anew") from None

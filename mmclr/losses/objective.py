@@ -55,8 +55,14 @@ class Objective(nn.Module):
     needs: ClassVar[tuple[str, ...]]
     cost: ClassVar[str]  # "streamed": O(B) memory; "dense": builds [b, B]; "local": compares no samples
 
-    def __init_subclass__(cls, key: str, cost: str = "streamed") -> None:
+    def __init_subclass__(cls, key: str = "", cost: str = "streamed") -> None:
         super().__init_subclass__()
+        if not key:
+            if "forward" in vars(cls) or "__annotations__" in vars(cls):
+                raise TypeError(
+                    f"class {cls.__name__}: an objective needs a key: class {cls.__name__}(Objective, key=...)"
+                )
+            return  # torch makes such a class for a module some of whose parameters are parametrized
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         cls.key, cls.cost = key, cost
         cls.needs = _needs(cls)

@@ -15,6 +15,8 @@ from tests.train.runs import log
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 10
+TEACHER = ["objectives={cl2l: {hidden: 0}, pixpro: {hidden: 2, out: 8}, directpred: {}}", "ema=0.8", "steps=6",
+           "data.views=2", "data.text_views=2"]  # fmt: skip
 RUNS = {
     "whole": [],
     "micro": ["micro_batch=3"],
@@ -22,6 +24,8 @@ RUNS = {
     "nan": ["steps=4"],
     "scaled": ["steps=4"],
     "short": ["steps=4"],
+    "teacher": TEACHER,
+    "teacher_micro": [*TEACHER, "micro_batch=3"],
 }
 # The softmax does not depend on it, so its gradient is rounding, which Adam makes as large as any other.
 NOISE = "k_proj.bias"
@@ -33,7 +37,7 @@ def settings(shards, folder, names):
               "objectives={clip: {}, siglip: {weight: 0.5}}", "save.keep=0", "diagnose_every=5",
               f"evaluate={{{sets}}}"]  # fmt: skip
     one = folder.parent / "one" / "whole"
-    runs = {name: [f"out={folder / name}", *[s.format(one=one) for s in RUNS[name]]] for name in names}
+    runs = {name: [f"out={folder / name}", *[s.replace("{one}", str(one)) for s in RUNS[name]]] for name in names}
     folder.mkdir(exist_ok=True)
     (folder / "task.json").write_text(json.dumps({"shared": shared, "runs": runs}))
     return str(folder / "task.json")
@@ -58,17 +62,20 @@ def start(config, task):
 def folder(shards, tmp_path_factory):
     """Return the folder with the runs of one process."""
     folder = tmp_path_factory.mktemp("strategies")
-    worker.main(settings(shards, folder / "one", ["whole", "nan", "short"]))
+    worker.main(settings(shards, folder / "one", ["whole", "nan", "short", "teacher"]))
     return folder
 
 
-def compare(one, two, state=("model/model", "average/model", "state/optimizer", "state/objectives")):
+STATE = ("model/model", "average/model", "state/optimizer", "state/objectives")
+
+
+def compare(one, two, state=STATE):
     """Compare the logs of two runs, and their last checkpoints."""
     a, b = (log(run, "step", "loss", "clip", "scale", "grad_norm") for run in (one, two))
     assert len(b) > 2
     for row, other in zip(a[-len(b) :], b):
         assert other == pytest.approx(row, rel=1e-5, nan_ok=True)
-    for what in ("eval",) if two.name == "micro" else ("eval", "batch"):  # of micro-batches only the first is looked at
+    for what in ("eval",) if "micro" in two.name else ("eval", "batch"):  # of micro-batches only the first is looked at
         a, b = (log(run, what) for run in (one, two))
         assert len(b) == len(a[-len(b) :])
         for (row,), (other,) in zip(a[-len(b) :], b):
@@ -101,9 +108,12 @@ def test_two_processes_equal_one(config, folder, shards):
     """Over 10 steps; in micro-batches; resumed from one process's checkpoint; past a NaN; with a scaled loss."""
     if config.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed (pip install mmclr[deepspeed])")
-    start(config, settings(shards, folder / config, ["whole", "micro", "resumed", "nan", "scaled"]))
+    names = ["whole", "micro", "resumed", "nan", "scaled", "teacher", "teacher_micro"]
+    start(config, settings(shards, folder / config, names))
     for name in ("whole", "micro", "resumed"):
         compare(folder / "one" / "whole", folder / config / name)
     compare(folder / "one" / "nan", folder / config / "nan")
+    for name in ("teacher", "teacher_micro"):
+        compare(folder / "one" / "teacher", folder / config / name, (*STATE, "state/ema"))
     compare(folder / "one" / "short", folder / config / "scaled")
     assert len(list((folder / config / "nan" / "bad").glob("step-00000003-*"))) == 2

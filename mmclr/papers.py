@@ -19,6 +19,7 @@ from rich.table import Column, Table
 
 from mmclr import vocabulary
 from mmclr.config import find, nearest
+from mmclr.data.pure import PureOrder
 from mmclr.errors import UserError
 from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
@@ -30,6 +31,11 @@ BEYOND = {
     "frozen_image": "A frozen image model (`teacher:`, or a locked tower)",
     "frozen_text": "A frozen text model (`teacher:`, or a locked tower)",
     "label": "Classes of the samples (`data.label:`)",
+    "clusters": "Clusters of the pictures (`mmclr data cluster`, `data.clusters:`)",
+}
+SECTIONS = {
+    "heads": "Heads between the embedding and any objective",
+    "data": "Orders of the samples, for any objective",
 }
 HEAD = """# Objectives
 
@@ -63,11 +69,11 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return all objectives, sorted by what data they need and then by name, and then the heads."""
+    """Return all objectives, sorted by what data they need and then by name; then heads, and orders of the data."""
     uses = _presets()
     found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
     heads = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in HEADS.items()]
-    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *heads]
+    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *heads, _order(uses.get("mcl", []))]
 
 
 def page() -> str:
@@ -93,6 +99,17 @@ def _head(key: str, cls: type, presets: list[str]) -> Entry:
     state = [f"{weights / 1e6:.1f} M weights"] * (weights > 0)
     own = {"needs": [], "cost": "local", "state": state, "presets": presets}
     return _entry(cls, key, "heads", above=("objectives", "clip", "head"), **own)
+
+
+def _order(presets: list[str]) -> Entry:
+    own = {"needs": [], "cost": "local", "state": [], "presets": presets}
+    field = {
+        "name": "pure",
+        "default": ["stage0"],
+        "comment": "labels that all samples of a batch share, of each stage",
+    }
+    found = _entry(PureOrder, "mcl", "data", above=("data",), **own)
+    return dataclasses.replace(found, fields=[field], config="data: {pure: [stage0]}")
 
 
 def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -> Entry:
@@ -127,7 +144,7 @@ def _state(cls: type[Objective]) -> list[str]:
     """Return what the objective keeps between steps, as a run of 1,000 samples would create it."""
     objective = cls()
     with torch.device("meta"):
-        objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256))
+        objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256, clusters=100))
     weights = {name.partition(".")[0]: 0 for name, _ in objective.named_parameters() if "." in name}
     kept = []
     for name, value in objective.state_dict().items():
@@ -141,7 +158,7 @@ def _state(cls: type[Objective]) -> list[str]:
 
 def _fields(cls: Any) -> list[dict[str, Any]]:
     comments = _comments(cls)
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
     return [{"name": f.name, "default": f.default, "comment": comments.get(f.name, "")} for f in fields]
 
 
@@ -167,6 +184,7 @@ def _presets() -> dict[str, list[str]]:
         for name, fields in (tree.get("objectives") or {}).items():
             keys = [] if fields is None else [fields.get("use", name)]
             keys += [f"head {fields['head']['use']}"] if fields and fields.get("head") else []
+            keys += ["mcl"] if (tree.get("data") or {}).get("pure") else []
             for key in keys:
                 found.setdefault(key, []).append(f"configs/{path.relative_to(folder)}")
     return found
@@ -188,8 +206,8 @@ def _rank(entry: Entry) -> tuple[int, list[int]]:
 
 def _section(entry: Entry) -> str:
     """Return the heading under which the entry stands: what data it takes."""
-    if entry.room == "heads":
-        return "Heads between the embedding and any objective"
+    if entry.room in SECTIONS:
+        return SECTIONS[entry.room]
     extra = _extra(entry)
     if not extra:
         return "Pictures with captions"

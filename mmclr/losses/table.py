@@ -26,6 +26,15 @@ class Table(nn.Module):
         self.count, self.first = count, first
         self.rows = first.repeat(-(-count // parallel.world()), 1)  # this rank's [count / world, width]
 
+    def draw(self, columns: int) -> None:
+        """Draw the first values of every row from a normal distribution, the same whatever the number of ranks."""
+        step = max(1, TOGETHER // columns)
+        for start in range(0, self.count, step):
+            values = torch.randn(min(step, self.count - start), columns)
+            offset = (parallel.rank() - start) % parallel.world()
+            mine, first = values[offset :: parallel.world()], (start + offset) // parallel.world()
+            self.rows[first : first + len(mine), :columns] = mine
+
     def read(self, numbers: Tensor) -> Tensor:
         """Return the rows of this rank's numbers [n], negative ones standing for no row: [n] -> [n, width]."""
         every = parallel.gather(numbers)

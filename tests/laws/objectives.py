@@ -36,6 +36,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "alignment": [{"power": 3.0}],
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
     "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
+    "mlcd": [{"share": 1.0, "scale": 10.0, "margin": 0.2}, {"share": 0.5, "joint": True}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "pixpro": [{"loss": "contrast", "hidden": 0}, {"loss": "plain", "near": 1.5}, {"power": 0.5, "transform": False}],
     "whitened_cse": [{"group": 2, "copies": 3, "shared": False, "tail": False}],
@@ -52,7 +53,7 @@ def make(key: str, fields: dict[str, Any], samples: int = 64, dtype: torch.dtype
     """Return the objective, ready for steps of a small run; its own weights are of the features' `dtype`."""
     torch.manual_seed(0)  # of parameters that setup creates
     objective = build_terms({"term": {"use": key, **fields}})["term"].objective
-    objective.setup(Facts(samples=samples, width=8, steps=10, batch=8))
+    objective.setup(Facts(samples=samples, width=8, steps=10, batch=8, clusters=9))
     return objective.to(dtype)
 
 

@@ -64,7 +64,7 @@ def test_the_order_of_the_batch_does_not_matter(key, fields):
 
 @every_key
 def test_every_asked_name_is_used(key):
-    """Another value of a feature must change the value or a gradient of the second step: else it wastes a tower."""
+    """Another value of a feature must change the second step: its value, a gradient or the state after it."""
     inputs, other = (features(make(key, {}), b=12, seed=seed) for seed in (0, 1))
     before = _second(key, inputs, inputs)
     for name in inputs:
@@ -178,12 +178,14 @@ def test_every_field_has_a_comment_with_its_meaning(key):
 
 
 def _second(key, first, second):
-    """Return the value and all gradients of a step on `second` after one on `first`."""
+    """Return the value and all gradients of a step on `second` after one on `first`, and the state after both."""
     objective = make(key, {})
     objective(**first)
     objective.after_step()
     torch.manual_seed(1)
-    return _everything(objective, second)
+    found = _everything(objective, second)
+    objective.after_step()
+    return [*found, *objective.state_dict().values()]
 
 
 def _everything(objective, inputs):

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmclr.data import clusters
+from mmclr.data.index import open_indices
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200), "white": (240, 240, 240)}
 PLACES = {"left": (4, 2), "right": (4, 18), "top": (0, 8), "bottom": (18, 8)}
 
@@ -33,7 +36,16 @@ def shards(tmp_path_factory):
                 Image.fromarray(pixels).save(png, "PNG")
                 member(tar, f"{i:06d}.png", png.getvalue())
                 member(tar, f"{i:06d}.txt", f"a {colour} square at the {place}".encode())
+    label(folder)
     return str(folder / "{00000..00002}.tar")
+
+
+def label(folder):
+    """Write cluster labels beside the shards: two of four clusters of each picture, and a coarser kind for batches."""
+    indices = open_indices([str(folder / f"{shard:05d}.tar") for shard in range(3)])
+    numbers = np.arange(60, dtype=np.int32).reshape(3, 20, 1)
+    clusters.write(indices, "clusters", np.concatenate([numbers % 4, (numbers + 1) % 4], 2), {"clusters": 4})
+    clusters.write(indices, "stage0", numbers % 2, {"clusters": 2})
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ def make_batch(b=10, captions=1):
         caption_id=torch.arange(b) // 2,
         label=torch.arange(b) % 3,
         index=torch.arange(b) + 100,
+        clusters=torch.randint(-1, 9, (b, 3), generator=g),
         weights=torch.rand(b, generator=g) + 0.5,
         keys=[str(i) for i in range(b)],
         views=torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8),
@@ -51,7 +52,7 @@ def make_step(objectives, captions):
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
     student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
     step = Step([student, Ema(student, needs(terms))], terms)
-    step.setup(Facts(samples=200, width=12, steps=10, batch=10))
+    step.setup(Facts(samples=200, width=12, steps=10, batch=10, clusters=9))
     student.freeze_unasked(step.wanted)
     return step.double().train()
 

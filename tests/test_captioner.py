@@ -52,7 +52,7 @@ def pictures(b, seed=0):
 def plain(model, pixels, tokens):
     """The decoder written out over padded rows: states at all tokens but the last."""
     decoder, read = model.captioner, model.text_model.tokens(tokens)[:, :-1]
-    seen = decoder.memory(model.vision_model.tokens(pixels)[:, 1:])
+    seen = decoder.memory(model.vision_model.tokens(pixels))
     seen = seen.repeat_interleave(len(tokens) // len(pixels), 0)
     for layer in decoder.layers:
         read = layer.block(read, causal=True)

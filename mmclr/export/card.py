@@ -154,7 +154,7 @@ def _decoder(source: Source) -> list[str]:
     c = source.captioner.config.captioner if source.captioner else None
     if c is None:
         return []
-    seen = f"{c.queries} vectors that learnt queries take from the patches" if c.queries else "all patches"
+    seen = f"what {c.queries} learnt queries take from the picture" if c.queries else "all tokens of the picture"
     return [
         f"- captions: {c.layers} decoder layers on top of the text encoder, which see {seen}; not part of the above"
     ]

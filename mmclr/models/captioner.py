@@ -26,7 +26,7 @@ FOLDER, PREFIX = "captioner", "captioner."
 
 
 class Memory(nn.Module):
-    """What the decoder sees of a picture: its patches, or what learnt queries take from them."""
+    """What the decoder sees of a picture: its tokens (the class token, too), or what learnt queries take from them."""
 
     def __init__(self, c: CaptionerConfig, text: TextConfig, seen: int) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class Memory(nn.Module):
         self.attention = CrossAttention(text.width, text.heads, seen) if c.queries else None
         self.final_layer_norm = nn.LayerNorm(text.width, text.eps) if c.queries else None
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [b, P, seen] -> [b, P, seen], or [b, queries, width]."""
-        patches = self.layer_norm(patches)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[b, 1 + P, seen] -> [b, 1 + P, seen], or [b, queries, width]."""
+        tokens = self.layer_norm(tokens)
         if self.queries is None or self.attention is None or self.final_layer_norm is None:
-            return patches
-        return self.final_layer_norm(self.attention(self.queries.expand(len(patches), -1, -1), patches))
+            return tokens
+        return self.final_layer_norm(self.attention(self.queries.expand(len(tokens), -1, -1), tokens))
 
 
 class CrossAttention(nn.Module):
@@ -90,7 +90,7 @@ class Layer(nn.Module):
 
 
 class Captioner(nn.Module):
-    """Causal text states and a picture's patches -> states from which the next tokens are told."""
+    """Causal text states and a picture's tokens -> states from which the next tokens are told."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class Captioner(nn.Module):
             if vectors is not None:
                 nn.init.normal_(vectors, std=0.02)
 
-    def forward(self, read: Tensor, layout: Packed, patches: Tensor) -> Tensor:
-        """States of packed texts [N, width] and patches [b, P, seen] -> states [N, width].
+    def forward(self, read: Tensor, layout: Packed, tokens: Tensor) -> Tensor:
+        """States of packed texts [N, width] and pictures' tokens [b, 1 + P, seen] -> states [N, width].
 
         Texts are in groups of equal size, one per picture: of n texts the i-th belongs to picture i * b // n.
         """
-        picture = layout.order * len(patches) // len(layout.order)
-        seen = self.memory(patches)
+        picture = layout.order * len(tokens) // len(layout.order)
+        seen = self.memory(tokens)
         for layer in self.layers:
             read = layer(read, seen, layout, picture)
         return self.final_layer_norm(read)

@@ -91,7 +91,7 @@ class CaptionerConfig:
     """A decoder that writes captions: blocks on top of the text tower, of its width, which also look at the picture."""
 
     layers: Count = 6
-    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the patches what the decoder sees; 0: patches
+    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the picture what the decoder sees; 0: its tokens
     tied: bool = True  # tokens are told by the text tower's own embedding of them; false: by one of the decoder's own
 
 

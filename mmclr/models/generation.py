@@ -138,8 +138,8 @@ class VisionTower(nn.Module):
         self.encoder = Encoder(c, causal=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[b, 3, H, W] -> patches [b, P, width]."""
-        return self.encoder(self.pre_layrnorm(self.embeddings(pixels)))[:, 1:]
+        """[b, 3, H, W] -> [b, 1 + P, width]."""
+        return self.encoder(self.pre_layrnorm(self.embeddings(pixels)))
 
 
 class TextEmbeddings(nn.Module):
@@ -170,7 +170,7 @@ class TextTower(nn.Module):
 
 
 class Memory(nn.Module):
-    """What the decoder sees of a picture: its patches, or what learnt queries take from them."""
+    """What the decoder sees of a picture: its tokens, or what learnt queries take from them."""
 
     def __init__(self, image: dict[str, Any], text: dict[str, Any], queries: int) -> None:
         super().__init__()
@@ -180,12 +180,12 @@ class Memory(nn.Module):
             self.attention = Attention(text["width"], text["heads"], 0, seen=image["width"])
             self.final_layer_norm = nn.LayerNorm(text["width"], text["eps"])
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [b, P, width of the image] -> [b, P, width of the image], or [b, queries, width of the text]."""
-        patches = self.layer_norm(patches)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[b, 1 + P, width of the image] -> the same, or [b, queries, width of the text]."""
+        tokens = self.layer_norm(tokens)
         if self.queries is None:
-            return patches
-        return self.final_layer_norm(self.attention(self.queries.expand(len(patches), -1, -1), patches))
+            return tokens
+        return self.final_layer_norm(self.attention(self.queries.expand(len(tokens), -1, -1), tokens))
 
 
 class Layer(nn.Module):
@@ -232,9 +232,9 @@ class See:
         self.model = model
 
     def forward(self, pixel_values: Any) -> BaseModelOutput:
-        """[b, 3, H, W] -> [b, P, width]."""
-        patches = self.model.vision_model(pixel_values.to(self.model.dtype))
-        return BaseModelOutput(last_hidden_state=self.model.captioner.memory(patches))
+        """[b, 3, H, W] -> [b, 1 + P, width], or [b, queries, width]."""
+        tokens = self.model.vision_model(pixel_values.to(self.model.dtype))
+        return BaseModelOutput(last_hidden_state=self.model.captioner.memory(tokens))
 
     def __call__(self, pixel_values: Any, **_: Any) -> BaseModelOutput:
         return self.forward(pixel_values)

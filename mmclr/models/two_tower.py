@@ -84,7 +84,7 @@ class TwoTower(nn.Module):
         image = self.visual_projection(self.vision_model.post_layernorm(seen[:, 0]))  # type: ignore[operator]
         text = self.text_projection(layout.restore(read[layout.last]))
         layout, left = layout.shortened()
-        states = self.captioner(read[left], layout, seen[:, 1:])
+        states = self.captioner(read[left], layout, seen)
         return _unit(image), _unit(text), layout.unpack(states, tokens.shape[1] - 1)
 
     def words(self) -> Tensor:

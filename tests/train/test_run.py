@@ -145,7 +145,7 @@ def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
         ("objectives.clipp.weight=1", "no objective 'clipp'; did you mean clip?"),
         ("objectives.clip.image_wieght=1", "objectives.clip.image_wieght: unknown key; did you mean image_weight?"),
         ("epochs=3", "exactly one of steps, epochs, samples"),
-        ("tokenizer=nowhere", "is neither a folder with tokenizer.json"),
+        ("tokenizer=nowhere", "nowhere: no tokenizer.json there"),
         ("model.image.patch=7", "not a multiple of patch"),
         ("precision=fp16", "fp16 needs a GPU"),
     ],

@@ -107,7 +107,7 @@ class Demo:
             "What it finds", found.gallery(QUERIES), "A text, and the icons nearest to it; the right ones are marked."
         )
         page.predictions("What it sees", found.predictions(12), "An icon, its name, and the names nearest to it.")
-        page.curves(self.out / "log.jsonl", "Training")
+        page.curves(self.out / "log.jsonl")
         page.table(
             "Evaluation", ["measure", "value", "95 % from", "to"],
             [[name, value, *(interval or (None, None))] for name, value, interval in found.rows()],

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmclr.errors import UserError
 from mmclr.report import charts, planes
 from mmclr.report.gallery import Found, Prediction, Query, Written
@@ -58,8 +60,15 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
         page.result(tree, note="; ".join(tree.get("notes", [])))
         add_examples(page, path.with_suffix(".examples.json"))
     for run in runs:
-        page.curves(run / "log.jsonl", f"Training · {run.name}")
+        page.curves(run / "log.jsonl", run.name if len(runs) > 1 else "", clamp(run))
     return page
+
+
+def clamp(run: Path) -> dict[str, dict[str, float]]:
+    """Return the limit of a run's scale, for the panel that shows it; {} before the first checkpoint."""
+    configs = sorted(run.glob("checkpoints/step-*/config.yaml"))
+    model = (yaml.safe_load(configs[-1].read_text("utf-8")) or {}).get("model", {}) if configs else {}
+    return {"scale": {"clamp": float(model["max_scale"])}} if "max_scale" in model else {}
 
 
 def read_tree(path: Path) -> dict[str, Any]:

@@ -1,63 +1,46 @@
-"""The curves of a training, from its JSONL log: one panel per quantity, with the threshold that matters."""
+"""The curves of a training, from its JSONL log."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmclr.errors import UserError
 from mmclr.report import charts
+from mmclr.report.panels import TRAINING, Panel, arrange
+
+Limits = Mapping[str, Mapping[str, float]]
+MAY_BREAK = {name for panel in TRAINING for name in panel.names}  # null there is a value that was not finite
 
 
-@dataclass(frozen=True)
-class Panel:
-    """How one logged quantity is drawn."""
+def draw(log: str | Path | Iterable[Mapping[str, Any]], limits: Limits | None = None) -> dict[str, str]:
+    """Draw a log (a JSONL file, or its records): sections of charts by title, in all every number that moves.
 
-    title: str
-    note: str = ""
-    log: bool = False
-    smooth: int = 0  # points to either side
-    limits: Mapping[str, float] | None = None
-
-
-PANELS = {
-    "loss": Panel("loss", smooth=6),
-    "scale": Panel("scale (inverse temperature)", "A scale that sits at its clamp wants a lower weight decay or rate."),
-    "lr": Panel("learning rate"),
-    "grad_norm": Panel(
-        "gradient norm", "Spikes say that the rate is too high or the data are broken.", log=True, smooth=6
-    ),
-    "samples_per_s": Panel("samples per second", smooth=6),
-    "data_wait": Panel(
-        "share of time waiting for data",
-        "Above 0.1 the loader is the bottleneck: more workers, or smaller pictures in the shards.",
-        smooth=6,
-        limits={"0.1": 0.1},
-    ),
-}
-
-
-def draw(log: str | Path | Iterable[Mapping[str, Any]], limits: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """Draw a log (a JSONL file, or its records): the panels above first, then every other number that moves.
-
-    `limits` adds named horizontal lines to a panel: {"loss": {"chance": 5.5}}.
+    `limits` adds named horizontal lines to a quantity's panel: {"loss": {"chance": 5.5}}.
     """
-    records = read(log) if isinstance(log, (str, Path)) else list(log)
-    series = _series(records)
-    figures = []
-    for name in [*(n for n in PANELS if n in series), *(n for n in series if n not in PANELS)]:
-        panel = PANELS.get(name, Panel(name))
-        lines = {**(panel.limits or {}), **(limits or {}).get(name, {})}
-        xs, ys = series[name]
-        figures.append(
-            charts.lines(panel.title, {name: (xs, ys)}, note=panel.note, log=panel.log, smooth=panel.smooth,
-                         limits=lines)
-        )  # fmt: skip
-    return f'<div class="charts">{"".join(figures)}</div>'
+    series = _series(read(log) if isinstance(log, (str, Path)) else list(log))
+    only_term = [name for name in series if name != "loss" and series[name] == series.get("loss")]
+    for name in only_term:  # says the same twice
+        del series[name]
+    return {
+        title: f'<div class="charts">{"".join(_chart(panel, series, limits or {}) for panel in panels)}</div>'
+        for title, panels in arrange(series).items()
+    }
+
+
+def _chart(panel: Panel, series: Mapping[str, tuple[list[float], list[float]]], limits: Limits) -> str:
+    own = {label: at for name in panel.names for label, at in limits.get(name, {}).items()}
+    return charts.lines(
+        panel.title,
+        {legend: series[name] for name, legend in panel.names.items()},
+        note=panel.note,
+        log=panel.log,
+        smooth=panel.smooth,
+        limits={**panel.limits, **own},
+    )
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -98,7 +81,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, floa
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        elif value is None and prefix + name in PANELS:
+        elif value is None and prefix + name in MAY_BREAK:
             yield prefix + name, math.nan
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             yield prefix + name, float(value)

@@ -38,12 +38,13 @@ class Page:
     def curves(
         self,
         log: str | Path | Iterable[Mapping[str, Any]],
-        title: str = "Training",
-        note: str = "",
+        run: str = "",
         limits: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Page:
-        """Add the curves of a JSONL log."""
-        return self.add(title, curves.draw(log, limits), note)
+        """Add the curves of a JSONL log: the training, the geometry of its batches, evaluations made during it."""
+        for part, html in curves.draw(log, limits).items():
+            self.add(f"{part} · {run}" if run else part, html)
+        return self
 
     def charts(self, title: str, figures: Iterable[str], note: str = "") -> Page:
         """Add figures made by mmclr.report.charts, side by side."""

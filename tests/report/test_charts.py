@@ -75,9 +75,25 @@ def test_a_log_becomes_one_panel_for_each_number_that_moves(tmp_path):
     path = tmp_path / "log.jsonl"
     resumed = [{"step": 2, "loss": 9.0}, {"event": "resumed"}]
     path.write_text("\n".join(json.dumps(r) for r in records + resumed) + '\n{"step": 5, "lo')
-    html = curves.draw(path)
+    (html,) = curves.draw(path).values()
     assert re.findall(r"<figcaption>([^<]*)", html) == ["loss", "terms.infonce"]  # lr never moved
     assert "9.0" in html  # the resumed run's value of step 2
+
+
+def test_what_belongs_together_is_drawn_together():
+    geometry = {"image_uniformity": -1.0, "text_uniformity": -2.0, "matched_5%": 0.1, "matched_mean": 0.5}
+    records = [{"step": s, "loss": 5.0 - s, "clip": 5.0 - s, "left_s": 9 - s} for s in range(3)]
+    records += [{"step": s, "batch": {name: v + s for name, v in geometry.items()}} for s in range(3)]
+    records += [{"step": s, "eval": {f"icons/recall@{k}": s + k / 10 for k in (1, 5)}} for s in range(3)]
+    found = curves.draw(records)
+    titles = {part: re.findall(r"<figcaption>([^<]*)", html) for part, html in found.items()}
+    assert titles == {
+        "Training": ["loss"],  # the only term of a loss is the loss
+        "Geometry over training": ["cosines", "uniformity"],
+        "Evaluations over training": ["icons: recall"],
+    }
+    assert re.findall(r'class="key c.">([^<]*)', found["Geometry over training"]) == ["images", "texts"]
+    assert re.findall(r'class="key c.">([^<]*)', found["Evaluations over training"]) == ["@1", "@5"]
 
 
 def test_a_broken_log_says_where(tmp_path):

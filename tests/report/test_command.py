@@ -52,10 +52,22 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
     command.main([str(run), *map(str, sorted(tmp_path.glob("*.json")))])
     page = (run / "report.html").read_text()
     for part in ("the cloud", "found at 1", "a &lt;big&gt; cloud", "a small cloud",
-                 "sun", "moon", "70%", "t · one", "a note", "Training · run", "0.2500",
+                 "sun", "moon", "70%", "t · one", "a note", "<h2>Training</h2>", "0.2500",
                  "sun → star: 3 of 12", "map of the embeddings", "What it confuses"):  # fmt: skip
         assert part in page
     assert str(run / "report.html") in capsys.readouterr().out
+
+
+def test_several_runs_are_told_apart_and_a_scale_is_shown_with_its_clamp(tmp_path):
+    runs = [tmp_path / name for name in ("one", "two")]
+    for run in runs:
+        (run / "checkpoints/step-00000001").mkdir(parents=True)
+        (run / "checkpoints/step-00000001/config.yaml").write_text("model: {max_scale: 20.0}")
+        (run / "log.jsonl").write_text("\n".join(json.dumps({"step": s, "scale": 17.0 + s}) for s in range(3)))
+    page = command.build(runs).html()
+    assert "Training · one" in page
+    assert "Training · two" in page
+    assert page.count(">clamp</text>") == 2
 
 
 def test_a_comparison_is_drawn(tmp_path):

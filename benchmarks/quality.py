@@ -1,0 +1,170 @@
+"""What is learnt from the same pictures: mmclr's recipe for small data beside open_clip 3.3.0's own trainer.
+
+    python benchmarks/quality.py [--train SHARDS --test SHARDS] [--seeds 3] [--samples 61440] [--out build/quality]
+
+Same towers, same pictures, one thread each, seed by seed in turns. Three runs a seed: open_clip's trainer; ours on as
+many samples; ours on as many samples as it trains in open_clip's time (the ratio of speeds is measured first, in short
+runs in turns). All are evaluated by the same code on a style that no training saw. Ratios are of means over seeds;
+their intervals come from drawing seeds and test samples again together. Hours of computing: a run that was stopped
+goes on where it was. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip_trainer
+import peers
+from rich.console import Console
+
+from eval import retrieval
+from eval.embedder import Embedder
+from eval.result import Result
+from eval.sources import open_set
+from mmclr.compare.standings import Standings
+from mmclr.compare.trial import Budget, Trial
+from mmclr.config import find
+
+PICTO = peers.ROOT.parent / "shared" / "data" / "picto"
+BATCH, LABEL, NAME = 128, "json:subgroup", "json:name"
+TOWERS = {
+    "embed": 192,
+    "image": {"size": 64, "patch": 8, "width": 192, "layers": 6, "heads": 3, "mlp": 768},
+    "text": {"context": 32, "width": 192, "layers": 4, "heads": 3, "mlp": 768},
+}
+THEIRS = {
+    "embed_dim": 192,
+    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 192, "heads": 3, "layers": 4},
+}
+RECIPE = {"lr": 1e-3, "warmup": 40, "wd": 0.1}  # the anchor's, open_clip's best known here
+SPEED_STEPS = 30  # of a run that tells how fast a trainer is
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours(Trial):
+    """mmclr with the recipe under test; also asked for pictures by their bare names."""
+
+    def _evaluate(self, test: str, relation: str, label: str) -> None:
+        super()._evaluate(test, relation, label)
+        if self.result("names") is None:
+            found = retrieval.run(Embedder.load(self.folder), open_set(test, caption=NAME), relation="caption")
+            found.save(self.folder / "eval" / "names.json")
+
+
+class Theirs(Ours):
+    """open_clip with its own trainer."""
+
+    def _train(self) -> None:
+        if (self.folder / "trained.json").is_file():
+            return
+        epochs, samples = 12, round(self.budget.amount / 12)
+        rows = open_clip_trainer.train(
+            self.folder, THEIRS, self.overrides[0], True, train_num_samples=samples, epochs=epochs, batch_size=BATCH,
+            seed=self.seed, **RECIPE,
+        )  # fmt: skip
+        lines = [{"step": round((n + 1) * self.budget.amount / BATCH / len(rows)), **row} for n, row in enumerate(rows)]
+        (self.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (self.folder / "trained.json").write_text("{}")
+
+
+def speeds(out: Path, train: str, config: Path, rounds: int = 3) -> float:
+    """Our samples a second over theirs: the median of short runs in turns. Kept in a file."""
+    path = out / "speeds.json"
+    if not path.is_file():
+        pairs = []
+        for number in range(rounds):
+            samples = SPEED_STEPS * BATCH
+            theirs = Theirs("open_clip", config, 0, out / f"speed/their-{number}", Budget("samples", samples), (train,))
+            ours = Ours("mmclr", config, 0, out / f"speed/our-{number}", Budget("samples", samples), settings(train))
+            theirs._train()
+            ours._train()
+            pairs.append([statistics.median(row["samples_per_s"] for row in t.log()[1:]) for t in (theirs, ours)])
+        path.write_text(json.dumps(pairs))
+    pairs = json.loads(path.read_text())
+    for theirs, ours in pairs:
+        print(f"  open_clip {theirs:.1f} samples/s  mmclr {ours:.1f} samples/s")
+    return statistics.median(ours / theirs for theirs, ours in pairs)
+
+
+def settings(train: str) -> tuple[str, ...]:
+    """What our runs get beside their config."""
+    model = [f"model.{part}.{k}={v}" for part in ("image", "text") for k, v in TOWERS[part].items()]
+    return (f"data.train={train}", f"data.batch={BATCH}", "model.preset=null", f"model.embed={TOWERS['embed']}", *model,
+            "log_every=10", "trackers=none", "save.every_minutes=0")  # fmt: skip
+
+
+def ratio(
+    above: Sequence[Result], below: Sequence[Result], metric: str, draws: int = 4000
+) -> tuple[float, float, float]:
+    """Ratio of the means over seeds with its 95 % interval: seeds and samples (paired) drawn anew, percentiles."""
+    a, b = (np.stack([r.measurements[metric].values for r in side]) for side in (above, below))
+    rng = np.random.default_rng(0)
+    found = np.empty(draws)
+    for draw in range(draws):
+        rows = [rng.integers(0, len(x), len(x)) for x in (a, b)]
+        columns = rng.integers(0, a.shape[1], a.shape[1])
+        found[draw] = a[rows[0]][:, columns].mean() / max(b[rows[1]][:, columns].mean(), 1e-9)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(a.mean() / b.mean()), float(low), float(high)
+
+
+def main() -> None:
+    """Train, evaluate, print the table; the last line is one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", default=str(PICTO / "train-{00000..00009}.tar"))
+    parser.add_argument("--test", default=str(PICTO / "test-{00000..00003}.tar"))
+    parser.add_argument("--config", default="small_data.yaml", help="our recipe")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=12 * 5120)
+    parser.add_argument("--out", type=Path, default=peers.ROOT / "build" / "quality")
+    args = parser.parse_args()
+    console, config = Console(width=150), find(args.config)
+    faster = speeds(args.out, args.train, config)
+    print(f"mmclr trains {faster:.2f} samples in the time in which open_clip trains one")
+    budgets = {"mmclr, equal samples": args.samples, "mmclr, equal time": round(args.samples * faster)}
+    trials: list[Trial] = []
+    for seed in range(args.seeds):
+        folder = args.out / "open_clip" / f"seed-{seed}"
+        trials.append(Theirs("open_clip", config, seed, folder, Budget("samples", args.samples), (args.train,)))
+        for name, samples in budgets.items():
+            folder = args.out / name.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
+            trials.append(Ours(name, config, seed, folder, Budget("samples", samples), settings(args.train)))
+    for number, trial in enumerate(trials):
+        console.print(f"{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", highlight=False)
+        if fault := trial.run(args.test, "pair", LABEL):
+            raise SystemExit(f"{trial.name}, seed {trial.seed}: {fault}")
+    report(trials, console, args.out, faster)
+
+
+def report(trials: Sequence[Trial], console: Console, out: Path, faster: float) -> None:
+    """Print and write everything."""
+    for metric in ("image_retrieval_recall@10", "image_retrieval_recall@1", "acc1"):
+        table = Standings.of(trials, metric)
+        table.show(console)
+    table = Standings.of(trials, "image_retrieval_recall@10")
+    (out / "compare.md").write_text(table.to_markdown())
+    console.print(f"written: {table.page().save(out / 'compare.html')}")
+    found: dict[str, Any] = {"speed": round(faster, 3)}
+    wanted = (
+        ("quality_equal_samples", "mmclr, equal samples", "retrieval", "image_retrieval_recall@10"),
+        ("quality_equal_time", "mmclr, equal time", "retrieval", "image_retrieval_recall@10"),
+        ("zero_shot_ratio", "mmclr, equal time", "zero_shot", "acc1"),
+        ("names_equal_time", "mmclr, equal time", "names", "image_retrieval_recall@10"),
+    )
+    for key, name, suite, metric in wanted:
+        sides = [[r for t in trials if t.name == who and (r := t.result(suite))] for who in (name, "open_clip")]
+        value, low, high = ratio(*sides, metric)
+        found |= {key: round(value, 3), f"{key}_interval": [round(low, 3), round(high, 3)]}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,10 +24,10 @@ demo: setup  ## train, evaluate and export on about 14,000 real icons (6 minutes
 	$(BIN)/mmclr demo
 
 test: setup  ## run the default tests (under 10 minutes on 2 cores, no network)
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup  ## run every test, the long ones too
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: setup  ## lint, format check and types
 	$(BIN)/ruff check .

@@ -114,7 +114,7 @@ class Result:
     def show(self, console: Console | None = None) -> None:
         """Print a table of the metrics with their intervals."""
         console = console or Console()
-        console.print(f"[bold]{self.task}[/] of {self.model} on {self.dataset}", highlight=False)
+        console.print(f"[bold]{self.task}[/] of {self.model} on {self.dataset}", highlight=False, soft_wrap=True)
         table = Table()
         for head, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
             table.add_column(head, justify=justify)
@@ -125,11 +125,13 @@ class Result:
         console.print(table)
         for name, count in self.ties.items():
             if count:
-                console.print(f"ties: {count} {name} have a wrong answer with exactly the right one's score")
+                console.print(
+                    f"ties: {count} {name} have a wrong answer with exactly the right one's score", soft_wrap=True
+                )
         for reason, count in self.skipped.items():
-            console.print(f"skipped: {count} samples ({reason})")
+            console.print(f"skipped: {count} samples ({reason})", soft_wrap=True)
         for note in self.notes:
-            console.print(f"note: {note}")
+            console.print(f"note: {note}", soft_wrap=True)
 
 
 def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, np.ndarray]:

@@ -58,13 +58,13 @@ def main(argv: list[str]) -> int:
     for number, trial in enumerate(trials):
         console.print(f"[bold]{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", highlight=False)
         if fault := trial.run(args.test, args.relation, args.label):
-            console.print(f"  failed: {fault}", highlight=False, markup=False)
+            console.print(f"  failed: {fault}", highlight=False, markup=False, soft_wrap=True)
     table = standings.Standings.of(trials, args.metric)
     table.show(console)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "compare.json").write_text(json.dumps(table.to_dict(), indent=2) + "\n")
     (args.out / "compare.md").write_text(table.to_markdown())
-    console.print(f"written: {table.page().save(args.out / 'compare.html')}, compare.json, compare.md")
+    console.print(f"written: {table.page().save(args.out / 'compare.html')}, compare.json, compare.md", soft_wrap=True)
     return 1 if table.failed else 0
 
 

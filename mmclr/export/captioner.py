@@ -13,6 +13,7 @@ from mmclr.export.source import DTYPES, Source
 from mmclr.models import generation
 from mmclr.models.captioner import FOLDER
 from mmclr.models.transformers import preprocessor
+from mmclr.models.transformers_towers import quiet
 from mmclr.models.writer import Writer, to_generate
 
 CODE = "modeling_captioner"  # the file that machines without mmclr run
@@ -44,7 +45,8 @@ def load(folder: Path) -> Write | None:
 
     if not (folder / FOLDER).is_dir():
         return None
-    model = AutoModel.from_pretrained(folder / FOLDER, dtype=torch.float32, local_files_only=True)
+    with quiet():
+        model = AutoModel.from_pretrained(folder / FOLDER, dtype=torch.float32, local_files_only=True)
     return lambda pixels: [
         row[: row.index(model.config.eos_token_id)] if model.config.eos_token_id in row else row
         for row in model.generate(pixel_values=pixels)[:, 1:].tolist()

@@ -13,6 +13,7 @@ from mmclr.export import parity
 from mmclr.export.source import Source, written
 from mmclr.models import pretrained
 from mmclr.models.contract import fill, valid
+from mmclr.models.transformers_towers import quiet
 
 Encode = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]  # pixels; ids and lengths
 
@@ -77,7 +78,8 @@ def _of_transformers(source: Source) -> Encode:
 
     from mmclr.export.transformers import pooled
 
-    model = AutoModel.from_pretrained(source.folder, use_safetensors=True, dtype=torch.float32).eval()
+    with quiet():
+        model = AutoModel.from_pretrained(source.folder, use_safetensors=True, dtype=torch.float32).eval()
     c = source.model.config.text
     context = c.context if c.foreign is not None and c.foreign.padding == "context" else None
 

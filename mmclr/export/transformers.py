@@ -13,6 +13,7 @@ from torch import Tensor
 from mmclr.export import captioner, card, forms, parity
 from mmclr.export.source import DTYPES, Source, add_arguments, written
 from mmclr.models.transformers import preprocessor
+from mmclr.models.transformers_towers import quiet
 from mmclr.models.weights import write_weights
 
 PROCESSORS = {
@@ -92,7 +93,8 @@ def load(folder: Path) -> parity.Peer:
     """Return what transformers makes of a folder, in float32."""
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    with quiet():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     plain = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
     padding: Any = "max_length" if model.config.model_type == "siglip" else True

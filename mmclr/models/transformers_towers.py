@@ -107,7 +107,7 @@ def fill_tower(part: str, tower: Any, folder: Path) -> None:
     """Load the weights in a folder into a tower that was built from its architecture."""
     foreign: Foreign = tower.foreign
     config = _trimmed(foreign, part)
-    with _quiet():
+    with quiet():
         try:
             trained, info = _class(config, part).from_pretrained(
                 folder, config=config, use_safetensors=True, dtype=torch.float32, output_loading_info=True
@@ -124,7 +124,7 @@ def fill_tower(part: str, tower: Any, folder: Path) -> None:
 
 def _build(foreign: Foreign, part: str) -> Any:
     config = _trimmed(foreign, part)
-    with _quiet():
+    with quiet():
         model = _class(config, part)._from_config(config, dtype=torch.float32)
     return _drop_pooler(model, foreign.pool)
 
@@ -182,7 +182,7 @@ def _pool(foreign: Foreign, known: tuple[str, ...], where: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and reports off the terminal: what matters in them is checked here."""
     from transformers.utils import logging
 

@@ -82,8 +82,10 @@ class Display:
         self._bar.update(self._task, facts=facts)
         if not self.console.is_terminal and time.monotonic() - self._printed > every:
             self._printed = time.monotonic()
-            self.console.print(f"step {row['step']}: {facts}  left {row['left_s']:.0f} s", highlight=False)
+            self.console.print(
+                f"step {row['step']}: {facts}  left {row['left_s']:.0f} s", highlight=False, soft_wrap=True
+            )
 
     def say(self, text: str) -> None:
         """Print a message above the bar."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)

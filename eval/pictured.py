@@ -28,21 +28,37 @@ def score_sample(images: Tensor, texts: Tensor, relevance: Relevance, seed: int 
     return {"right": _round(right), "wrong": _round(drawn)}
 
 
-def plane(
-    images: Tensor, texts: Tensor, names: Sequence[str], captions: Sequence[str], seed: int = 0
-) -> dict[str, Any]:
-    """Return both clouds on the two main axes of their union: {"image": [[x, y, name], ...], "text": ...}."""
+def maps(images: Tensor, texts: Tensor, names: Sequence[str], captions: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Return maps of a sample of both clouds, each {"image": [[x, y, name], ...], "text": ...}.
+
+    `plane` is their two main axes; `umap`, where umap-learn is installed, keeps neighbours together (McInnes et al.,
+    UMAP, arXiv 1802.03426).
+    """
     g = torch.Generator().manual_seed(seed)
-    chosen = [torch.randperm(len(x), generator=g)[: SAMPLE // 4].sort().values for x in (images, texts)]
-    both = torch.cat([images[chosen[0]], texts[chosen[1]]]).double()
-    centred = both - both.mean(0)
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    at = centred @ vectors[:, -2:].flip(1)
-    kinds = (("image", at[: len(chosen[0])], chosen[0], names), ("text", at[len(chosen[0]) :], chosen[1], captions))
+    of_image, of_text = (torch.randperm(len(x), generator=g)[: SAMPLE // 4].sort().values for x in (images, texts))
+    both = torch.cat([images[of_image], texts[of_text]]).double()
+    labels = [[names[i] for i in of_image.tolist()], [captions[i] for i in of_text.tolist()]]
     return {
-        kind: [[round(x, 4), round(y, 4), words[i]] for (x, y), i in zip(points.tolist(), which.tolist())]
-        for kind, points, which, words in kinds
-    }
+        name: {kind: [[round(x, 4), round(y, 4), word] for (x, y), word in zip(points.tolist(), words)]
+               for kind, points, words in zip(("image", "text"), at.split([len(of_image), len(of_text)]), labels)}
+        for name, at in (("plane", _main_axes(both)), ("umap", _umap(both, seed))) if at is not None
+    }  # fmt: skip
+
+
+def _main_axes(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return centred @ vectors[:, -2:].flip(1)
+
+
+def _umap(x: Tensor, seed: int) -> Tensor | None:
+    try:
+        from umap import UMAP
+    except ImportError:
+        return None
+    near = min(15, len(x) - 1)
+    found = UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1).fit_transform(x.numpy())
+    return torch.as_tensor(found)
 
 
 def confusions(predicted: Tensor, labels: Tensor, classnames: Sequence[str]) -> dict[str, Any]:

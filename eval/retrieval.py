@@ -54,7 +54,7 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
         examples=examples.collect(
             finds=show and examples.finds(embedded, texts, captions, relevance, examples.spread(to_image, show)),
             scores=show and pictured.score_sample(embedded.images, captions, relevance),
-            plane=show and pictured.plane(embedded.images, captions, data.keys, texts),
+            **(pictured.maps(embedded.images, captions, data.keys, texts) if show else {}),
         ),
         seconds=round(time.perf_counter() - began, 3),
         **about(embedder, embedded, prompts=text_hash("\0".join(texts))),

@@ -28,6 +28,7 @@ from eval import (
     ranks,
     retrieval,
     robustness,
+    temperature,
     zero_shot,
 )
 from eval.embedder import Embedder
@@ -39,7 +40,8 @@ from mmclr.errors import UserError
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (zero_shot.suite, retrieval.suite, compositional.suite, conditional.suite, probes.probe_suite,
-                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite, caption.suite)
+                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite, caption.suite,
+                  temperature.suite)
 }  # fmt: skip
 RESULTS = "eval_results.jsonl"  # DataComp's name and form
 ELSEWHERE = ("wilds/", "fairness/", "misc/")  # DataComp's tasks with metrics of their own, which no suite here has

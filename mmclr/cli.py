@@ -32,6 +32,7 @@ COMMANDS = {
     "eval conditional": ("eval.conditional:main", "find what is similar under a condition: GeneCIS"),
     "eval loss": ("eval.loss:main", "contrastive loss on a set, whatever batches a model was trained with"),
     "eval geometry": ("eval.geometry:main", "gap, spread, spectrum and hardness of the embeddings"),
+    "eval temperature": ("eval.temperature:main", "what other temperatures would make of a model's embeddings"),
     "eval linear_probe": ("eval.probes:main_linear_probe", "fit a linear classifier on image features"),
     "eval knn": ("eval.probes:main_knn", "classify by the nearest labelled pictures"),
     "eval few_shot": ("eval.few_shot:main", "episodes of a few classes with a few pictures each"),

@@ -24,13 +24,14 @@ def lines(
     smooth: int = 0,
     limits: Mapping[str, float] | None = None,
     x_name: str = "step",
+    x_log: bool = False,
 ) -> str:
-    """Draw {name: (xs, ys)} as curves; `limits` are named horizontal lines.
+    """Draw {name: (xs, ys)} as curves; `limits` are named horizontal lines, `log` and `x_log` logarithmic axes.
 
     With `smooth`, the mean over so many points to either side is drawn, and the raw values stay visible behind it.
     """
     thin = {name: _thin(*curve) for name, curve in series.items()}
-    x = Axis.of([v for xs, _ in thin.values() for v in xs], LEFT, RIGHT, pad=0)
+    x = Axis.of([v for xs, _ in thin.values() for v in xs], LEFT, RIGHT, pad=0, log=x_log)
     shown = [v for _, ys in thin.values() for v in ys]
     y = Axis.of([*shown, *_near(shown, limits or {})], BOTTOM, TOP, log=log)
     parts = [_frame(x, y), _limits(limits or {}, y)]

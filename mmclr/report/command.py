@@ -20,6 +20,12 @@ EXAMPLES = """examples:
   mmclr report runs/clip                                   the curves of a run -> runs/clip/report.html
   mmclr report runs/clip results/*.json --out page.html    with evaluations, their intervals and their pictures
 """
+TILES = 16  # numbers that still read as tiles
+MAPS = (
+    ("plane", "map of the embeddings", "The two main axes of pictures and texts together; two separate clouds are the "
+                                       "modality gap."),
+    ("umap", "map of neighbourhoods (UMAP)", "Near points are neighbours; distances between groups say little."),
+)  # fmt: skip
 COLUMNS = ("set", "task", "metric", "value", "low", "high", "n")
 
 
@@ -57,7 +63,7 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
     if len(results) > 1:
         page.table("Evaluations", COLUMNS, [row for _, tree in results for row in rows_of(tree)])
     for path, tree in results:
-        page.result(tree, note="; ".join(tree.get("notes", [])))
+        add_result(page, tree)
         add_examples(page, path.with_suffix(".examples.json"))
     for run in runs:
         page.curves(run / "log.jsonl", run.name if len(runs) > 1 else "", clamp(run))
@@ -110,6 +116,15 @@ def rows_of(tree: Mapping[str, Any]) -> list[list[Any]]:
     ]
 
 
+def add_result(page: Page, tree: Mapping[str, Any]) -> None:
+    """Add an evaluation's numbers: tiles, or a table where they are many."""
+    note = "; ".join(tree.get("notes", []))
+    if len(tree["metrics"]) <= TILES:
+        page.result(tree, note=note)
+    else:
+        page.table(f"{tree['task']} · {tree['dataset']}", COLUMNS[2:], [row[2:] for row in rows_of(tree)], note)
+
+
 def add_examples(page: Page, path: Path) -> None:
     """Add the pictures that an evaluation kept, where it kept some."""
     if not path.is_file():
@@ -123,15 +138,20 @@ def add_examples(page: Page, path: Path) -> None:
         page.captions("What it writes", [_written(tree) for tree in kinds["captions"]], "Below, what people wrote.")
     if kinds.get("confusions"):
         _add_confusions(page, kinds["confusions"])
-    figures = []
+    if drawn := figures(kinds):
+        page.charts("How they lie", drawn)
+
+
+def figures(kinds: Mapping[str, Any]) -> list[str]:
+    """Draw the distributions of scores and the maps of embeddings that an evaluation kept."""
+    out = []
     if kinds.get("scores"):
         note = "Cosines of right pairs and of wrong ones: the less they overlap, the better pairs can be told."
-        figures.append(charts.histogram("scores", kinds["scores"], note=note))
-    if kinds.get("plane"):
-        note = "The two main axes of pictures and texts together; two separate clouds are the modality gap."
-        figures.append(planes.scatter("map of the embeddings", kinds["plane"], note=note))
-    if figures:
-        page.charts("How they lie", figures)
+        out.append(charts.histogram("scores", kinds["scores"], note=note))
+    for kind, points in kinds.get("temperatures", {}).items():
+        curve = tuple(zip(*points))
+        out.append(charts.lines(f"{kind.replace('_', ' ')} by temperature", {kind: curve}, x_name="τ", x_log=True))
+    return out + [planes.scatter(title, kinds[name], note=note) for name, title, note in MAPS if kinds.get(name)]
 
 
 def _add_confusions(page: Page, tree: Mapping[str, Any]) -> None:

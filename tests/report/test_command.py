@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -68,6 +69,19 @@ def test_several_runs_are_told_apart_and_a_scale_is_shown_with_its_clamp(tmp_pat
     assert "Training · one" in page
     assert "Training · two" in page
     assert page.count(">clamp</text>") == 2
+
+
+def test_many_numbers_are_a_table_and_a_sweep_is_drawn(result):
+    curve = {"temperatures": {"hardest_share": [[0.01, 1.0], [0.1, 0.5], [1.0, 0.1]]}}
+    path = result("one", examples=curve)
+    tree = json.loads(path.read_text())
+    tree["metrics"] |= {f"m{i}": float(i) for i in range(20)}
+    path.write_text(json.dumps(tree))
+    page = command.build([path]).html()
+    assert "<table" in page
+    assert 'class="number"' not in page
+    at = re.findall(r'class="line c0" d="M([\d.]+),[\d.]+L([\d.]+),[\d.]+L([\d.]+),', page)[0]
+    assert float(at[1]) - float(at[0]) == pytest.approx(float(at[2]) - float(at[1]), abs=0.3)  # even in powers
 
 
 def test_a_comparison_is_drawn(tmp_path):

@@ -103,3 +103,20 @@ def test_the_command(shards, tmp_path, capsys):
     assert "60 pictures" in capsys.readouterr().out
     assert (out / "dataset_type.txt").read_text() == "multilabel\n"
     assert np.array_equal(open_set(str(out)).labels.sum(1), torch.full((60,), 2))
+
+
+def test_the_command_takes_every_source(pictures, shards, tmp_path):
+    """And what it writes is the set that was named."""
+    root = pictures.parent
+    (root / "captions.csv").write_text("filepath,title\nfolder/bus/0.png,one\nfolder/bus/2.png,two\n")
+    image = {"filename": "2.png", "filepath": "bus", "split": "test", "sentences": [{"raw": "a"}, {"raw": "b"}]}
+    (pictures / "karpathy.json").write_text(json.dumps({"images": [image]}))
+    coco = {"images": [{"id": 7, "file_name": "bus/4.png"}], "annotations": [{"image_id": 7, "caption": "x"}]}
+    (pictures / "coco.json").write_text(json.dumps(coco))
+    layout.write(ordinary(shards, label="json:colour"), tmp_path / "wds_other")
+    sources = [pictures, root / "captions.csv", pictures / "karpathy.json", pictures / "coco.json",
+               tmp_path / "wds_other", shards]  # fmt: skip
+    for number, source in enumerate(map(str, sources)):
+        out = tmp_path / f"wds_{number}"
+        to_eval.main(["--data", source, "--out", str(out)])
+        assert same(open_set(source), open_set(str(out)))

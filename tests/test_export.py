@@ -103,6 +103,15 @@ def test_every_preset(tmp_path):
     check_alone(sources, tmp_path, "CLIPModel")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_as_deep_as_it_is(name, tmp_path):
+    run = write_checkpoint(tmp_path / "run", {"preset": name}, bias=False, names=("model",), t=tokenizer(77))
+    source = Source.open(run)
+    write(source, tmp_path / "out")
+    check_alone({tmp_path / "out": source}, tmp_path, "CLIPModel")
+
+
 def test_ten_thousand_strings(exported):
     """Ids as in training, by a tokenizer that transformers opens itself."""
     from transformers import AutoTokenizer

@@ -65,8 +65,8 @@ def body(row, eos, longest):
     return row[: row.index(eos) if eos in row else longest]
 
 
-def test_a_process_without_mmclr_writes_the_same(exported, tmp_path):
-    folder, out = exported
+def written_alone(model, out, tmp_path):
+    """Compare what an export writes in a process without mmclr with what its model writes; return the texts."""
     paths = [str(tmp_path / f"{i}.png") for i in range(4)]
     for path, picture in zip(paths, pictures(32)):
         picture.save(path)
@@ -74,13 +74,17 @@ def test_a_process_without_mmclr_writes_the_same(exported, tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", ALONE, str(out), *paths]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=env)
     greedy, beams, texts = map(json.loads, done.stdout.splitlines()[-3:])
-    model = TwoTower.load(folder)
     write, text = Writer(model), model.config.text
     pixels = prepare([Image.open(path).convert("RGB") for path in paths], model.config.image)
     for theirs, how in ((greedy, Decoding()), (beams, Decoding(beams=3))):
         assert [body(row, text.eos, text.context - 2) for row in theirs] == write(pixels, how)
     assert len(texts) == 4
-    assert len(set(texts)) > 1
+    return texts
+
+
+def test_a_process_without_mmclr_writes_the_same(exported, tmp_path):
+    folder, out = exported
+    assert len(set(written_alone(TwoTower.load(folder), out, tmp_path))) > 1
 
 
 def test_with_mmclr_no_code_of_the_folder_is_run(exported):

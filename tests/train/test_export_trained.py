@@ -8,6 +8,7 @@ from mmclr.export.source import Source
 from mmclr.export.transformers import write
 from mmclr.train.run import RunConfig
 from tests.test_export import check_alone
+from tests.test_export_captioner import written_alone
 
 OBJECTIVES = {
     "contrastive": ["objectives={clip: {}}"],
@@ -33,6 +34,11 @@ def sources(shards, tmp_path_factory):
 
 def test_a_fresh_process_gets_the_same(sources, tmp_path):
     check_alone(sources, tmp_path, "CLIPModel")
+
+
+def test_its_captions_too(sources, tmp_path):
+    folder, source = list(sources.items())[-1]
+    written_alone(source.captioner, folder, tmp_path)
 
 
 def test_cards_say_how_it_was_trained(sources):

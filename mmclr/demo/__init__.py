@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -19,9 +20,11 @@ from mmclr.config import load
 from mmclr.data.ledger import Ledger
 from mmclr.data.text import Tokenizer
 from mmclr.demo.evaluation import Evaluation
+from mmclr.demo.naming import Captions, learn
 from mmclr.export.transformers import export
 from mmclr.report import Page
 
+STAGES = 8
 QUERIES = ["cloud off", "music", "shopping cart", "arrow left", "heart", "camera", "lock", "bluetooth",
            "moon", "car", "mail", "map pin", "volume up", "trophy", "umbrella", "wifi off"]  # fmt: skip
 
@@ -63,13 +66,15 @@ class Demo:
         packed = self._stage("pack icons into tar shards", self._pack)
         self._stage("learn a tokenizer from their names", self._learn_tokenizer, packed)
         checkpoint = self._stage("train", self._train, packed)
+        captioner = self._stage("learn to write names", self._learn_captions, checkpoint, packed)
         found = self._stage("evaluate on the unseen family", Evaluation, checkpoint, packed)
+        written = self._stage("let it name the unseen family", Captions, captioner, packed, self.out / "eval")
         differences = self._stage("export to transformers and load it back", self._export, checkpoint)
-        report = self._stage("write the report", self._report, found, differences)
-        self._conclude(found, report)
+        report = self._stage("write the report", self._report, found, written, differences)
+        self._conclude(found, written, report)
 
     def _stage(self, name: str, work: Any, *inputs: Any) -> Any:
-        self.console.print(f"[bold]{len(self.times) + 1}/6 {name}")
+        self.console.print(f"[bold]{len(self.times) + 1}/{STAGES} {name}")
         began = time.monotonic()
         out = work(*inputs)
         self.times.append((name, time.monotonic() - began))
@@ -89,28 +94,36 @@ class Demo:
         here = [f"data.train={packed['train']}", f"tokenizer={self.out / 'tokenizer'}", f"out={self.out}"]
         return train(load(RunConfig, "demo.yaml", [*here, *self.overrides]))
 
+    def _learn_captions(self, checkpoint: Path, packed: dict[str, str]) -> Path:
+        steps = json.loads((checkpoint / "position.json").read_text())["step"]
+        return learn(checkpoint, packed, self.out / "tokenizer", self.out / "captions", steps)
+
     def _export(self, checkpoint: Path) -> dict[str, float]:
         folder = self.out / "export"
         differences = export(checkpoint, folder)
         command = [sys.executable, "-W", "ignore", "-c", LOAD_ALONE, str(folder), *QUERIES[:3]]
         alone = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        self.console.print(f"  a fresh Python without mmclr loads it: {alone}")
+        self.console.print(f"  a fresh Python without mmclr loads it: {alone}", soft_wrap=True)
         return differences
 
-    def _report(self, found: Evaluation, differences: dict[str, float]) -> Path:
+    def _report(self, found: Evaluation, written: Captions, differences: dict[str, float]) -> Path:
         seconds = sum(s for _, s in self.times)
         page = Page(
             "mmclr demo", f"{found.pictures:,} icons of a family that training never saw; {seconds:.0f} s in all"
         )
-        page.numbers(found.numbers(), "Finding icons by name")
+        page.numbers([*found.numbers(), *written.numbers()[:1]], "Finding icons by name, and naming them")
         page.gallery(
             "What it finds", found.gallery(QUERIES), "A text, and the icons nearest to it; the right ones are marked."
         )
         page.predictions("What it sees", found.predictions(12), "An icon, its name, and the names nearest to it.")
+        page.captions(
+            "What it writes", written.written(), "The name that its decoder writes, and below it the one it was given."
+        )
+        page.charts("How they lie", found.figures())
         page.curves(self.out / "log.jsonl")
         page.table(
             "Evaluation", ["measure", "value", "95 % from", "to"],
-            [[name, value, *(interval or (None, None))] for name, value, interval in found.rows()],
+            [[name, value, *(interval or (None, None))] for name, value, interval in found.rows(written.result)],
         )  # fmt: skip
         page.table("Time", ["stage", "seconds"], [[name, round(s, 1)] for name, s in self.times])
         page.text(
@@ -120,19 +133,22 @@ class Demo:
         )
         return page.save(self.out / "report.html")
 
-    def _conclude(self, found: Evaluation, report: Path) -> None:
+    def _conclude(self, found: Evaluation, written: Captions, report: Path) -> None:
         table = Table(title=f"{found.pictures:,} icons, {len(found.names):,} names, a style never seen in training")
         for column in ("measure", "value", "95 % interval", "aim"):
             table.add_column(column)
-        for item in found.numbers():
+        for item in [*found.numbers(), *written.numbers()]:
             assert isinstance(item.value, float)
             assert item.interval is not None
             low, high = item.interval
             table.add_row(item.name, f"{item.value:.3f}", f"{low:.3f} - {high:.3f}", f"{item.aim or '':}")
         self.console.print(table)
-        steps = Table(title="what to do next", show_header=False)
-        steps.add_row("look at it", f"open {report}")
-        steps.add_row("search with it", f"mmclr eval retrieval {self.out} --data SHARDS")
-        steps.add_row("use it elsewhere", f'transformers.AutoModel.from_pretrained("{self.out / "export"}")')
-        steps.add_row("train on your own", "mmclr train base.yaml 'data.train=SHARDS/{00000..00099}.tar' epochs=30")
-        self.console.print(steps)
+        steps = {
+            "look at it": f"open {report}",
+            "search with it": f"mmclr eval retrieval {self.out} --data SHARDS",
+            "let it write": f"mmclr caption {self.out / 'captions'} PICTURES",
+            "use it elsewhere": f'transformers.AutoModel.from_pretrained("{self.out / "export"}")',
+            "train on your own": "mmclr train base.yaml 'data.train=SHARDS/{00000..00099}.tar' epochs=30",
+        }
+        for name, command in steps.items():  # no table, which would cut what people copy
+            self.console.print(f"[bold]{name:<18}[/]{command}", highlight=False, soft_wrap=True)

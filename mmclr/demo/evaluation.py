@@ -12,11 +12,14 @@ from eval import retrieval, zero_shot
 from eval.embedder import Embedder
 from eval.measurement import Measurement
 from eval.ranking import rank, top
+from eval.result import Result
 from eval.sources import open_set
 from mmclr.data.ledger import Ledger
+from mmclr.report.command import figures
 from mmclr.report.gallery import Found, Prediction, Query
 from mmclr.report.tables import Number
 
+EXAMPLES = 12  # kept beside each result, for `mmclr report`
 AIMS = {"name to icon, R@1": 0.10, "name to icon, R@10": 0.27, "R@10 of names also in training": 0.45}
 
 
@@ -27,7 +30,10 @@ class Evaluation:
         embedder = self.embedder = Embedder.load(checkpoint)
         data = open_set(packed["test"], name="remix icons")
         classes = open_set(packed["test"], name="remix icons", label="json:plain")
-        self.results = [retrieval.run(embedder, data, relation="caption"), zero_shot.run(embedder, classes)]
+        self.results = [
+            retrieval.run(embedder, data, relation="caption", show=EXAMPLES),
+            zero_shot.run(embedder, classes, show=EXAMPLES),
+        ]
         for result, name in zip(self.results, ("retrieval", "zero_shot")):
             result.save(checkpoint.parent.parent / "eval" / f"{name}.json")
         embedded = embedder.pictures(data)
@@ -64,9 +70,13 @@ class Evaluation:
             for name, m in named.items()
         ]
 
-    def rows(self) -> list[tuple[str, float | None, Sequence[float] | None]]:
-        """Every measure of both suites with its interval."""
-        return [(name, value, r.ci95.get(name)) for r in self.results for name, value in r.metrics.items()]
+    def rows(self, *more: Result) -> list[tuple[str, float | None, Sequence[float] | None]]:
+        """Every measure of both suites, and of further results, with its interval."""
+        return [(name, value, r.ci95.get(name)) for r in (*self.results, *more) for name, value in r.metrics.items()]
+
+    def figures(self) -> list[str]:
+        """How right and wrong pairs score, and a map of the embeddings."""
+        return figures(self.results[0].examples)
 
     def gallery(self, queries: Sequence[str], k: int = 10) -> list[Query]:
         """What each text finds."""

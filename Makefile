@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench papers clean
+.PHONY: help setup demo test test-all check format bench picture papers clean
 
 help:  ## explain every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: setup  ## format the code and mend what lint can mend
 
 bench: setup  ## measure against the peers, side by side in one run (see benchmarks/)
 	for b in benchmarks/[a-z]*.py; do $(BIN)/python $$b || exit 1; done
+
+picture: demo  ## run the demo and take the README's picture of its report (needs Chromium)
+	$(BIN)/python docs/picture.py runs/demo/report.html
 
 papers: setup  ## write PAPERS.md from the docstrings of the objectives
 	$(BIN)/mmclr papers --write PAPERS.md

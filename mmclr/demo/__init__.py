@@ -107,11 +107,11 @@ class Demo:
         return differences
 
     def _report(self, found: Evaluation, written: Captions, differences: dict[str, float]) -> Path:
-        seconds = sum(s for _, s in self.times)
         page = Page(
-            "mmclr demo", f"{found.pictures:,} icons of a family that training never saw; {seconds:.0f} s in all"
+            "mmclr demo",
+            f"What a small model makes of {found.pictures:,} icons in a drawing style that training never saw",
         )
-        page.numbers([*found.numbers(), *written.numbers()[:1]], "Finding icons by name, and naming them")
+        page.numbers([*found.numbers(), *written.numbers()[:1]], "Finding and naming icons")
         page.gallery(
             "What it finds", found.gallery(QUERIES), "A text, and the icons nearest to it; the right ones are marked."
         )
@@ -125,7 +125,10 @@ class Demo:
             "Evaluation", ["measure", "value", "95 % from", "to"],
             [[name, value, *(interval or (None, None))] for name, value, interval in found.rows(written.result)],
         )  # fmt: skip
-        page.table("Time", ["stage", "seconds"], [[name, round(s, 1)] for name, s in self.times])
+        page.table(
+            "Time", ["stage", "seconds"], [[name, round(s, 1)] for name, s in self.times],
+            f"{sum(s for _, s in self.times):.0f} s in all, but for this page.",
+        )  # fmt: skip
         page.text(
             "Export",
             "The trained encoders lie in `export/` as a transformers CLIPModel with its processor. Largest differences "

@@ -35,7 +35,7 @@ class Captions:
 
     def numbers(self) -> list[Number]:
         """How often it writes just the right name, and how near it comes."""
-        wanted = {"exact": "written name is the icon's", "ROUGE_L": "words in common (ROUGE-L)"}
+        wanted = {"exact": "exact name written", "ROUGE_L": "written words in common, ROUGE-L"}
         return [
             Number(name, self.result.metrics[key], self.result.ci95[key], f"n = {self.result.n[key]}")
             for key, name in wanted.items()

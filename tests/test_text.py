@@ -72,6 +72,18 @@ def test_pads_to_the_longest(small):
     assert (ids[0, 3:] == small.pad_id).all()
 
 
+@pytest.mark.parametrize("name", ["clip", "small"])
+def test_ids_become_text_again_and_none_an_empty_one(name, request, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = request.getfixturevalue(name)
+    tokenizer.save(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    rows = [[], [tokenizer.bos_id, tokenizer.eos_id], *tokenizer.encode(["", "cloud off"])]
+    assert [tokenizer.decode(row) for row in rows] == ["", "", "", "cloud off"]
+    assert saved.batch_decode(rows, skip_special_tokens=True) == ["", "", "", "cloud off"]
+
+
 def test_bad_sources(tmp_path):
     with pytest.raises(UserError, match="no tokenizer.json"):
         Tokenizer.load(tmp_path)

@@ -166,9 +166,8 @@ def _pipeline(model: Any) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
-    )
+    last = decoders.Replace(Regex(r" \z"), "")  # decoders.Strip would panic at an empty text
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " "), last])
     return tokenizer
 
 

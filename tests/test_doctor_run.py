@@ -18,6 +18,7 @@ from mmclr.doctor import environment, forecast, probe, run
 from mmclr.doctor.finding import Finding
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
+from mmclr.train import forecast as train_forecast
 from mmclr.train.run import RunConfig
 
 CPU = {"devices": [], "bf16": False, "memory": 16 * 2**30}
@@ -195,7 +196,7 @@ def test_activations_are_what_autograd_keeps(preset):
         return sum(t.untyped_storage().nbytes() for t in seen.values()) if kept else 0
 
     each = (saved(6) - saved(2)) / 4
-    assert forecast.activations(config(model={"preset": preset}), 1, length, 4.0) == pytest.approx(each, rel=0.15)
+    assert train_forecast.activations(config(model={"preset": preset}), 1, length, 4.0) == pytest.approx(each, rel=0.15)
 
 
 def test_memory_counts_weights_states_and_batches():

@@ -12,15 +12,9 @@ import torch
 from mmclr.data.text import Tokenizer
 from mmclr.doctor.finding import Finding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import checkpoint
+from mmclr.train import checkpoint, forecast
+from mmclr.train.forecast import GIB
 from mmclr.train.run import RunConfig
-
-# Numbers that a transformer block keeps for its backward, per token and unit of width: the inputs of both norms (2),
-# what they give (2), queries, keys, values (3), attention's output (1), the MLP's hidden units before and after the
-# activation (8), and copies that attention makes (1). The last block computes one token only, from keys and values.
-KEPT_PER_BLOCK, KEPT_IN_LAST = 17, 5
-BYTES = {"float32": 4.0, "bf16": 2.25, "fp16": 2.25}  # of each: under autocast, norms and residuals stay in float32
-GIB = 2**30
 
 
 def check(
@@ -61,9 +55,7 @@ def memory(run: RunConfig, weights: int, tokens: float, hardware: dict[str, Any]
     devices = [total for _, total in hardware["devices"]]
     processes = max(1, len(devices))
     kind = run.precision if run.precision != "auto" else "bf16" if devices and hardware["bf16"] else "float32"
-    copies = 4 + bool(run.average.decay)  # weights, gradients, two moments of Adam; the average
-    need = 4 * copies * weights + activations(run, run.data.batch / processes, tokens, BYTES[kind])
-    need += (BYTES[kind] < 4) * 2 * weights  # autocast's copies of the weights
+    need = forecast.memory(run, weights, tokens, kind, processes)
     there = min(devices) if devices else hardware["memory"]
     if there is None:
         return Finding("ok", f"{weights / 1e6:.1f} M weights; about {need / GIB:.2g} GiB at the peak")
@@ -72,16 +64,6 @@ def memory(run: RunConfig, weights: int, tokens: float, hardware: dict[str, Any]
     if need > 0.9 * there:
         return Finding("note", what, "it will probably run out of memory", "a smaller data.batch, or more processes")
     return Finding("ok", what)
-
-
-def activations(run: RunConfig, batch: float, tokens: float, size: float) -> float:
-    """Return the bytes that both towers keep for the backward. tokens: of a caption; size: bytes of a number."""
-    image, text = run.model.image, run.model.text
-    patches = (image.size // image.patch) ** 2 * (1 - run.patch_dropout) + 1
-    return batch * size * sum(
-        length * tower.width * (KEPT_PER_BLOCK * (tower.layers - 1) + KEPT_IN_LAST)
-        for length, tower in ((patches, image), (tokens, text))
-    )  # fmt: skip
 
 
 def disk(run: RunConfig, weights: int) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ class Student(nn.Module):
     """
 
     def __init__(self, model: TwoTower, patch_dropout: float = 0.0, views: int = 0, text_views: int = 0) -> None:
-        """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794).
+        """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794) for now.
 
         views and text_views are how many there are in a batch.
         """

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -82,12 +84,7 @@ class Attention(nn.Module):
     def packed(self, x: Tensor, layout: Packed) -> Tensor:
         """[N, width] -> [N, width], causal within each sequence."""
         q, k, v = self._project(x, self.q_proj, self.k_proj, self.v_proj)
-        sizes = [count * length for count, length in layout.groups]
-        rows = [
-            self._attend(a.unflatten(0, group), b.unflatten(0, group), c.unflatten(0, group), causal=True).flatten(0, 1)
-            for group, a, b, c in zip(layout.groups, q.split(sizes), k.split(sizes), v.split(sizes))
-        ]
-        return self.out_proj(torch.cat(rows))
+        return self.out_proj(self.by_length(q, k, v, layout, pool=False))
 
     def pooled(self, x: Tensor, query: Tensor) -> Tensor:
         """Each sequence's one query [n, width] over all its tokens x [n, L, width] -> [n, width]."""
@@ -97,13 +94,17 @@ class Attention(nn.Module):
     def packed_pooled(self, x: Tensor, query: Tensor, layout: Packed) -> Tensor:
         """As `pooled`, over packed tokens x [N, width]; query [n, width] in packed order."""
         k, v = self._project(x, self.k_proj, self.v_proj)
+        return self.out_proj(self.by_length(self.q_proj(query), k, v, layout, pool=True))
+
+    def by_length(self, q: Tensor, k: Tensor, v: Tensor, layout: Packed, pool: bool) -> Tensor:
+        """Attend within each sequence: all of one length at once. With `pool` each has one query, its last token."""
         sizes = [count * length for count, length in layout.groups]
-        queries = self.q_proj(query).split([count for count, _ in layout.groups])
-        rows = [
-            self._attend(q[:, None], a.unflatten(0, group), b.unflatten(0, group), causal=False)[:, 0]
-            for group, q, a, b in zip(layout.groups, queries, k.split(sizes), v.split(sizes))
-        ]
-        return self.out_proj(torch.cat(rows))
+        counts = [count for count, _ in layout.groups]
+        rows = []
+        for count, *part in zip(counts, q.split(counts if pool else sizes), k.split(sizes), v.split(sizes)):
+            a, b, c = (t.unflatten(0, (count, -1)) for t in part)
+            rows.append(self._attend(a, b, c, causal=not pool).flatten(0, 1))
+        return torch.cat(rows)
 
     def _project(self, x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
         """Apply several projections as one matmul."""
@@ -130,7 +131,27 @@ class MLP(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
-class Block(nn.Module):
+class Recomputable(nn.Module):
+    """A block that can keep its input alone for the backward, and then compute the rest again.
+
+    Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016, arXiv 1604.06174. That happens inside of the
+    block's forward, where FSDP and ZeRO have its weights together.
+    """
+
+    recompute = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As `compute`."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self.compute, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        return self.compute(*args, **kwargs)
+
+    def compute(self, *args: Any, **kwargs: Any) -> Any:
+        """Do what the block does; nothing in it is random."""
+        raise NotImplementedError
+
+
+class Block(Recomputable):
     """Pre-norm transformer block: attention, then MLP, each added to its input."""
 
     def __init__(self, width: int, heads: int, hidden: int, activation: str, eps: float) -> None:
@@ -139,7 +160,7 @@ class Block(nn.Module):
         self.self_attn = Attention(width, heads)
         self.mlp = MLP(width, hidden, activation)
 
-    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None, pool: bool = False) -> Tensor:
+    def compute(self, x: Tensor, causal: bool = False, layout: Packed | None = None, pool: bool = False) -> Tensor:
         """[n, L, width] or packed [N, width] -> the same; with `pool` only each sequence's pooled token [n, width].
 
         The pooled token is the first (no layout) or the last. It goes through forward as all else does, because

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr.config import check, to_tree
-from mmclr.models.blocks import MLP, Block, Packed
+from mmclr.models.blocks import MLP, Block, Packed, Recomputable
 from mmclr.models.clip import CaptionerConfig, ModelConfig, TextConfig, Words, initialise_blocks
 from mmclr.models.weights import read_weights, write_weights
 
@@ -72,7 +72,7 @@ class CrossAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-class Layer(nn.Module):
+class Layer(Recomputable):
     """A block of the text tower's kind, then attention to the picture and a second MLP, each added to its input."""
 
     def __init__(self, text: TextConfig, seen: int) -> None:
@@ -82,7 +82,7 @@ class Layer(nn.Module):
         self.cross_attn = CrossAttention(text.width, text.heads, seen)
         self.mlp = MLP(text.width, text.mlp, text.activation)
 
-    def forward(self, x: Tensor, seen: Tensor, layout: Packed, picture: Tensor) -> Tensor:
+    def compute(self, x: Tensor, seen: Tensor, layout: Packed, picture: Tensor) -> Tensor:
         """Packed tokens [N, width] -> [N, width]; the i-th sequence looks at seen[picture[i]]."""
         x = self.block(x, layout=layout)
         x = x + self.cross_attn.packed(self.layer_norm1(x), seen, layout, picture)

@@ -125,7 +125,8 @@ def _first_output(step: nn.Module, batch: Batch, progress: float) -> tuple[str, 
         return hook
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in step.named_modules() if name]
-    features = step(batch, progress, "embed")
+    with torch.compiler.set_stance("force_eager"):  # compiled blocks pass hooks by
+        features = step(batch, progress, "embed")
     for hook in hooks:
         hook.remove()
     whole = [x.flatten(1) for x in features.values() if x.is_floating_point() and x.dim() > 1]

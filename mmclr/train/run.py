@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
@@ -43,7 +43,9 @@ class RunConfig:
     epochs: float | None = None
     samples: Annotated[int, Ge(1)] | None = None
     micro_batch: Annotated[int, Ge(0)] = 0  # pairs per process in memory at once, same gradient; 0: all of them
-    patch_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0  # share of patches left out in training
+    activation_checkpointing: bool = False  # blocks compute again in the backward what they would else keep
+    patch_dropout: Weight = Ramp(first=0.0, last=0.0)  # share of patches left out in training; a ramp may end at 0
+    compile: bool = False  # torch.compile of the blocks of our own towers
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()
@@ -60,6 +62,8 @@ class RunConfig:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
         if not all(0 <= momentum <= 1 for momentum in (self.ema.first, self.ema.last)):
             raise ValueError(f"ema: a momentum is 0 to 1, not {self.ema.first} to {self.ema.last}")
+        if not all(0 <= share < 1 for share in (self.patch_dropout.first, self.patch_dropout.last)):
+            raise ValueError("patch_dropout: a share is at least 0 and below 1")
 
     @property
     def folder(self) -> Path:
@@ -77,7 +81,7 @@ class RunConfig:
 def main(argv: list[str]) -> int:
     """`mmclr train CONFIG [key=value ...]`."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s CONFIG [key=value ...]",
+        usage="%(prog)s [--dry-run] CONFIG [key=value ...]",
         description="Train an image-text model on tar shards. CONFIG is a YAML file or the name of one that ships "
         "with mmclr (base.yaml says what every key means); key=value overrides it, with dots for depth.",
         epilog="example: mmclr train base.yaml 'data.train=shards/{00000..00099}.tar' model.preset=ViT-B/32 "
@@ -86,7 +90,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything and take a step on random data; print parameters, FLOPs, memory and time; keep nothing",
+    )
+    args = parser.parse_intermixed_args(argv)
     run = load(RunConfig, args.config, args.overrides)
     build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
     from mmclr.train import launch
@@ -94,7 +103,12 @@ def main(argv: list[str]) -> int:
     status = launch.start_missing_processes(argv)
     if status is not None:
         return status
-    from mmclr.train.trainer import train
+    if args.dry_run:
+        from mmclr.train.dry_run import dry_run
 
-    train(run)
+        dry_run(run)
+    else:
+        from mmclr.train.trainer import train
+
+        train(run)
     return 0

@@ -20,6 +20,8 @@ from mmclr.features.student import Student
 from mmclr.heads.follower import restart
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import build_terms, needs
+from mmclr.models.compiling import compile_blocks
+from mmclr.models.recomputing import recompute
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import accumulate, lock, optimizer, processes, state, strategies, trackers
 from mmclr.train.average import Average
@@ -61,7 +63,7 @@ class Trainer:
         torch.manual_seed(run.seed)
         self.model = TwoTower(with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id), bias)
         self.shell = hollow(self.model)
-        self.student = Student(self.model, run.patch_dropout, run.data.views, run.data.text_views)
+        self.student = Student(self.model, run.patch_dropout.first, run.data.views, run.data.text_views)
         teachers = [Frozen(run.teacher, t, run.model.image.size)] if run.teacher else []
         self.ema = Ema(self.student, needs(terms)) if asked(needs(terms)) else None
         self.step = Step([*teachers, self.student, *([self.ema] if self.ema else [])], terms)
@@ -83,6 +85,10 @@ class Trainer:
         restart(self.step)
         if source is not None:
             state.give_weights(self, source)
+        if run.activation_checkpointing:
+            recompute(self.model)
+        if run.compile:
+            compile_blocks(self.model)
         scale = LossScale() if kind == torch.float16 else None
         build = partial(optimizer.build, run.optim)
         self.strategy = strategies.choose(accelerator, self.step, build, run.optim.clip_norm, scale)
@@ -102,6 +108,7 @@ class Trainer:
         optimizer.set_rate(self.strategy.optimizer, lr)
         self.strategy.wrapped.train()
         batch, progress = batch.to(self.accelerator.device), self.taken / self.steps
+        self.student.patch_dropout = self.run.patch_dropout(progress)
         self.batch = batch
         size = self.run.micro_batch if 0 < self.run.micro_batch < len(batch.weights) else 0
         self.seed()

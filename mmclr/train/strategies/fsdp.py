@@ -21,6 +21,8 @@ from mmclr.train.strategies.plain import Plain
 class Fsdp(Plain):
     """Shards as accelerate's fsdp_config says: reshard_after_forward, offload_params, the mesh of its ranks."""
 
+    cut = frozenset({"weights", "gradients", "states"})
+
     def _wrap(self, build: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
         plugin, mesh = self.accelerator.state.fsdp_plugin, self.accelerator.torch_device_mesh
         how: dict[str, Any] = {"reshard_after_forward": plugin.reshard_after_forward}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from mmclr.train.strategies.loss_scale import LossScale
 
 class Plain:
     """`step` is the bare Step, `wrapped` what the trainer calls in its place."""
+
+    cut: Set[str] = frozenset()  # which of weights, gradients and states the ranks share out among themselves
 
     def __init__(
         self,
@@ -42,6 +44,10 @@ class Plain:
         with warnings.catch_warnings():  # torch wants another name for broadcast_buffers, which does less
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.accelerator.prepare_model(self.step), optimizer
+
+    def size(self, name: str) -> int:
+        """Return how many numbers a whole parameter has."""
+        return self.parameters[name].numel()
 
     # The gradient
 
@@ -136,7 +142,7 @@ class Plain:
             found.setdefault(name, {})[key] = value
         own = {name for name, p in self.parameters.items() if p.requires_grad}
         other = sorted(found.keys() ^ own) if found else []
-        wrong = [n for n in found.keys() & own for v in found[n].values() if v.ndim and v.numel() != self._size(n)]
+        wrong = [n for n in found.keys() & own for v in found[n].values() if v.ndim and v.numel() != self.size(n)]
         if other or wrong:
             raise UserError(
                 f"{where}: its optimizer state is of another run (it differs in {(other or wrong)[0]}); "
@@ -154,9 +160,6 @@ class Plain:
     def _whole(self, name: str) -> Tensor:
         """Return a parameter, or by its name what has its shape, as one tensor."""
         return self.parameters[name].detach()
-
-    def _size(self, name: str) -> int:
-        return self.parameters[name].numel()
 
     def _state_of(self, name: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
         for key, value in self.optimizer.state.get(p, {}).items():

@@ -30,6 +30,7 @@ class Zero(Plain):
 
         plugin = self.accelerator.state.deepspeed_plugin
         self.stage = plugin.zero_stage
+        self.cut = set(("states", "gradients", "weights")[: self.stage])
         if self.stage == 0:
             raise UserError("zero_stage: 0 in the accelerate config is plain data parallelism; use MULTI_GPU for it")
         lift(self.step)
@@ -141,7 +142,8 @@ class Zero(Plain):
         with deepspeed.zero.GatheredParameters([self.parameters[name]]):
             return self.parameters[name].detach().clone()
 
-    def _size(self, name: str) -> int:
+    def size(self, name: str) -> int:
+        """Return how many numbers a whole parameter has."""
         p: Any = self.parameters[name]
         return p.ds_numel if self.stage == 3 else p.numel()
 

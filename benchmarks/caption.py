@@ -6,6 +6,7 @@ generate_speedup            the same as the first, the image encoder included, w
 caption_loss_memory_ratio   peak of forward and backward, B = 256, 32 tokens, 49,408 words: whole logits / ours
 caption_loss_speedup        time of the same at B = 32
 caption_loss_difference     largest relative difference of value and gradients between the two
+coca_loss_difference        largest relative difference of value and gradients to open_clip's CoCaLoss, with padding
 caption_score_difference    largest difference of BLEU-4, ROUGE-L and CIDEr to pycocoevalcap 1.2, on random texts
 
 One thread; implementations take turns and a ratio is the median over rounds. open_clip's CoCa, the peer, cannot
@@ -155,6 +156,28 @@ def caption_loss_difference() -> float:
     return max(float((a - b).norm() / a.norm()) for a, b in zip(*found))
 
 
+def coca_loss_difference(b: int = 16, length: int = 24, words: int = 1000, width: int = 64) -> float:
+    """Captions of unequal length, padded with 0, which is no word here."""
+    from open_clip.loss import CoCaLoss
+
+    g = torch.Generator().manual_seed(0)
+    states = torch.randn(b, length, width, generator=g, dtype=torch.float64).requires_grad_()
+    vectors = torch.randn(words, width, generator=g, dtype=torch.float64).requires_grad_()
+    labels = torch.randint(1, words, (b, length), generator=g)
+    labels[torch.arange(length) >= torch.randint(1, length + 1, (b, 1), generator=g)] = 0
+    image = F.normalize(torch.randn(b, width, generator=g, dtype=torch.float64), dim=1)
+    _, theirs = CoCaLoss(1.0, 1.0, pad_id=0)(image, image, states @ vectors.T, labels, torch.tensor(10.0))
+    told = labels != 0
+    ours = build("caption", {})(
+        caption_states=states[:, None],
+        caption_words=vectors,
+        caption_targets=labels.masked_fill(~told, -100)[:, None],
+        caption_shares=(told.double() / told.sum())[:, None],
+    )
+    both = [[value, *torch.autograd.grad(value, (states, vectors))] for value in (theirs, ours)]
+    return max(float((x - y).norm() / x.norm()) for x, y in zip(*both))
+
+
 def caption_score_difference(corpora: int = 20) -> float:
     """Score random captions here and there."""
     sys.path.append(str(peers.install("clip_benchmark", peers.CLIP_BENCHMARK)))
@@ -189,7 +212,7 @@ def _texts(draw: random.Random) -> tuple[list[list[list[str]]], list[list[str]]]
 
 
 MEASURES = (decode_speedup, decode_speedup_beams, generate_speedup, caption_loss_memory_ratio, caption_loss_speedup,
-            caption_loss_difference, caption_score_difference)  # fmt: skip
+            caption_loss_difference, coca_loss_difference, caption_score_difference)  # fmt: skip
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from mmclr.demo import STAGES, main
 )
 def test_the_whole_line(tmp_path, capsys):
     out = tmp_path / "demo"
-    main(["--out", str(out), "steps=4"])
+    main(["--out", str(out), "steps=4", "log_every=1"])
     said = capsys.readouterr().out
     assert all(f"{number}/{STAGES} " in said for number in range(1, STAGES + 1))
     assert f'transformers.AutoModel.from_pretrained("{out / "export"}")' in said  # whole, to be copied
@@ -23,5 +23,5 @@ def test_the_whole_line(tmp_path, capsys):
     assert {path.stem for path in (out / "eval").glob("*[!s].json")} == {"retrieval", "zero_shot", "caption"}
     steps = [path.name for path in (out / "captions" / "checkpoints").iterdir()]
     assert steps == ["step-00000004"]  # no longer than the training it stands on
-    main(["--out", str(out), "steps=4"])
+    main(["--out", str(out), "steps=4", "log_every=1"])
     assert "resuming after step 4 of 4" in capsys.readouterr().err

@@ -218,7 +218,7 @@ def test_card_and_report(checkpoint, tmp_path, capsys):
               "ci95": {"image_retrieval_recall@1": [0.4, 0.6]}}  # fmt: skip
     (tmp_path / "r.json").write_text(json.dumps(result))
     settings = ["--results", str(tmp_path / "r.json"), "--license", "mit"]
-    main([str(checkpoint), str(tmp_path / "my-clip"), *settings])
+    main([str(checkpoint), str(tmp_path / "my-clip"), *settings, "--halves"])
     said = capsys.readouterr()
     assert "largest difference of image features" in said.out
     assert said.err == ""  # no bars of the libraries'

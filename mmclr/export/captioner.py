@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmclr.export import forms
 from mmclr.export.source import DTYPES, Source
 from mmclr.models import generation
 from mmclr.models.captioner import FOLDER
@@ -27,10 +28,10 @@ def fill(source: Source, folder: Path) -> None:
     if source.captioner is None:
         return
     own = folder / FOLDER
-    peer = to_generate(source.captioner).to(DTYPES[source.dtype])
+    peer = to_generate(source.captioner)
     names = {"AutoConfig": generation.CaptionerConfig, "AutoModel": generation.CaptionerModel}
     peer.config.auto_map = {auto: f"{CODE}.{cls.__name__}" for auto, cls in names.items()}
-    peer.save_pretrained(own)
+    forms.save(peer, own, DTYPES[source.dtype])
     shutil.copy(generation.__file__, own / f"{CODE}.py")
     source.tokenizer.save(own)
     pixels = preprocessor(source.model.config.image)

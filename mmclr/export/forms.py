@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmclr.errors import UserError
 from mmclr.models.clip import Foreign, ImageConfig, ModelConfig, TextConfig
 from mmclr.models.transformers import to_transformers
 from mmclr.models.two_tower import TwoTower
+from mmclr.models.weights import write_weights
 
 Tree = dict[str, Any]
 Form = tuple[Tree, dict[str, Tensor]]  # config.json, model.safetensors
@@ -115,6 +118,16 @@ def halves(model: TwoTower) -> Mapping[str, Callable[[], Any]]:
         "image": lambda: make(CLIPVisionModelWithProjection, image, ("vision_model.", "visual_projection.")),
         "text": lambda: make(CLIPTextModelWithProjection, text, ("text_model.", "text_projection.")),
     }
+
+
+def save(peer: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Write a model of transformers. Its own save_pretrained shows bars, and loads DeepSpeed where it is installed."""
+    folder.mkdir(exist_ok=True)
+    peer.config.architectures, peer.config.dtype = [type(peer).__name__], dtype
+    peer.config.save_pretrained(folder)
+    if peer.can_generate():
+        peer.generation_config.save_pretrained(folder)
+    write_weights({name: value.to(dtype) for name, value in peer.state_dict().items()}, folder / "model.safetensors")
 
 
 def _state(model: TwoTower) -> dict[str, Tensor]:

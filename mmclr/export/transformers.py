@@ -119,8 +119,7 @@ def _write_halves(source: Source, folder: Path) -> None:
     import transformers
 
     for name, make in forms.halves(source.model).items():
-        half = make().to(DTYPES[source.dtype])
-        half.save_pretrained(folder / name)
+        forms.save(make(), folder / name, DTYPES[source.dtype])
         if name == "text":
             source.tokenizer.save(folder / name)
         else:

@@ -14,7 +14,10 @@ CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.yaml") if "acce
 TINY = ["data.batch=8", "data.workers=0", "data.cache=none", "steps=1", "epochs=null", "samples=null", "tokenizer=clip",
         "average.decay=0", "precision=float32", "model.embed=16", "data.caption=txt", "data.split=none",
         "model.image={size: 32, patch: 16, width: 16, layers: 1, heads: 2, mlp: 16}",
-        "model.text={width: 16, layers: 1, heads: 2, mlp: 16}"]  # fmt: skip
+        "model.text={width: 16, layers: 1, heads: 2, mlp: 16}", "micro_batch=4",
+        # weights, and the architectures of towers, that are not here
+        "init.source=''", "model.image.foreign=null", "model.text.foreign=null", "lock.text=false"]  # fmt: skip
+RECIPES = sorted(path.name for path in ROOT.glob("*.yaml") if path.stem.split("_")[0] not in ("base", "debug", "demo"))
 
 
 def test_base_says_every_key_with_its_default():
@@ -34,6 +37,16 @@ def test_config_takes_a_step(name, shards, tmp_path):
 
     run = load(RunConfig, ROOT / name, [f"data.train={shards}", f"out={tmp_path}", *TINY])
     assert train(run, quiet=True).name == "step-00000001"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_say_where_they_come_from(name):
+    """Data, batch, hours and how they were estimated, and the paper of the hyper-parameters."""
+    text = (ROOT / name).read_text()
+    said = " ".join(line.lstrip("# ") for line in text.split("base:")[0].splitlines())
+    for word in ("arXiv ", "Data: ", "Hours: ", "estimated"):
+        assert word in said, word
+    assert yaml.safe_load(text).get("data", {}).get("batch") or "as clip_b32" in said
 
 
 def test_found_by_name_and_nearest_name_told():

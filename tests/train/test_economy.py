@@ -100,6 +100,7 @@ def test_a_share_of_patches_is_below_one():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch, while it compiles
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.parametrize("lean", [False, True])
 def test_compiled_blocks_compute_the_same_on_any_lengths_without_new_graphs(lean):

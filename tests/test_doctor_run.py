@@ -106,6 +106,23 @@ def test_what_stops_a_run_is_broken(examine, tmp_path, overrides, line):
     assert any(line in broken for broken in examine(*overrides)["BROKEN"])
 
 
+def test_models_that_a_run_begins_with(examine, tmp_path):
+    write(tmp_path / "0.tar", [sample(n) for n in range(40)])
+    tokenizer = Tokenizer.load("clip", 16)
+    words = {"vocab": tokenizer.vocab_size, "bos": tokenizer.bos_id, "eos": tokenizer.eos_id}
+    model = check(ModelConfig, {"preset": "icons", "text": words})
+    TwoTower(model).save(tmp_path / "trained")
+    tokenizer.save(tmp_path / "trained")
+    there = f"init.source={tmp_path / 'trained'}"
+    assert any("init.source" in line and line.endswith("there") for line in examine(there)["ok"])
+    (wrong,) = examine(there, "model.image.layers=1")["BROKEN"]
+    assert "is of another architecture; set model.image.layers=4" in wrong
+    (lost,) = examine(f"init.source={tmp_path / 'nowhere'}")["BROKEN"]
+    assert "nowhere" in lost
+    (lost,) = examine(f"teacher={tmp_path / 'nowhere'}")["BROKEN"]
+    assert "nowhere" in lost
+
+
 def test_missing_and_foreign_shards_are_all_named(examine, tmp_path):
     write(tmp_path / "0.tar", [sample(n) for n in range(9)])
     (tmp_path / "1.tar").write_bytes(b"not a tar file at all " * 100)

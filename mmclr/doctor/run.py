@@ -22,6 +22,8 @@ from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
 from mmclr.losses.terms import build_terms
+from mmclr.models import pretrained, start
+from mmclr.train import begin
 from mmclr.train.run import RunConfig
 
 SAMPLES = 256  # read and decoded, spread over all shards
@@ -56,6 +58,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("BROKEN", str(error))
         return
+    yield from sources(run, tokenizer)
     lost = list(shards(run.data))
     yield from lost
     if any(finding.level == "BROKEN" for finding in lost):
@@ -73,6 +76,21 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
         yield from captions(lengths, run.model.text.context)
         used = [min(length, run.model.text.context) for length in lengths]
         yield from forecast.check(run, loader.samples, statistics.mean(used), tokenizer, probe.hardware())
+
+
+def sources(run: RunConfig, tokenizer: Tokenizer) -> Iterator[Finding]:
+    """Say whether the trained models that the run begins with are there, and fit."""
+    try:
+        start.check_source(run.model, run.init)
+        begin.check_tokenizer(run.model, run, tokenizer)
+        if run.teacher:
+            pretrained.read_config(pretrained.find(run.teacher))
+    except UserError as error:
+        yield Finding("BROKEN", str(error))
+        return
+    named = {"init.source": run.init.source, "teacher": run.teacher}
+    if any(named.values()):
+        yield Finding("ok", ", ".join(f"{key} {source}" for key, source in named.items() if source) + ": there")
 
 
 def shards(data: DataConfig) -> Iterator[Finding]:

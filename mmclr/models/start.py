@@ -31,6 +31,12 @@ class InitConfig:
     projections: bool = True  # false: the layers into the shared space start anew
 
 
+def check_source(here: ModelConfig, c: InitConfig) -> None:
+    """Refuse a source that is not there, or whose architecture is another than that of a model yet to be built."""
+    if c.source:
+        _check(here, pretrained.read_config(pretrained.find(c.source)), _parts(c), c.source)
+
+
 def start(model: TwoTower, c: InitConfig) -> None:
     """Fill a new model: foreign towers from where they come, then what `c` names."""
     for part, tower in (("image", model.vision_model), ("text", model.text_model)):
@@ -43,7 +49,7 @@ def start(model: TwoTower, c: InitConfig) -> None:
 
 def _fill(model: TwoTower, c: InitConfig) -> None:
     there, weights = pretrained.read(pretrained.find(c.source))
-    parts: list[str] = ["image", "text"] if c.parts == "both" else [c.parts]
+    parts = _parts(c)
     _check(model.config, there, parts, c.source)
     taken = tuple(prefix for part in parts for prefix in PREFIXES[part] if c.projections or prefix not in PROJECTIONS)
     if c.parts == "both":
@@ -52,6 +58,10 @@ def _fill(model: TwoTower, c: InitConfig) -> None:
     own = model.state_dict()
     weights = {name: _fit(name, value, own) for name, value in weights.items() if name.startswith(taken)}
     load_weights(model, {**{k: v for k, v in own.items() if not _demanded(k, taken)}, **weights}, f"init: {c.source}")
+
+
+def _parts(c: InitConfig) -> list[str]:
+    return ["image", "text"] if c.parts == "both" else [c.parts]
 
 
 def _demanded(name: str, taken: tuple[str, ...]) -> bool:

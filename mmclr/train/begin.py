@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models import locking, pretrained, start
+from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.run import RunConfig
 
@@ -12,15 +13,15 @@ from mmclr.train.run import RunConfig
 def begin(model: TwoTower, run: RunConfig, tokenizer: Tokenizer, anew: bool) -> None:
     """Give `model` its first weights (unless it goes on from a checkpoint), and lock what the run locks."""
     if anew:
-        _check_tokenizer(model, run, tokenizer)
+        check_tokenizer(model.config, run, tokenizer)
         start.start(model, run.init)
     start.freeze_unread(model)
     locking.lock(model, run.lock)
 
 
-def _check_tokenizer(model: TwoTower, run: RunConfig, tokenizer: Tokenizer) -> None:
+def check_tokenizer(config: ModelConfig, run: RunConfig, tokenizer: Tokenizer) -> None:
     """Refuse a trained text tower with another vocabulary than its own."""
-    own = model.config.text.foreign
+    own = config.text.foreign
     source = run.init.source if run.init.parts != "image" else ""
     if not source and own is not None and own.trained:
         source = own.source

@@ -67,6 +67,8 @@ class Loop:
         """Write a line of the log, and show it."""
         t = self.trainer
         row = {**numbers(values), **self.clock.read(t.taken, self.steps)}
+        if len(t.run.data.sources()) > 1:
+            row["shares"] = {name: round(share, 6) for name, share in t.loader.shares().items()}
         if t.guard.spikes(row["loss"]) and t.batch is not None:
             row["spike"] = t.batch.keys
         self._log(row)

@@ -1,6 +1,7 @@
 """What a run tells: its log, trackers, the progress line."""
 
 import importlib.util
+import json
 
 import pytest
 from accelerate.tracking import GeneralTracker
@@ -51,6 +52,14 @@ def test_trackers_are_told_what_the_log_says(settings, shards, tmp_path, monkeyp
     (evaluated,) = log(tmp_path / "run", "eval")
     assert recorder.rows[12]["eval/set/image_retrieval_recall@1"] == evaluated[0]["set/image_retrieval_recall@1"]
     assert "batch/margin" in recorder.rows[12]
+
+
+def test_shares_of_a_mixture_are_those_that_were_drawn(settings, shards, tmp_path):
+    parts = {"many": {"urls": shards, "weight": 3}, "few": {"urls": shards.replace("00002}", "00000}"), "weight": 1}}
+    run = load(RunConfig, "debug.yaml", [*settings, f"data.train={json.dumps(parts)}", "steps=8", "log_every=8"])
+    train(run, quiet=True)
+    (shares,) = log(tmp_path / "run", "shares")
+    assert shares[0] == {"many": 0.75, "few": 0.25}
 
 
 def test_tensorboard_where_it_is_installed(settings, tmp_path):

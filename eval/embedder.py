@@ -25,9 +25,11 @@ from eval.store import DIGEST, Store
 from mmclr import parallel
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models import prefixes, pretrained
+from mmclr.models import prefixes
 from mmclr.models.clip import TextTower
+from mmclr.models.composed import Composed
 from mmclr.models.two_tower import TwoTower
+from mmclr.trained import open_model
 
 TOKENS = 16_384  # of one batch of texts
 ROWS = 4096  # texts of one tree
@@ -42,7 +44,7 @@ class Embedder:
     def __init__(
         self,
         name: str,
-        model: TwoTower,
+        model: TwoTower | Composed,
         tokenizer: Tokenizer,
         *,
         hash: str = "",  # of the model's files
@@ -50,7 +52,7 @@ class Embedder:
         precision: str = "float32",
         batch: int = 256,  # pictures
         workers: int = 2,  # threads that decode
-        head: str = "post",  # image features after the projection, or pre: before it
+        head: str = "post",  # image features after the projection, pre: before it, or an objective: behind its head
         pretrained: str = "",  # goes into results as it is
         cache: Path | None = None,  # folder in which embeddings stay
     ) -> None:
@@ -58,17 +60,21 @@ class Embedder:
         self.device, self.precision, self.batch, self.workers, self.head = device, precision, batch, workers, head
         self._kept = torch.float64 if precision == "float64" else torch.float32  # dtype of embeddings
         model.to(self._kept)
-        folders = (f"{hash}-{self.transform_hash}-{precision}-{head}", f"{hash}-text-{precision}")
+        folders = (f"{hash}-{self.transform_hash}-{precision}-{head}", f"{hash}-text-{precision}-{head}")
         self._images, self._texts = (Store(cache / folder if cache and hash else None) for folder in folders)
 
     @classmethod
     def load(cls, source: str | Path, *, device: str = "auto", **settings: Any) -> Embedder:
         """Open a run, a checkpoint, an export, a CLIP or SigLIP folder of transformers, an open_clip folder or name."""
-        folder = pretrained.find(source)
+        head = settings.get("head", "post")
+        found = open_model(source, head="" if head in ("post", "pre") else head)
+        if head == "pre" and not isinstance(found.model, TwoTower):
+            raise UserError(f"{source}: several models side by side have no one layer before the projection; leave "
+                            f"out --head pre, or name one of them")  # fmt: skip
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = TwoTower.load(folder).to(device).eval()
-        tokenizer = Tokenizer.load(folder, context=model.config.text.context)
-        loaded = cls(str(source), model, tokenizer, hash=folder_hash(folder), device=device, **settings)
+        tokenizer = Tokenizer.load(found.folder, context=found.model.config.text.context)
+        hash = folder_hash(found.folder, *found.files)
+        loaded = cls(str(source), found.model.to(device).eval(), tokenizer, hash=hash, device=device, **settings)
         ranks.wait()  # all have read the same store before the first writes to it
         return loaded
 
@@ -193,10 +199,10 @@ class Embedded:
     hash: str  # of the pictures' bytes
 
 
-def folder_hash(folder: Path) -> str:
-    """Return a hash of what computes in a model folder: weights, configuration, tokenizer."""
+def folder_hash(folder: Path, *more: Path) -> str:
+    """Return a hash of what computes in a model folder, weights, configuration, tokenizer, and of further files."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in COMPUTING):
+    for path in (*sorted(path for path in folder.iterdir() if path.suffix in COMPUTING), *more):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 22):

@@ -32,7 +32,7 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
     data, images = embedded.data, embedded.images
     measured = cloud(images, "image")
     texts: list[str] = []
-    if data.captions and embedder.head == "post":
+    if data.captions and embedder.head != "pre":
         texts = [captions[0] for captions in data.captions]
         vectors = embedder.texts(texts, "captions")
         measured |= cloud(vectors, "text") | between(images, vectors, embedder.scale)

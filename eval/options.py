@@ -33,8 +33,8 @@ def add_model(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--precision", choices=DTYPES, default="float32", help="of the encoders; float64 leaves no near ties"
     )
-    p.add_argument("--head", choices=("post", "pre"), default="post", help="image features after the projection, or "
-                   "before it (for suites that need no texts)")  # fmt: skip
+    p.add_argument("--head", default="post", metavar="post|pre|OBJECTIVE", help="features after the projection, before "
+                   "it (pictures only), or behind the head with which the run trained this objective")  # fmt: skip
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
     p.add_argument("--cache", default="", metavar="DIR", help="where embeddings stay, by content, for the next suite "
                    "(default: the user's cache folder; none: nowhere)")  # fmt: skip

@@ -12,11 +12,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(source: str | Path, *, weights: str = "auto", device: str = "auto") -> Encoder:
+def load(source: str | Path, *, weights: str = "auto", device: str = "auto", head: str = "") -> Encoder:
     """Open a trained model for `encode_image`, `encode_text` and `similarity`: see `mmclr.encoder.Encoder`.
 
-    `source` is a run, checkpoint, export, transformers CLIP or SigLIP folder, open_clip folder, or a name on the Hub.
+    `source` is a run, checkpoint, export, transformers CLIP or SigLIP folder, open_clip folder, a folder of
+    `mmclr export stages`, or a name on the Hub. `head` names an objective of a run: the model is then behind its head.
     """
     from mmclr.encoder import Encoder
 
-    return Encoder.load(source, weights=weights, device=device)
+    return Encoder.load(source, weights=weights, device=device, head=head)

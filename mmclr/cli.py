@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "export open_clip": ("mmclr.export.open_clip:main", "write a folder that open_clip and its tools load"),
     "export onnx": ("mmclr.export.onnx:main", "write both encoders as graphs for onnxruntime, in int8 too"),
+    "export stages": ("mmclr.export.stages:main", "several trained models side by side as one (MCL)"),
     "export hub": ("mmclr.export.hub:main", "upload an export to the Hugging Face Hub; --dry-run shows what"),
     "export verify": ("mmclr.export.verify:main", "check that a folder is what was exported"),
     "import": ("mmclr.export.importing:main", "take a released CLIP or SigLIP in as a model folder"),

@@ -27,10 +27,11 @@ from mmclr.data.ledger import Fault
 from mmclr.data.plain import normalise, plain
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models import pretrained
+from mmclr.models.composed import Composed
 from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower
 from mmclr.models.writer import Writer
+from mmclr.trained import open_model
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -41,7 +42,7 @@ WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 class Encoder:
     """Both encoders of a model, with its tokenizer and its evaluation transform."""
 
-    def __init__(self, model: TwoTower, tokenizer: Tokenizer, device: str = "auto") -> None:
+    def __init__(self, model: TwoTower | Composed, tokenizer: Tokenizer, device: str = "auto") -> None:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
@@ -49,16 +50,16 @@ class Encoder:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, source: str | Path, *, weights: str = "auto", device: str = "auto") -> Encoder:
+    def load(cls, source: str | Path, *, weights: str = "auto", device: str = "auto", head: str = "") -> Encoder:
         """Open a run, checkpoint, export, transformers CLIP or SigLIP folder, open_clip folder, or a name.
 
         Names are `owner/name` on the Hugging Face Hub and `open_clip:ARCHITECTURE/TAG`. Of a checkpoint, `weights`
         takes "average", "model", or "auto": averaged if the run kept an average. `device` is a torch device, or
-        "auto": a GPU if there is one. Raises UserError when there is no such model, or it cannot be read.
+        "auto": a GPU if there is one. `head` names an objective of a run, behind whose head the model then is, with the
+        weights of the last step. Raises UserError when there is no such model, or it cannot be read.
         """
-        folder = pretrained.find(source, weights)
-        model = TwoTower.load(folder)
-        return cls(model, Tokenizer.load(folder, model.config.text.context), device)
+        found = open_model(source, weights, head)
+        return cls(found.model, Tokenizer.load(found.folder, found.model.config.text.context), device)
 
     @property
     def scale(self) -> float:
@@ -133,6 +134,8 @@ class Encoder:
 
     @cached_property
     def _writer(self) -> Writer:
+        if not isinstance(self.model, TwoTower):
+            raise UserError("models side by side, or one behind a head, write no captions; load a model alone")
         return Writer(self.model)
 
     def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:

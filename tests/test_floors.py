@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "mmclr.cli": 6, "mmclr.demo": 6, "mmclr.compare": 6,
     "mmclr.export": 5, "mmclr.report": 5, "mmclr.papers": 5, "mmclr.doctor": 5, "eval": 5, "data_tools": 5,
-    "mmclr.train": 4,
-    "mmclr.features": 3, "mmclr.encoder": 3,
+    "mmclr.train": 4, "mmclr.encoder": 4,
+    "mmclr.features": 3, "mmclr.trained": 3,
     "mmclr.losses": 2, "mmclr.models": 2, "mmclr.data": 2,
     "mmclr.heads": 1, "mmclr.draws": 1,
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,

@@ -18,7 +18,7 @@ class PureOrder:
     Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning (MCL), ECCV 2024, arXiv
     2402.11816. In stage s the samples of a batch share y_i = (c_i^0, ..., c_i^(s-1)), c^r the k-means clusters of the
     model of stage r:  L = the objective of the run, whose negatives are then those of one group. In use, embeddings of
-    all stages stand side by side (`mmclr stages`).
+    all stages stand side by side (`mmclr export stages`).
     Reduces to: the plain order without its incomplete last batch, for one cluster.
     Differs from the paper: ranks share each cluster's batch out; who is left out changes from epoch to epoch. An epoch
     has the whole batches of each group; a group of fewer samples than a batch is never drawn, and counted.

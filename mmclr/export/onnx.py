@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         help="find pictures by caption there, with both, to see what int8 costs",
     )
     args = parser.parse_args(argv)
-    source = Source.open(args.checkpoint, args.weights)
+    source = Source.open(args.checkpoint, args.weights, head=args.head)
     about = card.About(args.results, args.license)
     for name, value in write(source, Path(args.out), about, args.int8, args.measure_on).items():
         print(f"{name.replace('_', ' ')}: {value:.4g}")

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     add_arguments(parser)
     parser.add_argument("out", help="folder to write; it must not exist, or be an earlier export")
     args = parser.parse_args(argv)
-    source = Source.open(args.checkpoint, args.weights, args.dtype)
+    source = Source.open(args.checkpoint, args.weights, args.dtype, args.head)
     for name, value in write(source, Path(args.out), card.About(args.results, args.license)).items():
         print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
     print(f"{args.out}: an open_clip folder that agrees with {args.checkpoint}")

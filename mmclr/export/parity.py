@@ -19,7 +19,7 @@ from mmclr.errors import UserError
 from mmclr.export import captioner
 from mmclr.export.source import Source
 from mmclr.models.clip import ImageConfig
-from mmclr.models.two_tower import TwoTower
+from mmclr.trained import open_model
 
 REPORT = "parity.json"
 TOLERANCE = 1e-5  # largest difference of unit-norm features in float32, and of pixels
@@ -106,7 +106,8 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
 
 def _rounding(source: Source, pixels: Tensor) -> float:
     """Return what the narrower type changes in the features."""
-    exact, (ids, lengths) = TwoTower.load(source.folder), source.tokenizer(HARD_STRINGS)
+    exact = open_model(source.folder, head=source.head).plain()
+    ids, lengths = source.tokenizer(HARD_STRINGS)
     image = largest(exact.encode_image(pixels), source.model.encode_image(pixels))
     return max(image, largest(exact.encode_text(ids, lengths), source.model.encode_text(ids, lengths)))
 
@@ -114,7 +115,8 @@ def _rounding(source: Source, pixels: Tensor) -> float:
 def insist(source: Source, differences: Mapping[str, float], folder: Path, tolerance: float = TOLERANCE) -> None:
     """Refuse a folder whose differences are too large; write them and what it holds into it."""
     bound(differences, folder, tolerance)
-    report = {**differences, "tolerance": tolerance, "dtype": source.dtype, "files": hashes(folder)}
+    about = {"tolerance": tolerance, "dtype": source.dtype, "head": source.head}
+    report = {**differences, **about, "files": hashes(folder)}
     (folder / REPORT).write_text(json.dumps(report, indent=2))
 
 

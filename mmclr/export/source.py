@@ -13,8 +13,8 @@ import torch
 
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models import pretrained
 from mmclr.models.two_tower import TwoTower
+from mmclr.trained import open_model
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,14 +28,15 @@ class Source:
     folder: Path
     dtype: str = "float32"
     captioner: TwoTower | None = None  # the model with its captioner, if it has one: the same weights
+    head: str = ""  # objective whose head the projections contain
 
     @classmethod
-    def open(cls, source: str | Path, weights: str = "auto", dtype: str = "float32") -> Source:
-        """Open a run, checkpoint, model folder or name; `weights`: auto, average or model."""
-        folder = pretrained.find(source, weights)
-        model = TwoTower.load(folder).to(DTYPES[dtype]).float()
+    def open(cls, source: str | Path, weights: str = "auto", dtype: str = "float32", head: str = "") -> Source:
+        """Open a run, checkpoint, model folder or name; `weights`: auto, average or model; `head`: see `trained`."""
+        found = open_model(source, weights, head)
+        model, folder = found.plain().to(DTYPES[dtype]).float(), found.folder
         tokenizer = Tokenizer.load(folder, model.config.text.context)
-        return cls(model.encoders(), tokenizer, folder, dtype, model if model.captioner is not None else None)
+        return cls(model.encoders(), tokenizer, folder, dtype, model if model.captioner is not None else None, head)
 
 
 def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
@@ -46,6 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
         choices=["auto", "average", "model"],
         default="auto",
         help="averaged weights, or those of the last step (auto: averaged if the run kept an average)",
+    )
+    parser.add_argument(
+        "--head",
+        default="",
+        metavar="OBJECTIVE",
+        help="the model behind the head with which the run trained this objective, where that is linear; always with "
+        "the weights of the last step",
     )
     if dtype:
         parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of the weights on disk")

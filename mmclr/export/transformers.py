@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         help="also write OUT/image and OUT/text: CLIPVisionModelWithProjection and CLIPTextModelWithProjection",
     )
     args = parser.parse_args(argv)
-    source = Source.open(args.checkpoint, args.weights, args.dtype)
+    source = Source.open(args.checkpoint, args.weights, args.dtype, args.head)
     about = card.About(args.results, args.license)
     for name, value in write(source, Path(args.out), about, args.halves).items():
         print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")

@@ -53,7 +53,7 @@ def verify(folder: Path, checkpoint: str | Path, weights: str = "auto") -> dict[
     if not found:
         raise UserError(f"{folder}: none of {', '.join(formats)} there, so it is not an export of mmclr")
     report = json.loads(path.read_text()) if (path := folder / parity.REPORT).is_file() else {}
-    source = Source.open(checkpoint, weights, report.get("dtype", "float32"))
+    source = Source.open(checkpoint, weights, report.get("dtype", "float32"), report.get("head", ""))
     differences = parity.compare(source, found[0].load(folder))
     parity.bound(differences, folder, getattr(found[0], "TOLERANCE", parity.TOLERANCE))
     return differences

@@ -43,7 +43,7 @@ def find(source: str | Path, weights: str = "auto") -> Path:
     step = newest[-1] if newest else path
     names = ["average", "model"] if weights == "auto" else [weights]
     for folder in (path, *(step / name for name in names)):
-        if (folder / "config.json").is_file() or (folder / open_clip.CONFIG).is_file():
+        if any((folder / name).is_file() for name in ("config.json", open_clip.CONFIG, "stages.json")):
             return folder
     raise UserError(
         f"{source}: no model there; name a run's folder, a checkpoint with {' or '.join(names)}/, or a model folder "

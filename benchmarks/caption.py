@@ -9,7 +9,7 @@ caption_loss_difference     largest relative difference of value and gradients b
 coca_loss_difference        largest relative difference of value and gradients to open_clip's CoCaLoss, with padding
 caption_score_difference    largest difference of BLEU-4, ROUGE-L and CIDEr to pycocoevalcap 1.2, on random texts
 
-One thread; implementations take turns and a ratio is the median over rounds. open_clip's CoCa, the peer, cannot
+One thread, CPU time; implementations take turns and a ratio is the median over rounds. open_clip's CoCa, the peer, cannot
 generate with transformers 5 and has no cache where it can; recomputing is what its `generate` does.
 
     python benchmarks/caption.py [NAME ...]
@@ -50,10 +50,10 @@ TREE = {
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long `work` takes."""
-    began = time.perf_counter()
+    """Return how long `work` takes on one thread, other work on the machine left out."""
+    began = time.process_time()
     work()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = ROUNDS) -> float:

@@ -125,6 +125,7 @@ def test_compiled_blocks_compute_the_same_on_any_lengths_without_new_graphs(lean
             gradients.append({name: p.grad for name, p in step.named_parameters() if p.grad is not None})
         for name, gradient in gradients[0].items():
             if "k_proj.bias" not in name:  # its gradient is rounding
-                torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6)
+                error = (gradients[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
+                assert error < 1e-4, (name, float(error))
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[2] == graphs[-1] > 0

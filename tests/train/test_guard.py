@@ -11,6 +11,7 @@ from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.guard import Guard, GuardConfig
 from mmclr.train.run import RunConfig
+from mmclr.train.strategies.loss_scale import PATIENCE, LossScale
 from mmclr.train.trainer import Trainer, train
 
 
@@ -95,3 +96,19 @@ def test_what_was_left_out_is_said_at_the_end(settings, monkeypatch, tmp_path, c
     assert "1 of 12 updates were left out" in capfd.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len(rows) == 12
+
+
+def test_an_overflow_halves_the_loss_scale_and_is_no_fault(trainer, monkeypatch):
+    trainer.strategy.scale = scale = LossScale(value=4.0)
+    assert one_step(trainer)[1]
+    plain = TwoTower.normalise
+    monkeypatch.setattr(TwoTower, "normalise", lambda self, pixels: plain(self, pixels) * torch.nan)
+    for value in (2.0, 1.0):
+        assert not one_step(trainer)[1]
+        assert (scale.value, trainer.guard.total, trainer.said) == (value, 0, [])
+    assert not one_step(trainer)[1]
+    assert (scale.value, trainer.guard.total) == (1.0, 1), "at a factor of 1 it is the numbers' own fault"
+    monkeypatch.undo()
+    scale.held = PATIENCE - 1
+    assert one_step(trainer)[1]
+    assert (scale.value, scale.held) == (2.0, 0)

@@ -99,6 +99,18 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken
     assert ours["model/model.safetensors"] == files(unbroken)["model/model.safetensors"]
 
 
+@pytest.mark.dist
+def test_all_ranks_stop_together_when_one_is_asked_to(settings, tmp_path):
+    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--num_processes", "2"])
+    wait_for_the_first_step(process, tmp_path / "run")
+    (second,) = [p for p in psutil.Process(process.pid).children(recursive=True) if rank(p) == "1"]
+    second.send_signal(signal.SIGTERM)
+    said = finish(process)
+    assert "checkpoint: " in said
+    (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert f"after step {int(folder.name[5:])} of 100000" in said
+
+
 def test_an_unfinished_checkpoint_is_passed_over(settings, tmp_path):
     folder = run_here([*settings, "steps=4", "save.every_steps=2"])
     partial = folder.parent / ".partial-step-00000099"

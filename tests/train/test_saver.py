@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from mmclr.config import load
@@ -92,3 +94,50 @@ def test_the_best_stays(settings, tmp_path):
     assert names == ["step-00000004", "step-00000008"]
     assert json.loads((tmp_path / "run" / "best.json").read_text()) == {"metric": "set/loss", "step": 4, "value": 1.0}
     assert not saver.improves(10, {"another": 0.0})
+
+
+def test_saves_by_steps_and_by_minutes(settings, monkeypatch):
+    from accelerate import Accelerator
+
+    from mmclr.train import saver
+
+    now = [0.0]
+    monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
+    config = saver.SaveConfig(every_steps=4, every_minutes=2.0)
+    made = saver.Saver(config, load(RunConfig, "debug.yaml", settings).folder, Accelerator())
+    assert [made.due(step) for step in range(1, 6)] == [False, False, False, True, False]
+    now[0] = 121.0
+    assert made.due(5)
+    made.save(5, lambda: None)
+    assert not made.due(6)
+    now[0] = 240.0
+    assert not made.due(7), "two minutes after the last, not at full minutes"
+    now[0] = 242.0
+    assert made.due(7)
+
+
+def test_a_run_does_not_wait_for_the_disk(settings, tmp_path, monkeypatch):
+    """Steps go on while a checkpoint is being written, and what is written is of the step that it names."""
+    writing, written = threading.Event(), []
+
+    def write(snapshot, folder):
+        if not written:
+            assert writing.wait(60), "the run waits for the disk"
+        written.append((folder.name, snapshot.models["model"].text_projection.weight.clone()))
+
+    take_step = Trainer.take_step
+
+    def stepped(self, batch):
+        out = take_step(self, batch)
+        weights[self.taken] = self.model.text_projection.weight.detach().clone()
+        if self.taken == 4:
+            writing.set()
+        return out
+
+    weights = {}
+    monkeypatch.setattr(Snapshot, "write", write)
+    monkeypatch.setattr(Trainer, "take_step", stepped)
+    train(load(RunConfig, "debug.yaml", [*settings, "steps=5", "save.every_steps=3"]), quiet=True)
+    assert [name for name, _ in written] == ["step-00000003", "step-00000005"]
+    for step, (_, saved) in zip((3, 5), written):
+        assert torch.equal(saved, weights[step])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from mmclr.compare.standings import Standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import find
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of every process that is started here
 PICTO = peers.ROOT.parent / "shared" / "data" / "picto"
 BATCH, LABEL, NAME = 128, "json:subgroup", "json:name"
 TOWERS = {

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from eval import retrieval, zero_shot
 from eval.embedder import Embedder
 from eval.result import Result
@@ -96,7 +98,11 @@ class Trial:
 
     def _train(self) -> None:
         done = self.folder / "trained.json"
-        wanted = {"budget": vars(self.budget), "overrides": list(self.overrides), "config": self.config.read_text()}
+        wanted = {
+            "budget": vars(self.budget),
+            "overrides": list(self.overrides),
+            "config": yaml.safe_load(self.config.read_text()),
+        }
         if done.is_file():
             if json.loads(done.read_text()) != wanted:
                 raise UserError(

@@ -18,6 +18,7 @@ from mmclr.data.pure import PureOrder
 from mmclr.data.shards import Shards
 from mmclr.errors import UserError
 from tests.data.made import pair, take, write_tar
+from tests.losses.cards import evaluate
 
 
 @pytest.fixture
@@ -240,3 +241,23 @@ def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
         cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "400"])
     with pytest.raises(UserError, match="--top 5"):
         cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "4", "--top", "5"])
+
+
+def test_pure_batches_are_the_papers_masked_loss():
+    """The contrast within each cluster, weighed by its rows, is the mixed batch whose other clusters are masked."""
+    image, text = (F.normalize(torch.randn(8, 5, dtype=torch.float64), dim=1) for _ in range(2))
+    labels = torch.tensor([0, 1, 0, 0, 1, 0, 1, 0])
+    s = (image @ text.T / 0.5).masked_fill(labels[:, None] != labels, -torch.inf)
+    masked = (F.cross_entropy(s, torch.arange(8)) + F.cross_entropy(s.T, torch.arange(8))) / 2
+    total = 0.0
+    for which in (0, 1):
+        mine = labels == which
+        total += mine.sum().item() / 8 * evaluate("clip", (image[mine].tolist(), text[mine].tolist()), 0.5).item()
+    assert total == pytest.approx(masked.item(), rel=1e-12)
+
+
+def test_the_loss_of_the_card():
+    """Two of a batch of three pairs are in one cluster: the value is theirs alone."""
+    pairs = ([(1, 0), (0.6, 0.8)], [(0.8, 0.6), (1, 0)])
+    values = [evaluate("clip", pairs, 0.5, {"image_weight": w}).item() for w in (1.0, 0.0, 0.5)]
+    assert values == pytest.approx([1.014805, 1.018497, 1.016651], abs=6e-7)

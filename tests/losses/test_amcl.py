@@ -123,3 +123,14 @@ def test_heads_in_a_row_give_the_mean_cosine():
     several = [a @ b.T for a, b in zip(heads.each(image, "image"), heads.each(text, "text"))]
     torch.testing.assert_close(x @ y.T, sum(several) / 3)
     assert not torch.allclose(several[0], several[1], atol=0.1)
+
+
+def test_all_negatives_push_both_ways_alike():
+    """The form "top" with k = B - 1 and one network of temperatures: what captions push equals what images push."""
+    x, y = (torch.tensor(side, dtype=torch.float64) for side in random_pairs(6))
+    objective = ready({**CARD, "form": "top", "k": 5}, 8)
+    told = nn.Linear(8, 8).double()
+    f, g = told(x), told(y)
+    there, back = objective._closest(x, y, f, g, Pairs()), objective._closest(y, x, g, f, Pairs())
+    assert not torch.allclose(there, back)
+    assert there.mean().item() == pytest.approx(back.mean().item(), rel=1e-12)

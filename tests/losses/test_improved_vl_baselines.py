@@ -227,3 +227,14 @@ def test_batch_norm_is_torchs_over_each_view():
         torch.testing.assert_close(mine[:, view], F.batch_norm(x[:, view], None, None, training=True))
     weights = torch.tensor([1.0] * 5 + [0.0] * 4, dtype=torch.float64)
     torch.testing.assert_close(BatchNorm(6).double()(x, weights)[:5], BatchNorm(6).double()(x[:5]))
+
+
+def test_what_agrees_costs_nothing():
+    y = torch.randn(6, 3, 4, dtype=torch.float64)
+    nearest, farthest = (2 - 2 * (_both_scales(p, y) / 5).mean().item() for p in (y, -y))
+    assert -1e-12 < nearest < farthest < 4 + 1e-12
+    alike = y[:, :1].expand(6, 3, 4)
+    assert (2 - 2 * _both_scales(2 * alike, alike) / 5).abs().max() < 1e-12
+    objective, ones = ready("barlip", 2), torch.ones(4, dtype=torch.float64)
+    apart = torch.tensor([(1.0, 1), (1, -1), (-1, 1), (-1, -1)], dtype=torch.float64)  # C is the identity
+    assert objective._decorrelate(apart, apart, ones).item() == pytest.approx(0, abs=1e-14)

@@ -103,3 +103,22 @@ def test_the_partner_gets_its_share_of_the_gradient():
     expected = share[:, None] * of_mixture
     expected = expected.index_add(0, partner, (1 - share)[:, None] * of_mixture)
     torch.testing.assert_close(of_x, expected)
+
+
+def test_samples_that_swap_may_exchange_their_roles():
+    """With halves and partners in pairs, mixtures are those of the partners, too."""
+    x, y = tensors(*random_pairs(8))
+    half, partner = torch.full((8,), 0.5, dtype=torch.float64), torch.arange(8).view(4, 2).flip(1).flatten()
+    values = [
+        mixed_contrast(F.normalize(x + x[partner], dim=1)[order], y[order], half, partner, 0.1).mean().item()
+        for order in (torch.arange(8), partner)
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+def test_sharp_targets_of_captions_that_differ_are_hard():
+    x, y = F.normalize(torch.randn(5, 5, dtype=torch.float64), dim=1), torch.eye(5, dtype=torch.float64)
+    tau = 0.02
+    s = x @ y.T / tau
+    hard = (F.cross_entropy(s, torch.arange(5)) + F.cross_entropy(s.T, torch.arange(5))) / 2
+    assert soft_clip(x, y, tau).mean().item() == pytest.approx(hard.item(), rel=1e-9)

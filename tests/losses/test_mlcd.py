@@ -170,3 +170,22 @@ def test_ranks_share_the_classes_and_begin_alike():
     (kept, rows), *_ = run(4, drawn_by_ranks, 11)
     assert kept == 3
     torch.testing.assert_close(rows, whole)
+
+
+def test_one_positive_and_one_negative_are_softplus():
+    """And a shift of all scores changes the loss, but not that of the baseline, which compares."""
+    s = torch.tensor([[0.3, -0.9], [0.7, 0.2]], dtype=torch.float64)
+    of_right, of_wrong = dense(s, torch.tensor([[True, False]] * 2))
+    torch.testing.assert_close(of_right, F.softplus(-s[:, 0]))
+    torch.testing.assert_close(of_wrong, F.softplus(s[:, 1]))
+    classes, labels = torch.eye(2, dtype=torch.float64), torch.tensor([[0], [0]])
+    image = F.normalize(torch.tensor([[0.6, 0.8], [1.0, 0.2]], dtype=torch.float64), dim=1)
+    s = image @ classes.T
+    apart, joint = (call(ready({"joint": j}, classes), image, labels)[0].item() for j in (False, True))
+    assert apart == pytest.approx((F.softplus(-s[:, 0]) + F.softplus(s[:, 1])).mean().item(), rel=1e-7)
+    assert joint == pytest.approx(F.softplus(s[:, 1] - s[:, 0]).mean().item(), rel=1e-7)
+    objective = ready({"joint": True})
+    right, wrong = torch.randn(2, 5, dtype=torch.float64)  # logarithms of the two sums
+    torch.testing.assert_close(objective._loss(right - 1, wrong + 1), objective._loss(right, wrong))
+    objective = ready({})
+    assert not torch.allclose(objective._loss(right - 1, wrong + 1), objective._loss(right, wrong))

@@ -135,3 +135,11 @@ def test_ranks_share_the_queue():
         assert all(other[0] == value for other in others)
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
         torch.testing.assert_close(kept, state)
+
+
+def test_a_prototype_that_is_near_to_all_gets_no_more():
+    scores = torch.randn(9, 4, dtype=torch.float64)
+    shifted = scores + torch.tensor([0.0, 1.0, -2.0, 0.5])
+    torch.testing.assert_close(sinkhorn(shifted, 0.5, 1), sinkhorn(scores, 0.5, 1))
+    torch.testing.assert_close(sinkhorn(shifted, 0.5, 3).sum(1), torch.ones(9).double())
+    torch.testing.assert_close(sinkhorn(shifted, 0.5, 200).sum(0), torch.full((4,), 9 / 4).double(), rtol=1e-4, atol=0)

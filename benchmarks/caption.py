@@ -9,8 +9,8 @@ caption_loss_difference     largest relative difference of value and gradients b
 coca_loss_difference        largest relative difference of value and gradients to open_clip's CoCaLoss, with padding
 caption_score_difference    largest difference of BLEU-4, ROUGE-L and CIDEr to pycocoevalcap 1.2, on random texts
 
-One thread, CPU time; implementations take turns and a ratio is the median over rounds. open_clip's CoCa, the peer, cannot
-generate with transformers 5 and has no cache where it can; recomputing is what its `generate` does.
+One thread, CPU time; implementations take turns and a ratio is the median over rounds. open_clip's CoCa, the peer,
+cannot generate with transformers 5 and has no cache where it can; recomputing is what its `generate` does.
 
     python benchmarks/caption.py [NAME ...]
 """

@@ -10,7 +10,7 @@ name_prior            the same for the most frequent name of the training set
 name_blind            the same for what the model wrote about another picture: names as frequent, and nothing seen
 cider, cider_blind    CIDEr of whole captions, of the right and of another picture
 
-    python benchmarks/caption_quality.py SHARDS_FOLDER [OUT_FOLDER]      about 20 minutes on one quiet thread
+    python benchmarks/caption_quality.py [SHARDS_FOLDER [OUT_FOLDER]]      about 20 minutes on one quiet thread
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from eval.sources import open_set
 from mmclr.models.decoding import Decoding
 from mmclr.models.writer import Writer
 
+PICTO = Path(__file__).parents[2] / "shared" / "data" / "picto"
 STEPS = 500
 RECIPE = ["model.text.context=32", "model.image.size=64", "model.image.patch=16", f"steps={STEPS}", "log_every=50"]
 ARMS = {
@@ -85,7 +86,8 @@ def named(captions: Sequence[str], names: Sequence[str]) -> Measurement:
 
 def main() -> None:
     """Train both, measure both."""
-    shards, out = Path(sys.argv[1]), Path((sys.argv[2:] or ["runs/caption_quality"])[0])
+    shards = Path(sys.argv[1]) if sys.argv[1:] else PICTO
+    out = Path((sys.argv[2:] or ["runs/caption_quality"])[0])
     models = train(shards, out)
     data = open_set(f"{shards}/test-{{00000..00003}}.tar")
     numbers = report_retrieval({name: retrieval.run(model, data) for name, model in models.items()})

@@ -49,7 +49,8 @@ def test_the_loss_is_a_weighted_sum(key, fields):
         given = features(objective, b=9) | given
     given = {name: x for name, x in given.items() if name != "progress"}
     weights = {"clip": 1.0, "other": 0.3, "siglip": 2.0}
-    loss, values, grads, state = take({n: Term(o, Ramp(first=weights[n], last=weights[n])) for n, o in made.items()}, given)
+    terms = {n: Term(o, Ramp(first=weights[n], last=weights[n])) for n, o in made.items()}
+    loss, values, grads, state = take(terms, given)
     alone = {"clip": make("clip", {}), "other": make(key, fields), "siglip": make("siglip", {})}
     parts = {n: take({n: Term(o, Ramp(first=weights[n], last=weights[n]))}, given) for n, o in alone.items()}
     assert loss.item() == pytest.approx(sum(part[0].item() for part in parts.values()), rel=1e-12)

@@ -106,7 +106,7 @@ CASES = [
 @pytest.mark.dist
 @pytest.mark.parametrize("config", CASES)
 def test_two_processes_equal_one(config, folder, shards):
-    """Over 10 steps; in micro-batches; with recomputed blocks; resumed from one process's checkpoint; past a NaN; with a scaled loss."""
+    """Over 10 steps; in micro-batches; with recomputed blocks; resumed from one process's; past a NaN; scaled."""
     if config.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed (pip install mmclr[deepspeed])")
     names = ["whole", "micro", "lean", "resumed", "nan", "scaled", "teacher", "teacher_micro"]

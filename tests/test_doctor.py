@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from mmclr.doctor import environment
+from mmclr.doctor import builds, environment
 from mmclr.doctor.finding import Finding
 
 PURELIB = sysconfig.get_path("purelib")
@@ -220,3 +221,18 @@ def test_command_on_this_environment():
     assert (done.returncode == 1) == any(line.startswith("BROKEN") for line in lines)
     assert any(f"torch {torch.__version__} on " in line and "CPU cores" in line for line in lines)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_killed_build_is_found_and_its_lock_removed(tmp_path):
+    dead, alive = tmp_path / "py311_cpu" / "dead" / "lock", tmp_path / "py311_cpu" / "alive" / "lock"
+    for lock in (dead, alive):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    os.utime(dead, (0, 0))
+    (found,) = builds.check(fix=False, folder=tmp_path)
+    assert found.level == "BROKEN"
+    assert "dead" in found.what
+    assert dead.exists()
+    assert [f.level for f in builds.check(fix=True, folder=tmp_path)] == ["fixed"]
+    assert not dead.exists()
+    assert alive.exists()

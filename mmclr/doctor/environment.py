@@ -16,6 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mmclr.doctor import builds
 from mmclr.doctor.finding import Finding
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ def check(fix: bool = False) -> Iterator[Finding]:
     if seen["hardware"]:
         yield from devices(seen["hardware"])
     yield compiler()
+    yield from builds.check(fix)
 
 
 def python() -> Finding:

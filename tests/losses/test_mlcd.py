@@ -185,7 +185,7 @@ def test_one_positive_and_one_negative_are_softplus():
     assert apart == pytest.approx((F.softplus(-s[:, 0]) + F.softplus(s[:, 1])).mean().item(), rel=1e-7)
     assert joint == pytest.approx(F.softplus(s[:, 1] - s[:, 0]).mean().item(), rel=1e-7)
     objective = ready({"joint": True})
-    right, wrong = torch.randn(2, 5, dtype=torch.float64)  # logarithms of the two sums
+    right, wrong = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     torch.testing.assert_close(objective._loss(right - 1, wrong + 1), objective._loss(right, wrong))
     objective = ready({})
     assert not torch.allclose(objective._loss(right - 1, wrong + 1), objective._loss(right, wrong))

@@ -23,8 +23,9 @@ from mmclr.data.pure import PureOrder
 from mmclr.errors import UserError
 from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
+from mmclr.papers import costs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 # What a user must have beyond pictures with captions, by the feature that an objective asks for.
 BEYOND = {
     "texts": "Several captions of a picture help (one works)",
@@ -85,7 +86,7 @@ def page() -> str:
             parts.append(f"## {section}\n")
         parts.append(_describe(entry))
         last = section
-    return "\n".join(parts)
+    return "\n".join([*parts, costs.table()])
 
 
 def _objective(cls: type[Objective], presets: list[str]) -> Entry:

@@ -1,0 +1,61 @@
+"""What a step of each ready config costs beside plain InfoNCE: measured by benchmarks/papers.py, kept in costs.json.
+
+A row is shown with a mark as soon as the config, or the code of its objectives, is another than when it was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from mmclr import config
+from mmclr.config import find
+from mmclr.losses.headed import Headed
+from mmclr.losses.terms import build_terms
+
+DATA = Path(__file__).parent / "costs.json"
+HEAD = """## What they cost
+
+Time of a training step, and memory of the whole process beyond that before the first step, as multiples of those of
+`papers/clip.yaml`; measured on {device} with pictures of 32 px, batches of {batch} and the small towers of the preset
+`icons`, beside which heads, views and teachers weigh far more than beside large ones (`benchmarks/papers.py`).
+
+| config | time | memory |
+|---|--:|--:|
+"""
+
+
+def configs() -> list[Path]:
+    """Return the ready configs, plain InfoNCE first."""
+    folder = find("base.yaml").parent / "papers"
+    return sorted(folder.glob("*.yaml"), key=lambda path: (path.stem != "clip", path.stem))
+
+
+def fingerprint(path: Path) -> str:
+    """Return a hash of what a config asks for, and of the code of its objectives and heads."""
+    tree = config.read(path)
+    digest = hashlib.sha256(yaml.dump(tree, sort_keys=True).encode())
+    for term in build_terms(tree["objectives"]).values():
+        o = term.objective
+        for part in (o.objective, o.how) if isinstance(o, Headed) else (o,):
+            digest.update(inspect.getsource(sys.modules[type(part).__module__]).encode())
+    return digest.hexdigest()[:12]
+
+
+def table() -> str:
+    """Return the part of PAPERS.md that says what each config costs."""
+    known = json.loads(DATA.read_text(encoding="utf-8"))
+    return HEAD.format(**known["about"]) + "".join(_row(path, known["rows"].get(path.stem)) for path in configs())
+
+
+def _row(path: Path, row: dict[str, float | str] | None) -> str:
+    name = f"[{path.stem}](configs/papers/{path.name})"
+    if row is None:
+        return f"| {name} | not measured | |\n"
+    mark = "" if row["of"] == fingerprint(path) else " (before its last change)"
+    return f"| {name} | {row['time']:.2f}{mark} | {row['memory']:.2f} |\n"

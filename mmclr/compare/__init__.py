@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--test", required=True, metavar="SHARDS", help="what the models are evaluated on")
     parser.add_argument("--relation", default="pair", choices=["pair", "caption"], help="as in mmclr eval retrieval")
     parser.add_argument("--label", default="", metavar="FIELD", help="also classify by this field (cls, json:FIELD)")
+    parser.add_argument("--head", action="append", default=[], metavar="CONFIG=OBJECTIVE", help="evaluate the config's "
+                        "runs behind the head with which they trained that objective (may be repeated)")  # fmt: skip
     parser.add_argument("--metric", default="image_retrieval_recall@10", help="what the table is sorted by")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)")
     args = parser.parse_args(argv)
@@ -48,10 +50,18 @@ def main(argv: list[str]) -> int:
     names = _names(configs)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: at least one run of each config is needed")
-    budget = Budget.parse(args.budget)
+    budget, heads = Budget.parse(args.budget), _heads(args.head, list(names.values()))
     console = Console()
     trials = [
-        Trial(names[config], config, seed, args.out / names[config] / f"seed-{seed}", budget, tuple(overrides))
+        Trial(
+            names[config],
+            config,
+            seed,
+            args.out / names[config] / f"seed-{seed}",
+            budget,
+            tuple(overrides),
+            heads.get(names[config], ""),
+        )
         for seed in range(args.seeds)  # seed by seed, so that a comparison stopped early is still a fair one
         for config in configs
     ]
@@ -66,6 +76,15 @@ def main(argv: list[str]) -> int:
     (args.out / "compare.md").write_text(table.to_markdown())
     console.print(f"written: {table.page().save(args.out / 'compare.html')}, compare.json, compare.md", soft_wrap=True)
     return 1 if table.failed else 0
+
+
+def _heads(given: list[str], names: list[str]) -> dict[str, str]:
+    """Return the objectives of --head by config."""
+    heads = dict((*text.split("=", 1), "")[:2] for text in given)
+    for name, objective in heads.items():
+        if name not in names or not objective:
+            raise UserError(f"--head {name}: write CONFIG=OBJECTIVE, CONFIG one of {', '.join(names)}")
+    return heads
 
 
 def _names(configs: list[Path]) -> dict[Path, str]:

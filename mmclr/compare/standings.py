@@ -25,6 +25,7 @@ from mmclr.errors import UserError
 from mmclr.report import Page, charts
 
 COLUMNS = ("config", "value", "low", "high", "difference", "from", "to", "clear", "time", "final loss", "seeds")
+TERMS = ("config", "objective", "first", "last", "fell")
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Row:
     loss: float | None = None
     seeds: int = 0
     others: dict[str, float] = field(default_factory=dict)  # means of every other metric
+    terms: dict[str, tuple[float, float]] = field(default_factory=dict)  # each objective, at first and at last
 
     @property
     def clear(self) -> bool:
@@ -111,13 +113,21 @@ class Standings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what compare.json holds."""
-        rows = [{**dict(zip(COLUMNS, row.cells())), "metrics": row.others} for row in self.rows]
+        rows = [{**dict(zip(COLUMNS, row.cells())), "metrics": row.others, "terms": row.terms} for row in self.rows]
         return {"metric": self.metric, "rows": rows, "failed": self.failed}
 
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
-        lines = [COLUMNS, ["---"] * len(COLUMNS), *([_text(c) for c in row.cells()] for row in self.rows)]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        parts = [(COLUMNS, [row.cells() for row in self.rows]), (TERMS, self._terms())]
+        return "\n".join(_markdown(columns, rows) for columns, rows in parts)
+
+    def _terms(self) -> list[list[Any]]:
+        """Return what each objective was over the first and over the last tenth of the training."""
+        return [
+            [row.name, name, first, last, "yes" if last < first else "no"]
+            for row in self.rows
+            for name, (first, last) in row.terms.items()
+        ]
 
     def page(self) -> Page:
         """Return the page with table and curves."""
@@ -129,6 +139,7 @@ class Standings:
         page.table(
             "Every metric", ["config", *others], [[r.name, *(r.others.get(m) for m in others)] for r in self.rows]
         )
+        page.table("Every objective, over the first and the last tenth of the logged steps", TERMS, self._terms())
         figures = [
             charts.lines(f"loss of {name}", {name: curve}, smooth=6) for name, curve in self.curves.items() if curve[0]
         ]
@@ -158,6 +169,11 @@ def _row(name: str, own: dict[int, Result], base: dict[int, Result], metric: str
     row.time = statistics.median(rates) if rates else None
     losses = [rows[-1]["loss"] for t in trials if (rows := t.log())]
     row.loss = statistics.fmean(losses) if losses else None
+    terms = [t.terms() for t in trials]
+    row.terms = {
+        name: tuple(statistics.fmean(own[name][end] for own in terms if name in own) for end in (0, 1))  # type: ignore
+        for name in terms[0]
+    }
     row.others = {
         m: statistics.fmean(r.metrics[m] or 0.0 for r in own.values()) for m in next(iter(own.values())).metrics
     }
@@ -181,6 +197,11 @@ def _interval(values: Sequence[float], samples: float, shares: bool = True) -> t
 def _curve(trial: Trial) -> tuple[list[float], list[float]]:
     rows = trial.log()
     return [row["step"] for row in rows], [row["loss"] for row in rows]
+
+
+def _markdown(columns: Sequence[str], rows: list[list[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_text(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _text(value: Any) -> str:

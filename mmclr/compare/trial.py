@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from eval.embedder import Embedder
 from eval.result import Result
 from eval.sources import open_set
 from mmclr.config import load
+from mmclr.config import read as read_tree
 from mmclr.errors import UserError
 from mmclr.report.curves import read
 from mmclr.train.run import RunConfig
@@ -54,6 +56,7 @@ class Trial:
     folder: Path
     budget: Budget
     overrides: tuple[str, ...]
+    head: str = ""  # objective behind whose head it is evaluated
 
     def run(self, test: str, relation: str, label: str) -> str | None:
         """Train and evaluate, unless that is done; return what went wrong, if anything did."""
@@ -66,13 +69,26 @@ class Trial:
 
     def result(self, suite: str = "retrieval") -> Result | None:
         """The evaluation, or None where it failed."""
-        path = self.folder / "eval" / f"{suite}.json"
+        path = self._place(suite)
         return Result.load(path) if path.is_file() else None
+
+    def _place(self, suite: str) -> Path:
+        return self.folder / ("eval" + f"-{self.head}" * bool(self.head)) / f"{suite}.json"
 
     def log(self) -> list[dict[str, Any]]:
         """The rows of the training's log."""
         path = self.folder / "log.jsonl"
         return [row for row in read(path) if "loss" in row] if path.is_file() else []
+
+    def terms(self) -> dict[str, tuple[float, float]]:
+        """The mean of each objective over the first and over the last tenth of the logged steps, before weighting."""
+        rows, found = self.log(), {}
+        for name in read_tree(self.config).get("objectives", {"clip": {}}):
+            values = [row[name] for row in rows if name in row]
+            tenth = math.ceil(len(values) / 10)
+            if values:
+                found[name] = (statistics.fmean(values[:tenth]), statistics.fmean(values[-tenth:]))
+        return found
 
     def samples_per_second(self) -> float | None:
         """The median over the training."""
@@ -123,6 +139,6 @@ class Trial:
         if label:
             suites["zero_shot"] = lambda e: zero_shot.run(e, open_set(test, label=label))
         todo = [suite for suite in suites if self.result(suite) is None]
-        embedder = Embedder.load(self.folder) if todo else None
+        embedder = Embedder.load(self.folder, head=self.head or "post") if todo else None
         for suite in todo:
-            suites[suite](embedder).save(self.folder / "eval" / f"{suite}.json")
+            suites[suite](embedder).save(self._place(suite))

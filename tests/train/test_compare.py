@@ -30,6 +30,9 @@ class Fake:
     def log(self):
         return [{"step": i, "loss": self.loss} for i in range(4)]
 
+    def terms(self):
+        return {"clip": (3.0 + self.seed, 2.0), "own": (1.0, 1.5)}
+
     def samples_per_second(self):
         return self.rate
 
@@ -53,6 +56,9 @@ def test_means_and_paired_differences_over_seeds():
     assert second.clear
     assert second.time == pytest.approx(2.0)
     assert "better" in table.to_markdown()
+    assert first.terms == {"clip": (4.5, 2.0), "own": (1.0, 1.5)}
+    assert "| base | clip | 4.5000 | 2.0000 | yes |" in table.to_markdown()
+    assert "| base | own | 1.0000 | 1.5000 | no |" in table.to_markdown()
 
 
 def test_equal_configs_are_not_told_apart():
@@ -83,19 +89,30 @@ def test_bad_budgets(text):
 
 def test_the_whole_command(shards, tmp_path, capfd):
     (tmp_path / "siglip.yaml").write_text("base: debug.yaml\nobjectives: {siglip: {}}\nmodel: {scale: 10}\n")
+    (tmp_path / "headed.yaml").write_text("base: debug.yaml\nobjectives: {clip: {head: {use: mlp, out: 5}}}\n")
     (tmp_path / "broken.yaml").write_text("base: debug.yaml\noptim: {lr: 1e-3, lrr: 2}\n")
     configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml")), f"data.train={shards}"]
     budget = ["--budget", "steps=3", "--seeds", "1", "--metric", "text_retrieval_recall@5"]
-    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out")]
+    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out"), "--head", "headed=clip"]
     assert main(command) == 1  # broken.yaml failed
     said = capfd.readouterr().out
     assert "optim.lrr: unknown key" in said
     tree = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert [row["config"] for row in tree["rows"]] == ["debug", "siglip"]
+    rows = {row["config"]: row for row in tree["rows"]}
+    assert list(rows)[0] == "debug"
+    assert rows.keys() == {"debug", "siglip", "headed"}
     assert tree["failed"] == ["broken"]
-    assert tree["rows"][1]["difference"] is not None
+    assert rows["siglip"]["difference"] is not None
+    first, last = rows["siglip"]["terms"]["siglip"]
+    log = [json.loads(line) for line in (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").read_text().splitlines()]
+    values = [row["siglip"] for row in log if "siglip" in row]
+    assert (first, last) == (values[0], values[-1])
+    result = json.loads((tmp_path / "out" / "headed" / "seed-0" / "eval-clip" / "retrieval.json").read_text())
+    assert result["head"] == "clip"
     page = (tmp_path / "out" / "compare.html").read_text()
     assert "loss of siglip" in page
     before = (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").stat().st_mtime_ns
+    with pytest.raises(UserError, match="write CONFIG=OBJECTIVE, CONFIG one of debug"):
+        main([*command, "--head", "head=clip"])
     main(command)  # nothing is trained twice
     assert (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").stat().st_mtime_ns == before

@@ -38,7 +38,7 @@ format: setup  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup  ## measure against the peers, side by side (an hour; benchmarks/quality.py and caption_quality.py train for longer)
+bench: setup  ## measure against the peers, side by side (long; quality.py, caption_quality.py and papers.py there are longer, and run by name)
 	for b in loss data step zero_shot cross_check caption; do $(BIN)/python benchmarks/$$b.py || exit 1; done
 
 picture: demo  ## run the demo and take the README's picture of its report (needs Chromium)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import peers
 
 from eval import caption, retrieval
 from eval.compare import compare
@@ -34,7 +35,6 @@ from eval.sources import open_set
 from mmclr.models.decoding import Decoding
 from mmclr.models.writer import Writer
 
-PICTO = Path(__file__).parents[2] / "shared" / "data" / "picto"
 STEPS = 500
 RECIPE = ["model.text.context=32", "model.image.size=64", "model.image.patch=16", f"steps={STEPS}", "log_every=50"]
 ARMS = {
@@ -86,7 +86,7 @@ def named(captions: Sequence[str], names: Sequence[str]) -> Measurement:
 
 def main() -> None:
     """Train both, measure both."""
-    shards = Path(sys.argv[1]) if sys.argv[1:] else PICTO
+    shards = Path(sys.argv[1]) if sys.argv[1:] else peers.PICTO
     out = Path((sys.argv[2:] or ["runs/caption_quality"])[0])
     models = train(shards, out)
     data = open_set(f"{shards}/test-{{00000..00003}}.tar")

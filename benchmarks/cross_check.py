@@ -33,7 +33,7 @@ from mmclr.export.source import Source
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
-PICTO = str(peers.ROOT.parent / "shared" / "data" / "picto" / "test-{00000..00003}.tar")
+PICTO = str(peers.PICTO / "test-{00000..00003}.tar")
 TEMPLATES = ["an icon of {c}.", "a small drawing of {c}", "{c}"]
 COMMON = 15  # pictures that a tag must have to be a class
 PEER = """

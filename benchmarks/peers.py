@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PICTO = ROOT.parent / "shared" / "data" / "picto"  # real pairs beside the project, where they are there
 
 # numpy 2.4 turned float(array of one element) into an error, which clip-benchmark's accuracy runs into.
 CLIP_BENCHMARK = ("clip-benchmark==1.6.2", "numpy==2.3.*", "requests", "urllib3", "idna", "charset_normalizer",

@@ -31,21 +31,24 @@ from eval.result import Result
 from eval.sources import open_set
 from mmclr.compare.standings import Standings
 from mmclr.compare.trial import Budget, Trial
-from mmclr.config import find
+from mmclr.config import check, find
+from mmclr.errors import UserError
+from mmclr.models.clip import ModelConfig
+from mmclr.models.open_clip import write_config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of every process that is started here
-PICTO = peers.ROOT.parent / "shared" / "data" / "picto"
 BATCH, LABEL, NAME = 128, "json:subgroup", "json:name"
 TOWERS = {
     "embed": 192,
     "image": {"size": 64, "patch": 8, "width": 192, "layers": 6, "heads": 3, "mlp": 768},
     "text": {"context": 32, "width": 192, "layers": 4, "heads": 3, "mlp": 768},
 }
-THEIRS = {
-    "embed_dim": 192,
-    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 192, "heads": 3, "layers": 4},
-}
+CLIP_WORDS = {"vocab": 49408, "bos": 49406, "eos": 49407, "pad": 49407}  # of the tokenizer that both use
+THEIRS = write_config(
+    check(ModelConfig, {**TOWERS, "text": {**TOWERS["text"], **CLIP_WORDS}}),  # type: ignore[dict-item]
+    bias=False,
+)["model_cfg"]
+EPOCHS = 12  # of open_clip's trainer, whatever the number of samples
 RECIPE = {"lr": 1e-3, "warmup": 40, "wd": 0.1}  # the anchor's, open_clip's best known here
 SPEED_STEPS = 30  # of a run that tells how fast a trainer is
 
@@ -62,38 +65,39 @@ class Ours(Trial):
 
 
 class Theirs(Ours):
-    """open_clip with its own trainer."""
+    """open_clip with its own trainer, on the shards of its one override."""
 
     def _train(self) -> None:
-        if (self.folder / "trained.json").is_file():
+        shards, done = self.overrides[0].removeprefix("data.train="), self.folder / "trained.json"
+        wanted = {"shards": shards, "samples": self.budget.amount, "epochs": EPOCHS, "model": THEIRS, "recipe": RECIPE}
+        if done.is_file():
+            if json.loads(done.read_text()) != wanted:
+                raise UserError(f"{self.folder}: holds another run of open_clip; remove it, or name another --out")
             return
-        epochs, samples = 12, round(self.budget.amount / 12)
+        samples = round(self.budget.amount / EPOCHS)
         rows = open_clip_trainer.train(
-            self.folder, THEIRS, self.overrides[0], True, train_num_samples=samples, epochs=epochs, batch_size=BATCH,
+            self.folder, THEIRS, shards, True, train_num_samples=samples, epochs=EPOCHS, batch_size=BATCH,
             seed=self.seed, **RECIPE,
         )  # fmt: skip
         lines = [{"step": round((n + 1) * self.budget.amount / BATCH / len(rows)), **row} for n, row in enumerate(rows)]
         (self.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (self.folder / "trained.json").write_text("{}")
+        done.write_text(json.dumps(wanted))
 
 
 def speeds(out: Path, train: str, config: Path, rounds: int = 3) -> float:
-    """Our samples a second over theirs: the median of short runs in turns. Kept in a file."""
-    path = out / "speeds.json"
-    if not path.is_file():
-        pairs = []
-        for number in range(rounds):
-            samples = SPEED_STEPS * BATCH
-            theirs = Theirs("open_clip", config, 0, out / f"speed/their-{number}", Budget("samples", samples), (train,))
-            ours = Ours("mmclr", config, 0, out / f"speed/our-{number}", Budget("samples", samples), settings(train))
-            theirs._train()
-            ours._train()
-            pairs.append([statistics.median(row["samples_per_s"] for row in t.log()[1:]) for t in (theirs, ours)])
-        path.write_text(json.dumps(pairs))
-    pairs = json.loads(path.read_text())
-    for theirs, ours in pairs:
+    """Our samples a second over theirs: the median of short runs in turns, which are kept like all others."""
+    ratios, budget = [], Budget("samples", SPEED_STEPS * BATCH)
+    for number in range(rounds):
+        pair = (
+            Theirs("open_clip", config, 0, out / f"speed/their-{number}", budget, settings(train)[:1]),
+            Ours("mmclr", config, 0, out / f"speed/our-{number}", budget, settings(train)),
+        )
+        for trial in pair:
+            trial._train()
+        theirs, ours = (statistics.median(row["samples_per_s"] for row in t.log()[1:]) for t in pair)
         print(f"  open_clip {theirs:.1f} samples/s  mmclr {ours:.1f} samples/s")
-    return statistics.median(ours / theirs for theirs, ours in pairs)
+        ratios.append(ours / theirs)
+    return statistics.median(ratios)
 
 
 def settings(train: str) -> tuple[str, ...]:
@@ -121,8 +125,8 @@ def ratio(
 def main() -> None:
     """Train, evaluate, print the table; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", default=str(PICTO / "train-{00000..00009}.tar"))
-    parser.add_argument("--test", default=str(PICTO / "test-{00000..00003}.tar"))
+    parser.add_argument("--train", default=str(peers.PICTO / "train-{00000..00009}.tar"))
+    parser.add_argument("--test", default=str(peers.PICTO / "test-{00000..00003}.tar"))
     parser.add_argument("--config", default="small_data.yaml", help="our recipe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=12 * 5120)
@@ -135,7 +139,9 @@ def main() -> None:
     trials: list[Trial] = []
     for seed in range(args.seeds):
         folder = args.out / "open_clip" / f"seed-{seed}"
-        trials.append(Theirs("open_clip", config, seed, folder, Budget("samples", args.samples), (args.train,)))
+        trials.append(
+            Theirs("open_clip", config, seed, folder, Budget("samples", args.samples), settings(args.train)[:1])
+        )
         for name, samples in budgets.items():
             folder = args.out / name.replace(", ", "-").replace(" ", "-") / f"seed-{seed}"
             trials.append(Ours(name, config, seed, folder, Budget("samples", samples), settings(args.train)))

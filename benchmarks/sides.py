@@ -13,6 +13,7 @@ from mmclr.data.batch import Batch
 from mmclr.features.student import Student
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
+from mmclr.models.open_clip import write_config
 from mmclr.models.open_clip_weights import from_open_clip
 from mmclr.models.two_tower import TwoTower
 from mmclr.train import accumulate
@@ -23,11 +24,7 @@ from mmclr.train.strategies import Plain
 TOWER = {"width": 192, "layers": 6, "heads": 3, "mlp": 768}
 OURS = {"embed": 512, "image": {"size": 64, "patch": 8, **TOWER},
         "text": {"context": 77, "vocab": 49408, "bos": 49406, "eos": 49407, "pad": 49407, **TOWER}}  # fmt: skip
-THEIRS = {
-    "embed_dim": 512,
-    "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 192, "heads": 3, "layers": 6},
-}
+THEIRS = write_config(check(ModelConfig, OURS), bias=False)["model_cfg"]
 LR = 1e-4
 
 

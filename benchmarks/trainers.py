@@ -17,7 +17,7 @@ import open_clip_trainer
 import peers
 from sides import LR, OURS, THEIRS
 
-SHARDS = str(peers.ROOT.parent / "shared" / "data" / "picto" / "train-{00000..00009}.tar")
+SHARDS = str(peers.PICTO / "train-{00000..00009}.tar")
 BATCH, FEW, MANY = 64, 4, 16  # steps; the difference of two runs leaves out what happens once
 
 

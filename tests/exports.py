@@ -4,13 +4,35 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import torch
+from PIL import Image
 
 from mmclr.config import check
 from mmclr.data.text import Tokenizer
+from mmclr.export import parity
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
+READ_ALONE = """
+import numpy as np, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor
+captions, pad = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+picture = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
+found = []
+for folder in sys.argv[3:]:
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    inputs = processor(text=captions, images=picture, return_tensors="pt", padding=pad, truncation=True)
+    inputs["pixel_values"] = plain(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        out = model(**inputs)
+    found.append({"kind": type(model).__name__, "image": out.image_embeds.tolist(), "text": out.text_embeds.tolist(),
+                  "logits": out.logits_per_image.tolist(), "ids": inputs["input_ids"].tolist(),
+                  "pixels": inputs["pixel_values"].tolist()})
+print(json.dumps(found))
+"""
 ICONS = {"preset": "icons", "image": {"layers": 2, "mean": [0.5, 0.4, 0.3]}}
 
 
@@ -42,3 +64,31 @@ def alone(code, *args, cwd):
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def picture(size=(50, 40)):
+    width, height = size
+    values = (np.arange(height * width * 3) % 251).astype(np.uint8)
+    return Image.fromarray(values.reshape(height, width, 3))
+
+
+def close(a, b, atol=1e-5):
+    torch.testing.assert_close(torch.as_tensor(a), b, atol=atol, rtol=0)
+
+
+def check_alone(sources, tmp_path, kind, pad=True):
+    """Compare folders, as a process without mmclr reads them, with the models that they came from."""
+    found = alone(READ_ALONE, json.dumps(parity.HARD_STRINGS), json.dumps(pad), *sources, cwd=tmp_path)
+    for theirs, source in zip(found, sources.values(), strict=True):
+        assert theirs["kind"] == kind
+        model, words = source.model, source.tokenizer
+        ids, lengths = words(parity.HARD_STRINGS)
+        assert [row[:n] for row, n in zip(theirs["ids"], lengths.tolist())] == words.encode(parity.HARD_STRINGS)
+        pixels = parity.prepare([picture()], model.config.image)
+        assert torch.equal(torch.tensor(theirs["pixels"]), pixels)
+        with torch.no_grad():
+            image, text = model.encode_image(pixels), model.encode_text(ids, lengths)
+            close(theirs["image"], image)
+            close(theirs["text"], text)
+            bias = model.logit_bias if kind == "SiglipModel" else 0.0
+            close(theirs["logits"], image @ text.T * model.logit_scale.exp() + bias, 1e-3)

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmclr.config import check
@@ -17,27 +16,7 @@ from mmclr.export.transformers import export, main, write
 from mmclr.models.clip import ModelConfig
 from mmclr.models.presets import PRESETS
 from mmclr.models.two_tower import TwoTower
-from tests.exports import ICONS, alone, tokenizer, write_checkpoint
-
-READ_ALONE = """
-import numpy as np, torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor
-captions, pad = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-picture = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
-found = []
-for folder in sys.argv[3:]:
-    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    inputs = processor(text=captions, images=picture, return_tensors="pt", padding=pad, truncation=True)
-    inputs["pixel_values"] = plain(picture, return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        out = model(**inputs)
-    found.append({"kind": type(model).__name__, "image": out.image_embeds.tolist(), "text": out.text_embeds.tolist(),
-                  "logits": out.logits_per_image.tolist(), "ids": inputs["input_ids"].tolist(),
-                  "pixels": inputs["pixel_values"].tolist()})
-print(json.dumps(found))
-"""
+from tests.exports import ICONS, check_alone, close, picture, tokenizer, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -50,36 +29,6 @@ def written_once(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "out"
     export(checkpoint, folder)
     return folder
-
-
-def picture(size=(50, 40)):
-    import numpy as np
-
-    width, height = size
-    values = (np.arange(height * width * 3) % 251).astype(np.uint8)
-    return Image.fromarray(values.reshape(height, width, 3))
-
-
-def close(a, b, atol=1e-5):
-    torch.testing.assert_close(torch.as_tensor(a), b, atol=atol, rtol=0)
-
-
-def check_alone(sources, tmp_path, kind, pad=True):
-    """Compare folders, as a process without mmclr reads them, with the models that they came from."""
-    found = alone(READ_ALONE, json.dumps(parity.HARD_STRINGS), json.dumps(pad), *sources, cwd=tmp_path)
-    for theirs, source in zip(found, sources.values(), strict=True):
-        assert theirs["kind"] == kind
-        model, words = source.model, source.tokenizer
-        ids, lengths = words(parity.HARD_STRINGS)
-        assert [row[:n] for row, n in zip(theirs["ids"], lengths.tolist())] == words.encode(parity.HARD_STRINGS)
-        pixels = parity.prepare([picture()], model.config.image)
-        assert torch.equal(torch.tensor(theirs["pixels"]), pixels)
-        with torch.no_grad():
-            image, text = model.encode_image(pixels), model.encode_text(ids, lengths)
-            close(theirs["image"], image)
-            close(theirs["text"], text)
-            bias = model.logit_bias if kind == "SiglipModel" else 0.0
-            close(theirs["logits"], image @ text.T * model.logit_scale.exp() + bias, 1e-3)
 
 
 def test_a_fresh_process_gets_the_same(checkpoint, tmp_path):
@@ -159,58 +108,6 @@ def test_the_two_halves(checkpoint, tmp_path):
         close(parity.unit(image(pixels).image_embeds), source.model.encode_image(pixels))
         close(parity.unit(text(ids).text_embeds), source.model.encode_text(ids, lengths))
     assert Tokenizer.load(tmp_path / "out" / "text").encode(["a"]) == source.tokenizer.encode(["a"])
-
-
-def foreign(tmp_path, image_pool, text_pool, image="ViT", text="Bert"):
-    """Write a checkpoint of random foreign towers."""
-    import transformers as t
-
-    size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    pixels = {"image_size": 16, "patch_size": 8}
-    words = tokenizer()
-    vocabulary = {"vocab_size": words.vocab_size, "max_position_embeddings": 16}
-    parts = {
-        "ViT": ("ViTModel", t.ViTConfig(**size, **pixels)),
-        "Dinov2": ("Dinov2Model", t.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, **pixels)),
-        "Siglip": ("SiglipVisionModel", t.SiglipVisionConfig(**size, **pixels)),
-        "Bert": ("BertModel", t.BertConfig(**size, **vocabulary)),
-        "SiglipText": ("SiglipTextModel", t.SiglipTextConfig(**size, **vocabulary, projection_size=32)),
-    }
-    for name in (image, text):
-        cls, config = parts[name]
-        getattr(t, cls)(config).save_pretrained(tmp_path / name)
-
-    def source(name, pool):
-        kind = {"source": f"transformers:{tmp_path / name}", "pool": pool, "projection": not name.startswith("Siglip")}
-        return {"foreign": kind}
-
-    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize": "squash"}
-    tree = {"embed": 32, "image": {"size": 16, **half, **source(image, image_pool)}, "text": source(text, text_pool)}
-    return write_checkpoint(tmp_path / "run", tree, t=words)
-
-
-def test_foreign_pairs_become_a_dual_encoder(tmp_path):
-    sources = {}
-    for image, pool in (("ViT", "pooler"), ("Dinov2", "cls")):
-        source = Source.open(foreign(tmp_path / image, pool, "pooler", image))
-        write(source, tmp_path / image / "out")
-        sources[tmp_path / image / "out"] = source
-    check_alone(sources, tmp_path, "VisionTextDualEncoderModel")
-
-
-def test_siglip_stays_siglip(tmp_path):
-    source = Source.open(foreign(tmp_path, "pooler", "pooler", "Siglip", "SiglipText"))
-    write(source, tmp_path / "out")
-    check_alone({tmp_path / "out": source}, tmp_path, "SiglipModel", pad="max_length")
-    again = Source.open(tmp_path / "out")
-    for name, value in source.model.state_dict().items():
-        close(again.model.state_dict()[name], value, 0)
-
-
-def test_what_transformers_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"its text tower \(bert\) is pooled by 'mean' and not by its own pooler"):
-        export(foreign(tmp_path, "pooler", "mean"), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_card_and_report(checkpoint, tmp_path, capsys):

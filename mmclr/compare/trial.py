@@ -18,7 +18,6 @@ from eval.embedder import Embedder
 from eval.result import Result
 from eval.sources import open_set
 from mmclr.config import load
-from mmclr.config import read as read_tree
 from mmclr.errors import UserError
 from mmclr.report.curves import read
 from mmclr.train.run import RunConfig
@@ -83,7 +82,9 @@ class Trial:
     def terms(self) -> dict[str, tuple[float, float]]:
         """The mean of each objective over the first and over the last tenth of the logged steps, before weighting."""
         rows, found = self.log(), {}
-        for name in read_tree(self.config).get("objectives", {"clip": {}}):
+        for name in load(
+            RunConfig, self.config, [*self.overrides, "steps=1", "epochs=null", "samples=null"]
+        ).objectives:
             values = [row[name] for row in rows if name in row]
             tenth = math.ceil(len(values) / 10)
             if values:

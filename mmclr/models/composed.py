@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mmclr.errors import UserError
 from mmclr.heads import Head
+from mmclr.models.pretrained import STAGES
 from mmclr.models.two_tower import TwoTower
 
-STAGES = "stages.json"
 Encode = Callable[[TwoTower], Tensor]  # what one model makes of the pictures, or of the texts
 
 

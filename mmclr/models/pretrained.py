@@ -23,6 +23,7 @@ from mmclr.models.transformers import from_transformers
 from mmclr.models.weights import find_weights, read_weights
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; .txt and .model are vocabularies
+STAGES = "stages.json"  # in a folder of several models side by side
 PREFIXES = ("open_clip:", "transformers:", "hf-hub:")
 
 
@@ -43,7 +44,7 @@ def find(source: str | Path, weights: str = "auto") -> Path:
     step = newest[-1] if newest else path
     names = ["average", "model"] if weights == "auto" else [weights]
     for folder in (path, *(step / name for name in names)):
-        if any((folder / name).is_file() for name in ("config.json", open_clip.CONFIG, "stages.json")):
+        if any((folder / name).is_file() for name in ("config.json", open_clip.CONFIG, STAGES)):
             return folder
     raise UserError(
         f"{source}: no model there; name a run's folder, a checkpoint with {' or '.join(names)}/, or a model folder "

@@ -273,40 +273,6 @@ def test_a_worker_that_dies_is_replaced(make_loader):
     assert "replaced" in loader.ledger.lines()[-1]
 
 
-def test_workers_leave_when_their_parent_is_killed(shards):
-    code = f"""
-import multiprocessing, sys, time
-from mmclr import parallel
-from mmclr.config import load
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.text import Tokenizer
-tokenizer = Tokenizer.train(["a"] * 9, size=600)
-loader = Loader(load(DataConfig, {{"train": {shards!r}, "batch": 12, "workers": 3}}), tokenizer, 24, 1)
-batches = iter(loader)
-next(batches)
-print(*[p.pid for p in multiprocessing.active_children()], flush=True)
-time.sleep(60)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert len(pids) == 3
-    for _ in range(100):
-        if not any(alive(pid) for pid in pids):
-            return
-        time.sleep(0.05)
-    raise AssertionError("workers outlive their parent")
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_bad_settings(make_loader, shards, tmp_path):
     with pytest.raises(UserError, match="larger than the data: 53"):
         make_loader(batch=54)

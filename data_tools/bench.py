@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("settings", nargs="*", help="key=value of data:, and size=PX, seconds=S, rate=SAMPLES_A_SECOND")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     own = {"size": 224.0, "seconds": 5.0, "rate": 0.0}
     rest = []
     for text in args.settings:

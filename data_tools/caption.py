@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     add_arguments(parser)
     parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     pictures, how = open_pictures(args.pictures), decoding(args)
     encoder = Encoder.load(args.model, device=args.device)
     done = _done(args.out, pictures)

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, which `mmclr report` draws")
     parser.add_argument("--csv", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if len(args.results) < 2:
         raise UserError("name two results or more")
     results = [Result.load(path) for path in args.results]

@@ -50,15 +50,16 @@ def read(path: str | Path) -> Tree:
 
 
 def find(path: str | Path) -> Path:
-    """Return the file `path`, or the config of that name which ships with mmclr."""
+    """Return the file `path`, or the config of that name (.yaml may be left out) which ships with mmclr."""
     here = Path(__file__).parent
     shipped = [here / "configs", here.parent / "configs"]  # in a wheel, in a checkout
-    named = (p for root in shipped for p in sorted(root.rglob(Path(path).name)))
+    names = Path(path).name, Path(path).name + ".yaml"
+    named = (p for root in shipped for name in names for p in sorted(root.rglob(name)))
     for candidate in (Path(path), *named):
         if candidate.is_file():
             return candidate
-    known = sorted({p.name for root in shipped for p in root.rglob("*.yaml")})
-    raise ConfigError(f"{path}: no such config file{nearest(Path(path).name, known)}")
+    known = sorted({p.stem for root in shipped for p in root.rglob("*.yaml")})
+    raise ConfigError(f"{path}: no such config file{nearest(Path(path).stem, known)}")
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:

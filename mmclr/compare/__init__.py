@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eval.sources import open_set
 from mmclr.compare import standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import find
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> int:
                         "runs behind the head with which they trained that objective (may be repeated)")  # fmt: skip
     parser.add_argument("--metric", default="image_retrieval_recall@10", help="what the table is sorted by")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     overrides = [text for text in args.configs if "=" in text]
     configs = [find(text) for text in args.configs if "=" not in text]
     names = _names(configs)
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seeds {args.seeds}: at least one run of each config is needed")
     budget, heads = Budget.parse(args.budget), _heads(args.head, list(names.values()))
     console = Console()
+    for label in dict.fromkeys(("", args.label)):
+        open_set(args.test, label=label)  # faults now, not after hours
     trials = [
         Trial(
             names[config],
@@ -68,6 +71,8 @@ def main(argv: list[str]) -> int:
     for number, trial in enumerate(trials):
         console.print(f"[bold]{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", highlight=False)
         if fault := trial.run(args.test, args.relation, args.label):
+            if trial is trials[0]:
+                raise UserError(f"{trial.name}, with which the others are compared: {fault}")
             console.print(f"  failed: {fault}", highlight=False, markup=False, soft_wrap=True)
     table = standings.Standings.of(trials, args.metric)
     table.show(console)
@@ -80,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 def _heads(given: list[str], names: list[str]) -> dict[str, str]:
     """Return the objectives of --head by config."""
-    heads = dict((*text.split("=", 1), "")[:2] for text in given)
+    heads = {name: objective for name, _, objective in (text.partition("=") for text in given)}
     for name, objective in heads.items():
         if name not in names or not objective:
             raise UserError(f"--head {name}: write CONFIG=OBJECTIVE, CONFIG one of {', '.join(names)}")

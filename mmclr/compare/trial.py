@@ -66,6 +66,10 @@ class Trial:
             return str(error)
         return None
 
+    def check(self) -> RunConfig:
+        """Return the config with the overrides, of one step's length; raises ConfigError."""
+        return load(RunConfig, self.config, [*self.overrides, "steps=1", "epochs=null", "samples=null"])
+
     def result(self, suite: str = "retrieval") -> Result | None:
         """The evaluation, or None where it failed."""
         path = self._place(suite)
@@ -82,9 +86,7 @@ class Trial:
     def terms(self) -> dict[str, tuple[float, float]]:
         """The mean of each objective over the first and over the last tenth of the logged steps, before weighting."""
         rows, found = self.log(), {}
-        for name in load(
-            RunConfig, self.config, [*self.overrides, "steps=1", "epochs=null", "samples=null"]
-        ).objectives:
+        for name in self.check().objectives:
             values = [row[name] for row in rows if name in row]
             tenth = math.ceil(len(values) / 10)
             if values:
@@ -108,10 +110,7 @@ class Trial:
         probe = self.folder / "probe"
         self._process([f"out={probe}", f"steps={PROBE}", "epochs=null", "samples=null", "log_every=1"])
         rates = [row["samples_per_s"] for row in read(probe / "log.jsonl")[PROBE // 3 :]]
-        batch = load(
-            RunConfig, self.config, [*self.overrides, f"steps={PROBE}", "epochs=null", "samples=null"]
-        ).data.batch
-        return max(1, round(seconds * statistics.median(rates) / batch))
+        return max(1, round(seconds * statistics.median(rates) / self.check().data.batch))
 
     def _train(self) -> None:
         done = self.folder / "trained.json"

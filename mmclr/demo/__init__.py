@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder (default runs/demo)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to demo.yaml, e.g. steps=300")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     Demo(args.out, args.overrides).run()
 
 

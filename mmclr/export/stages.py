@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="runs, checkpoints, model folders or names")
     parser.add_argument("out", help="folder to write; it must not exist, or be an earlier export")
     parser.add_argument("--weights", choices=["auto", "average", "model"], default="auto", help="of checkpoints")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     difference = write([Source.open(model, args.weights) for model in args.models], Path(args.out))
     print(f"{args.out}: {len(args.models)} models side by side; largest difference to their mean: {difference:.3g}")
 

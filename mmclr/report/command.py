@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int | None:
     parser.add_argument("sources", nargs="+", type=Path, metavar="RUN|RESULT.json", help="run folders and results")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the first source")
     parser.add_argument("--title", default="", help="default: the name of the first source")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     first = args.sources[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report.html"
     print(f"written: {build(args.sources, args.title).save(out)}")

@@ -87,13 +87,24 @@ def test_bad_budgets(text):
         Budget.parse(text)
 
 
+def test_what_nothing_can_come_of_is_told_before_training(shards, tmp_path):
+    out = ["--budget", "steps=1", "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="nothing.tar: no such file"):
+        main(["debug.yaml", f"data.train={shards}", *out, "--test", "nothing.tar"])
+    with pytest.raises(UserError, match="no usable sample in 3 shards"):
+        main(["debug.yaml", f"data.train={shards}", *out, "--test", shards, "--label", "json:kind"])
+    with pytest.raises(UserError, match="debug, with which the others are compared: .*lrr: unknown key"):
+        main(["debug.yaml", "siglip.yaml", f"data.train={shards}", *out, "--test", shards, "optim.lrr=2"])
+
+
 def test_the_whole_command(shards, tmp_path, capfd):
     (tmp_path / "siglip.yaml").write_text("base: debug.yaml\nobjectives: {siglip: {}}\nmodel: {scale: 10}\n")
     (tmp_path / "headed.yaml").write_text("base: debug.yaml\nobjectives: {clip: {head: {use: mlp, out: 5}}}\n")
     (tmp_path / "broken.yaml").write_text("base: debug.yaml\noptim: {lr: 1e-3, lrr: 2}\n")
-    configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml")), f"data.train={shards}"]
+    configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml"))]
     budget = ["--budget", "steps=3", "--seeds", "1", "--metric", "text_retrieval_recall@5"]
-    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out"), "--head", "headed=clip"]
+    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out"), "--head", "headed=clip",
+               f"data.train={shards}"]  # fmt: skip
     assert main(command) == 1  # broken.yaml failed
     said = capfd.readouterr().out
     assert "optim.lrr: unknown key" in said

@@ -1,7 +1,10 @@
 """The table of commands: complete, quick, and helpful when a word is wrong."""
 
+import argparse
 import importlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 import types
@@ -48,6 +51,34 @@ def test_help_of_a_group_lists_its_commands_only(capsys):
         rows = [line for line in out.splitlines() if line.startswith("  mmclr ")]
         assert len(rows) == sum(name.startswith("data ") for name in COMMANDS)
         assert all(row.startswith("  mmclr data ") for row in rows)
+
+
+class Parsed(Exception):
+    """The parser took the arguments."""
+
+
+def and_no_more(parse):
+    def parsed(parser, argv=None, namespace=None):
+        parse(parser, argv, namespace)
+        raise Parsed
+
+    return parsed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_parse(name, capsys, monkeypatch):
+    module, function = COMMANDS[name][0].split(":")
+    command = getattr(importlib.import_module(module), function)
+    with pytest.raises(SystemExit):
+        command(["--help"])
+    shown = re.sub(r"\\\n\s*", " ", capsys.readouterr().out.partition("\nexamples:\n")[2])
+    for way in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, way, and_no_more(getattr(argparse.ArgumentParser, way)))
+    for line in re.findall(r"^\s+(?:accelerate launch .*-m )?mmclr[ .](.*?)(?:\s{3,}.*)?$", shown, re.MULTILINE):
+        words = shlex.split(line)
+        if " ".join(words).startswith(name):
+            with pytest.raises(Parsed):
+                command(words[len(name.split()) :])
 
 
 def test_version(capsys):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -102,11 +103,20 @@ class Standings:
 
     def show(self, console: Console) -> None:
         """Print the table."""
-        table = Table(title=f"{self.metric}; differences to {self.rows[0].name}, 95 % intervals")
-        for column in COLUMNS:
-            table.add_column(column)
+        table = Table(
+            title=f"{self.metric}; differences to {self.rows[0].name}, 95 % intervals", box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, title_justify="left",
+        )  # fmt: skip
+        table.add_column("config", overflow="fold", min_width=10)
+        for column in ("value", "interval", "change", "interval", "", "time"):  # 80 characters hold them
+            table.add_column(column, no_wrap=True, justify="right" if column in ("value", "time") else "left")
         for row in self.rows:
-            table.add_row(*map(_text, row.cells()), style="bold" if row.clear else "")
+            name, value, low, high, difference, start, end, mark, time, *_ = row.cells()
+            table.add_row(
+                name, f"{value:.3f}", f"{low:.3f}..{high:.3f}", f"{difference:+.3f}" if difference is not None else "",
+                f"{start:+.3f}..{end:+.3f}" if start is not None else "", mark, f"{time:.2f}" if time else "",
+                style="bold" if row.clear else "",
+            )  # fmt: skip
         console.print(table)
         for name in self.failed:
             console.print(f"{name}: failed with every seed", highlight=False)

@@ -1,9 +1,11 @@
 """Comparisons: statistics against scipy, stopped ones go on, a config that fails is told and does not end the rest."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from eval.measurement import Measurement
@@ -59,6 +61,21 @@ def test_means_and_paired_differences_over_seeds():
     assert first.terms == {"clip": (4.5, 2.0), "own": (1.0, 1.5)}
     assert "| base | clip | 4.5000 | 2.0000 | yes |" in table.to_markdown()
     assert "| base | own | 1.0000 | 1.5000 | no |" in table.to_markdown()
+
+
+def test_the_table_fits_a_narrow_terminal():
+    names = ["base", "improved_vl_baselines"]
+    runs = [Fake(name, s, hits(0.3 + 0.3 * k, 10 * s + k)) for s in range(2) for k, name in enumerate(names)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    table = Standings.of(runs, "r")
+    table.show(console)
+    shown = console.export_text()
+    row = table.rows[1]
+    assert "…" not in shown
+    (line,) = [line for line in shown.splitlines() if names[1] in line]
+    low, high = row.difference_interval
+    assert line.split()[1:] == [f"{row.mean:.3f}", "..".join(f"{x:.3f}" for x in row.interval),
+                                f"{row.difference:+.3f}", f"{low:+.3f}..{high:+.3f}", "better", "1.00"]  # fmt: skip
 
 
 def test_equal_configs_are_not_told_apart():

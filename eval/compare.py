@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -116,13 +117,18 @@ def to_json(rows: Sequence[Sequence[object]], first: str) -> str:
 
 def show(rows: Sequence[Sequence[object]], console: Console) -> None:
     """Print the table; a difference whose interval does not hold 0 is set in bold."""
-    table = Table()
-    for name in COLUMNS[3:]:
-        table.add_column(name, no_wrap=name == "metric")
-    for row in rows:
-        low, high = row[7], row[8]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("metric", overflow="fold", min_width=10)
+    for name in ("first", "second", "change", "95 %", "p", "exact"):  # 80 characters hold them
+        table.add_column(name, no_wrap=True, justify="left" if name == "95 %" else "right")
+    for _, _, _, metric, first, second, difference, low, high, p, p_mcnemar, _ in rows:
         clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]
-        table.add_row(*(_text(value) for value in row[3:]), style="bold" if clear else "")
+        table.add_row(
+            str(metric), f"{first:.3f}", f"{second:.3f}", f"{difference:+.3f}",
+            "" if low is None else f"{low:+.3f}..{high:+.3f}",
+            *("" if value is None else "<.001" if value < 0.001 else f"{value:.3f}" for value in (p, p_mcnemar)),
+            style="bold" if clear else "",
+        )  # fmt: skip
     console.print(table)
 
 
@@ -144,10 +150,13 @@ def main(argv: list[str]) -> int | None:
     if len(args.results) < 2:
         raise UserError("name two results or more")
     results = [Result.load(path) for path in args.results]
-    rows = table_of(results)
-    for number, result in enumerate(results):
-        print(f"{'first ' if number == 0 else 'second'}: {result.model}")
-    show(rows, Console())
+    print(f"first : {results[0].model}")
+    rows = []
+    for second in results[1:]:
+        table = table_of([results[0], second])
+        print(f"second: {second.model}, n = {', '.join(str(n) for n in dict.fromkeys(row[-1] for row in table))}")
+        show(table, Console())
+        rows += table
     for path, text in (
         (args.out, to_json(rows, results[0].model)),
         (args.csv, to_csv(rows)),
@@ -159,6 +168,6 @@ def main(argv: list[str]) -> int | None:
 
 
 EXAMPLES = """examples:
-  mmclr eval compare a.json b.json                      p: normal test of the paired difference
+  mmclr eval compare a.json b.json                      p: normal test of the paired difference; exact: McNemar's
   mmclr eval compare base.json new.json newer.json --markdown table.md --csv table.csv
 """

@@ -16,7 +16,7 @@ from mmclr.errors import UserError
 
 EXAMPLES = """examples:
   mmclr compare base.yaml siglip.yaml --budget samples=200000 --test 'shards/test-*.tar' 'data.train=shards/train-*.tar'
-  mmclr compare base.yaml configs/papers/*.yaml --budget minutes=3 --seeds 3 --test ... --out runs/papers
+  mmclr compare papers/clip.yaml configs/papers/*.yaml --budget minutes=3 --seeds 3 --test ... --out runs/papers
 A comparison that was stopped goes on where it was when the same command is given again.
 """
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)")
     args = parser.parse_intermixed_args(argv)
     overrides = [text for text in args.configs if "=" in text]
-    configs = [find(text) for text in args.configs if "=" not in text]
+    configs = list(dict.fromkeys(find(text).resolve() for text in args.configs if "=" not in text))
     names = _names(configs)
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds}: at least one run of each config is needed")

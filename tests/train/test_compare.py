@@ -118,12 +118,13 @@ def test_the_whole_command(shards, tmp_path, capfd):
     (tmp_path / "siglip.yaml").write_text("base: debug.yaml\nobjectives: {siglip: {}}\nmodel: {scale: 10}\n")
     (tmp_path / "headed.yaml").write_text("base: debug.yaml\nobjectives: {clip: {head: {use: mlp, out: 5}}}\n")
     (tmp_path / "broken.yaml").write_text("base: debug.yaml\noptim: {lr: 1e-3, lrr: 2}\n")
-    configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml"))]
+    configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml")), "debug"]  # named twice, compared once
     budget = ["--budget", "steps=3", "--seeds", "1", "--metric", "text_retrieval_recall@5"]
     command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out"), "--head", "headed=clip",
                f"data.train={shards}"]  # fmt: skip
     assert main(command) == 1  # broken.yaml failed
     said = capfd.readouterr().out
+    assert "4/4 " in said
     assert "optim.lrr: unknown key" in said
     tree = json.loads((tmp_path / "out" / "compare.json").read_text())
     rows = {row["config"]: row for row in tree["rows"]}

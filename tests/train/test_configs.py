@@ -52,8 +52,9 @@ def test_recipes_say_where_they_come_from(name):
 
 
 def test_found_by_name_and_nearest_name_told():
-    assert load(RunConfig, "debug.yaml", ["data.train=x"]).name == "debug"
-    with pytest.raises(ConfigError, match="did you mean debug.yaml"):
+    for name in ("debug.yaml", "debug"):
+        assert load(RunConfig, name, ["data.train=x"]).name == "debug"
+    with pytest.raises(ConfigError, match=r"did you mean debug\?"):
         load(RunConfig, "debgu.yaml")
 
 

@@ -13,8 +13,7 @@ from mmclr.export import parity, verify
 from mmclr.export.int8 import cost
 from mmclr.export.onnx import load, write
 from mmclr.export.source import Source
-from tests.exports import alone, write_checkpoint
-from tests.test_export import foreign
+from tests.exports import alone, foreign, write_checkpoint
 
 pytest.importorskip("onnxruntime", reason="the extra mmclr[onnx] is not installed")
 pytest.importorskip("onnxscript", reason="the extra mmclr[onnx] is not installed")

@@ -7,7 +7,7 @@ from mmclr.export.open_clip import write as write_open_clip
 from mmclr.export.source import Source
 from mmclr.export.transformers import write
 from mmclr.train.run import RunConfig
-from tests.test_export import check_alone
+from tests.exports import check_alone
 from tests.test_export_captioner import written_alone
 
 OBJECTIVES = {

@@ -1,6 +1,7 @@
 """The streamed losses beside open_clip 3.3.0's, in one run: time, memory, accuracy, and over gloo processes.
 
     python benchmarks/loss.py [--quick] [--part speed,memory,accuracy,distributed]
+    python benchmarks/loss.py --extra clip PAIRS WIDTH         the extra memory of that alone, MiB
 
 One thread. Implementations take turns, round by round, and a ratio is the median of the rounds' ratios. Times are
 the process's CPU time (on a quiet machine: the wall's), but the wall's over processes. `_tuned` means glibc told to
@@ -146,11 +147,11 @@ def speed(quick: bool) -> dict[str, Any]:
     return found
 
 
-def extra_mib(name: str, b: int) -> float:
+def extra_mib(name: str, b: int, width: int = 512) -> float:
     """Peak memory of one forward and backward beyond the features and their gradients, MiB."""
     loss = {"open_clip": peer_clip, "clip": objective("clip"), "siglip": objective("siglip")}[name]
-    leaves = features(b)
-    loss(*features(600)).backward()  # libraries' own buffers
+    leaves = features(b, width)
+    loss(*features(600, width)).backward()  # libraries' own buffers
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     loss(*leaves).backward()
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small batches: whether it runs, not what is true")
     parser.add_argument("--part", default=",".join(PARTS), help="comma-separated, of " + ", ".join(PARTS))
     parser.add_argument("--speed", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--extra", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--extra", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--ranks", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -269,7 +270,7 @@ def main() -> None:
     if args.speed:
         return print(json.dumps(speed(args.quick)))
     if args.extra:
-        return print(extra_mib(args.extra[0], int(args.extra[1])))
+        return print(extra_mib(args.extra[0], *map(int, args.extra[1:])))
     if args.ranks:
         return ranks(*args.ranks)
     found: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import sys
 from mmclr import __version__
 from mmclr.config import nearest
 from mmclr.errors import run
+from mmclr.heap import keep_freed_memory
 
 # command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
 # and returns None or an exit status.
@@ -91,6 +92,7 @@ def _dispatch(args: list[str]) -> int:
         return _unknown(args)
     module, function = COMMANDS[name][0].split(":")
     sys.argv[0] = f"mmclr {name}"
+    keep_freed_memory()
     command = getattr(importlib.import_module(module), function)
     return run(f"mmclr {name}", command, args[len(name.split()) :])
 

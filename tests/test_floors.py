@@ -14,7 +14,7 @@ FLOORS = {
     "mmclr.losses": 2, "mmclr.models": 2, "mmclr.data": 2,
     "mmclr.heads": 1, "mmclr.draws": 1,
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,
-    "mmclr.errors": -1,  # the ground: importable from everywhere
+    "mmclr.errors": -1, "mmclr.heap": -1,  # the ground: importable from everywhere
 }  # fmt: skip
 ROOMS_OF = {
     "accelerate": ("mmclr.train", "mmclr.doctor"),

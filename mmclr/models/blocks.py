@@ -54,13 +54,14 @@ class Packed:
         numbers = torch.arange(1, len(self.last) + 1, device=self.last.device)
         return Packed(groups, self.last - numbers, self.order), left.nonzero()[:, 0]
 
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Return rows [N, width] as one [count, length, width] for each length."""
+        parts = x.split([count * length for count, length in self.groups])
+        return [part.unflatten(0, group) for part, group in zip(parts, self.groups)]
+
     def unpack(self, x: Tensor, length: int) -> Tensor:
         """Return rows [N, width] as sequences [n, length, width] in their original order, zeros behind their ends."""
-        sizes = [count * own for count, own in self.groups]
-        whole = [
-            F.pad(part.unflatten(0, group), (0, 0, 0, length - group[1]))
-            for group, part in zip(self.groups, x.split(sizes))
-        ]
+        whole = [F.pad(part, (0, 0, 0, length - part.shape[1])) for part in self.split(x)]
         return self.restore(torch.cat(whole))
 
     def restore(self, x: Tensor) -> Tensor:
@@ -84,27 +85,42 @@ class Attention(nn.Module):
     def packed(self, x: Tensor, layout: Packed) -> Tensor:
         """[N, width] -> [N, width], causal within each sequence."""
         q, k, v = self._project(x, self.q_proj, self.k_proj, self.v_proj)
-        return self.out_proj(self.by_length(q, k, v, layout, pool=False))
+        return self.out_proj(self.by_length(q, k, v, layout))
+
+    def by_length(self, q: Tensor, k: Tensor, v: Tensor, layout: Packed) -> Tensor:
+        """Attend within each sequence: all of one length at once."""
+        parts = zip(*(layout.split(t) for t in (q, k, v)))
+        return torch.cat([self._attend(*part, causal=True).flatten(0, 1) for part in parts])
 
     def pooled(self, x: Tensor, query: Tensor) -> Tensor:
         """Each sequence's one query [n, width] over all its tokens x [n, L, width] -> [n, width]."""
-        k, v = self._project(x, self.k_proj, self.v_proj)
-        return self.out_proj(self._attend(self.q_proj(query)[:, None], k, v, causal=False)[:, 0])
+        return self._values(_weighted_mean(x, *self._logits_of(query)))
 
     def packed_pooled(self, x: Tensor, query: Tensor, layout: Packed) -> Tensor:
         """As `pooled`, over packed tokens x [N, width]; query [n, width] in packed order."""
-        k, v = self._project(x, self.k_proj, self.v_proj)
-        return self.out_proj(self.by_length(self.q_proj(query), k, v, layout, pool=True))
+        return self._values(self.pool_by_length(x, *self._logits_of(query), layout))
 
-    def by_length(self, q: Tensor, k: Tensor, v: Tensor, layout: Packed, pool: bool) -> Tensor:
-        """Attend within each sequence: all of one length at once. With `pool` each has one query, its last token."""
-        sizes = [count * length for count, length in layout.groups]
+    def pool_by_length(self, x: Tensor, through: Tensor, constant: Tensor, layout: Packed) -> Tensor:
+        """`_weighted_mean` within each sequence: all of one length at once."""
         counts = [count for count, _ in layout.groups]
-        rows = []
-        for count, *part in zip(counts, q.split(counts if pool else sizes), k.split(sizes), v.split(sizes)):
-            a, b, c = (t.unflatten(0, (count, -1)) for t in part)
-            rows.append(self._attend(a, b, c, causal=not pool).flatten(0, 1))
-        return torch.cat(rows)
+        parts = zip(layout.split(x), through.split(counts), constant.split(counts))
+        return torch.cat([_weighted_mean(*part) for part in parts])
+
+    def _logits_of(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [n, heads, width] and [n, heads, 1]: a token's logit is its product with the one, plus the other.
+
+        One query needs no keys and values, which would be 2 L width^2 multiplications a sequence: q . (K x + b) =
+        (K^T q) . x + q . b, and sum_j a_j (V x_j + b) = V (sum_j a_j x_j) + b, because attention a sums to 1.
+        """
+        q = self.q_proj(query).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [heads, n, d]
+        q = q * q.shape[-1] ** -0.5
+        keys, bias = (t.unflatten(0, (self.heads, -1)) for t in (self.k_proj.weight, self.k_proj.bias))
+        return (q @ keys).transpose(0, 1), (q @ bias[..., None]).transpose(0, 1)
+
+    def _values(self, pooled: Tensor) -> Tensor:
+        """The output for each head's mean token [n, heads, width] -> [n, width]."""
+        values = self.v_proj.weight.unflatten(0, (self.heads, -1)).mT  # [heads, width, d]
+        return self.out_proj((pooled.transpose(0, 1) @ values).transpose(0, 1).flatten(1) + self.v_proj.bias)
 
     def _project(self, x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
         """Apply several projections as one matmul."""
@@ -116,6 +132,11 @@ class Attention(nn.Module):
         """[n, L, width] each -> [n, L, width]."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+def _weighted_mean(x: Tensor, through: Tensor, constant: Tensor) -> Tensor:
+    """The mean of tokens x [n, L, width] under each head's attention -> [n, heads, width]."""
+    return (through @ x.mT + constant).softmax(-1) @ x
 
 
 class MLP(nn.Module):

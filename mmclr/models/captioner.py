@@ -59,11 +59,10 @@ class CrossAttention(nn.Module):
     def packed(self, x: Tensor, seen: Tensor, layout: Packed, picture: Tensor) -> Tensor:
         """Packed x [N, width], the i-th sequence to seen[picture[i]] -> [N, width]."""
         k, v = self.k_proj(seen), self.v_proj(seen)
-        sizes = [count * length for count, length in layout.groups]
         counts = [count for count, _ in layout.groups]
         rows = [
-            self._attend(q.unflatten(0, group), k[which], v[which]).flatten(0, 1)
-            for group, q, which in zip(layout.groups, self.q_proj(x).split(sizes), picture.split(counts))
+            self._attend(q, k[which], v[which]).flatten(0, 1)
+            for q, which in zip(layout.split(self.q_proj(x)), picture.split(counts))
         ]
         return self.out_proj(torch.cat(rows))
 

@@ -22,6 +22,7 @@ def compile_blocks(model: TwoTower) -> None:
         raise UserError("compile: torch.compile needs a C++ compiler here (g++), and there is none; set compile: false")
     for module in model.modules():
         if isinstance(module, Attention):
-            module.by_length = torch.compiler.disable(module.by_length)  # type: ignore[method-assign]
+            for name in ("by_length", "pool_by_length"):
+                setattr(module, name, torch.compiler.disable(getattr(module, name)))
     for block in own_blocks(model):
         block.compile(dynamic=True)

@@ -42,9 +42,22 @@ class Zero(Plain):
         plugin.deepspeed_config.update(self._settings(plugin.deepspeed_config))
         engine, _ = self.accelerator.prepare(self.step, optimizer)
         self.zero: Any = engine.optimizer
+        if self.stage == 3:
+            self._await_gradients()
         self.several = False  # whether this step has more than one backward
         self._begin()
         return engine, self.zero.optimizer
+
+    def _await_gradients(self) -> None:
+        """Let each weight's gradient go to the ranks when autograd has all of it.
+
+        DeepSpeed would send those of a block at the end of a backward through it, and two views mean two of them.
+        """
+        for hook in (*self.zero._leaf_module_hooks, *self.zero._grad_acc_hooks):
+            hook.remove()
+        for p in self.step.parameters():
+            p.__dict__.pop("ds_z3_leaf_module", None)
+        self.zero.create_reduce_and_remove_grad_hooks()
 
     def _settings(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return what the run decides of DeepSpeed's config; micro-batches are ours, with the exact gradient."""

@@ -1,6 +1,15 @@
-"""Both sides of the step's benchmark: open_clip's trainer and ours, on the same weights and the same batches."""
+"""Both sides of the step's benchmark: open_clip's trainer and ours, on the same weights and the same batches.
+
+Each works in a process of its own, as its trainer does: what one does with its heap is of no use to the other.
+"""
 
 from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -11,6 +20,7 @@ from torch import Tensor
 from mmclr.config import check
 from mmclr.data.batch import Batch
 from mmclr.features.student import Student
+from mmclr.heap import keep_freed_memory
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
 from mmclr.models.open_clip import write_config
@@ -111,6 +121,59 @@ class Ours:
         norm = self.strategy.norm()
         assert bool(torch.isfinite(norm))
         self.strategy.update(norm)
+
+
+def _text(peer: Peer) -> Callable[[Any], None]:
+    return lambda inputs: peer.model.encode_text(inputs[1]).sum().backward()
+
+
+def _our_text(model: TwoTower) -> Callable[[Batch], None]:
+    return lambda batch: model.text_projection(model.text_model(batch.tokens, batch.lengths)).sum().backward()
+
+
+def _make(name: str) -> tuple[Peer | Ours, Callable[[Any], None]]:
+    """Return a side, and what of its work is timed."""
+    peer = Peer()
+    if name.startswith("open_clip"):
+        return peer, _text(peer) if name == "open_clip text" else peer.step
+    keep_freed_memory()  # as `mmclr train` does
+    ours = Ours(peer, torch.bfloat16 if name == "mmclr bf16" else None)
+    if name == "mmclr text":
+        return ours, _our_text(ours.model)
+    if name == "mmclr in 8 parts":
+        return ours, lambda batch: ours.step(batch, len(batch.keys) // 8)
+    return ours, ours.step
+
+
+def _serve(name: str, line: Connection) -> None:
+    """Answer each (b, seed) with the CPU seconds of one run on that batch."""
+    torch.set_num_threads(1)
+    side, run = _make(name)
+    while (asked := line.recv()) is not None:
+        inputs: Any = side.prepare(make_batch(*asked))  # type: ignore[arg-type]
+        start = time.process_time()
+        run(inputs)
+        line.send(time.process_time() - start)
+
+
+def race(names: tuple[str, ...], sizes: dict[int, int], warm: int = 3) -> dict[int, dict[str, list[float]]]:
+    """CPU seconds by size of the batch and name, {size: rounds}, in turns; every size's first rounds warm up."""
+    context = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for name in names:
+        lines[name], theirs = context.Pipe()
+        context.Process(target=_serve, args=(name, theirs), daemon=True).start()
+    times: dict[int, dict[str, list[float]]] = {b: {name: [] for name in names} for b in sizes}
+    for b, rounds in sizes.items():
+        for number in range(warm + rounds):
+            for name, line in lines.items():
+                line.send((b, number))
+                seconds = line.recv()
+                if number >= warm:
+                    times[b][name].append(seconds)
+    for line in lines.values():
+        line.send(None)
+    return times
 
 
 MODEL = TwoTower(check(ModelConfig, OURS))  # for its config and normalisation

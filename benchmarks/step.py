@@ -4,8 +4,9 @@
 
 Pictures of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
 16 tokens (Gamma-drawn). The peer pads texts to 77, as its trainer does. Ours is what the trainer runs: the Step from
-uint8 pixels, the gradient's norm and fused AdamW. One thread, in turns, round by round; a ratio is the median of the
-rounds' ratios, of CPU time (on a quiet machine: the wall's). The last line is one JSON object.
+uint8 pixels, the gradient's norm and fused AdamW. One thread each, each in its own process with its trainer's heap
+(ours keeps freed memory: mmclr/heap.py), in turns, round by round; a ratio is the median of the rounds' ratios, of CPU
+time (on a quiet machine: the wall's). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sides
 import torch
 from sides import MODEL, Ours, Peer, make_batch
 from torch import nn
@@ -31,19 +32,11 @@ from mmclr.data.batch import Batch
 from mmclr.models.open_clip_weights import from_open_clip
 
 
-def race(runners: dict[str, tuple[Any, Callable[[Any], Any]]], b: int, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds by runner, in turns, on the same batch in each round; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
-    for number in range(rounds + 1):
-        batch = make_batch(b, number)
-        for name, (owner, run) in runners.items():
-            inputs = owner.prepare(batch)
-            start = time.process_time()
-            run(inputs)
-            if number:
-                times[name].append(time.process_time() - start)
-    told = "  ".join(f"{name} {statistics.median(t):.3f} s" for name, t in times.items())
-    print(f"  b={b}: {told}", flush=True)
+def race(names: tuple[str, ...], sizes: dict[int, int]) -> dict[int, dict[str, list[float]]]:
+    """Let sides run in turns, and tell."""
+    times = sides.race(names, sizes)
+    for b, found in times.items():
+        print(f"  b={b}: " + "  ".join(f"{name} {statistics.median(t):.3f} s" for name, t in found.items()), flush=True)
     return times
 
 
@@ -74,35 +67,18 @@ def flops(ours: Ours, batch: Batch) -> int:
 
 def speed(rounds: int) -> dict[str, Any]:
     """Whole steps, and how near they are to their matmuls alone."""
-    peer = Peer()
-    ours = Ours(peer)
-    runners = {"open_clip": (peer, peer.step), "mmclr": (ours, ours.step)}
-    found: dict[str, Any] = {}
-    for b, count in ((64, 2 * rounds), (256, rounds)):
-        times = race(runners, b, count)
-        found[f"step_speedup_b{b}"] = ratio(times, "open_clip", "mmclr")
-        if b == 64:
-            rate = gemm_rate()
-            floor = statistics.median(flops(ours, make_batch(b, n)) for n in range(1, 4)) / rate
-            found["step_floor_fraction_b64"] = floor / statistics.median(times["mmclr"])
-            print(f"  matmuls alone {floor:.3f} s at {rate / 1e9:.0f} GFLOP/s")
-    return found
+    times = race(("open_clip", "mmclr"), {64: 2 * rounds, 256: rounds})
+    found: dict[str, Any] = {f"step_speedup_b{b}": ratio(t, "open_clip", "mmclr") for b, t in times.items()}
+    rate, ours = gemm_rate(), Ours(Peer())
+    floor = statistics.median(flops(ours, make_batch(64, n)) for n in range(1, 4)) / rate
+    print(f"  b=64: matmuls alone {floor:.3f} s at {rate / 1e9:.0f} GFLOP/s")
+    return found | {"step_floor_fraction_b64": floor / statistics.median(times[64]["mmclr"])}
 
 
 def text(rounds: int) -> dict[str, Any]:
     """The text towers alone, forward and backward, b = 64."""
-    peer = Peer()
-    ours = Ours(peer)
-
-    def theirs(inputs: Any) -> None:
-        peer.model.encode_text(inputs[1]).sum().backward()
-
-    def mine(batch: Batch) -> None:
-        model = ours.model
-        model.text_projection(model.text_model(batch.tokens, batch.lengths)).sum().backward()
-
-    times = race({"open_clip text": (peer, theirs), "mmclr text": (ours, mine)}, 64, 2 * rounds)
-    return {"text_tower_speedup": ratio(times, "open_clip text", "mmclr text")}
+    times = race(("open_clip text", "mmclr text"), {64: 2 * rounds})
+    return {"text_tower_speedup": ratio(times[64], "open_clip text", "mmclr text")}
 
 
 def gradient(rounds: int) -> dict[str, Any]:
@@ -123,13 +99,10 @@ def gradient(rounds: int) -> dict[str, Any]:
 
 def cached(rounds: int) -> dict[str, Any]:
     """8 micro-batches of 32 pairs against 256 at once."""
-    peer = Peer()
-    whole, parts = Ours(peer), Ours(peer)
-    runners = {"at once": (whole, whole.step), "in 8 parts": (parts, lambda batch: parts.step(batch, 32))}
-    times = race(runners, 256, rounds)
+    times = race(("mmclr", "mmclr in 8 parts"), {256: rounds})[256]
     peaks = [_peak_in_a_process(micro) for micro in (0, 32)]
     print(f"  peak memory of a step beyond weights and their gradients: {peaks[0] >> 20} and {peaks[1] >> 20} MiB")
-    return {"cached_overhead": ratio(times, "in 8 parts", "at once"), "cached_memory_ratio": peaks[1] / peaks[0]}
+    return {"cached_overhead": ratio(times, "mmclr in 8 parts", "mmclr"), "cached_memory_ratio": peaks[1] / peaks[0]}
 
 
 def _peak_in_a_process(micro: int) -> int:
@@ -163,12 +136,8 @@ def bf16(rounds: int) -> dict[str, Any]:
     if half < single:
         print(f"  this CPU has no fast bf16: {half / 1e9:.1f} GFLOP/s against {single / 1e9:.1f}; not measured")
         return found | {"step_speedup_bf16_b64": None, "step_speedup_bf16_b256": None}
-    peer = Peer()
-    ours = Ours(peer, torch.bfloat16)
-    runners = {"open_clip": (peer, peer.step), "mmclr bf16": (ours, ours.step)}
-    for b in (64, 256):
-        found[f"step_speedup_bf16_b{b}"] = ratio(race(runners, b, rounds), "open_clip", "mmclr bf16")
-    return found
+    times = race(("open_clip", "mmclr bf16"), {64: 2 * rounds, 256: rounds})
+    return found | {f"step_speedup_bf16_b{b}": ratio(t, "open_clip", "mmclr bf16") for b, t in times.items()}
 
 
 def profile() -> None:

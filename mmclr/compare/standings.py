@@ -75,7 +75,7 @@ class Standings:
 
     metric: str
     rows: list[Row]
-    failed: list[str]
+    failed: dict[str, list[int]]  # seeds without a result, by config
     curves: dict[str, tuple[list[float], list[float]]]
 
     @classmethod
@@ -83,22 +83,23 @@ class Standings:
         """Collect what the trials have."""
         names = list(dict.fromkeys(t.name for t in trials))
         results = {name: {t.seed: r for t in trials if t.name == name and (r := _merged(t))} for name in names}
-        failed = [name for name in names if not results[name]]
+        missing = {name: [t.seed for t in trials if t.name == name and t.seed not in results[name]] for name in names}
         base = names[0]
-        if base in failed:
+        if not results[base]:
             raise UserError(f"{base}, with which the others are compared, has no result")
         known = next(iter(results[base].values())).metrics
         if metric not in known:
             raise UserError(f"--metric {metric}: there is only {', '.join(known)}")
         rows = [
-            _row(name, results[name], results[base], metric, [t for t in trials if t.name == name])
-            for name in names
-            if results[name]
+            _row(name, own, results[base], metric, [t for t in trials if t.name == name and t.seed in own])
+            for name, own in results.items()
+            if own
         ]
         first = rows[0].time
         for row in rows:
             row.time = first / row.time if first and row.time else None
-        curves = {name: _curve(next(t for t in trials if t.name == name)) for name in names if results[name]}
+        curves = {t.name: _curve(t) for t in reversed(trials) if t.seed in results[t.name]}
+        failed = {name: seeds for name, seeds in missing.items() if seeds}
         return cls(metric, [rows[0], *sorted(rows[1:], key=lambda row: -row.mean)], failed, curves)
 
     def show(self, console: Console) -> None:
@@ -118,8 +119,17 @@ class Standings:
                 style="bold" if row.clear else "",
             )  # fmt: skip
         console.print(table)
-        for name in self.failed:
-            console.print(f"{name}: failed with every seed", highlight=False)
+        for text in self.faults():
+            console.print(text, highlight=False)
+
+    def faults(self) -> list[str]:
+        """Return a sentence for each config of which runs failed."""
+        has = {row.name: row.seeds for row in self.rows}
+        told = {name: f"its row is of {has[name]} alone" if name in has else "it has no row" for name in self.failed}
+        return [
+            f"{name}: failed with seed {', '.join(map(str, seeds))}; {told[name]}"
+            for name, seeds in self.failed.items()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return what compare.json holds."""
@@ -129,7 +139,7 @@ class Standings:
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
         parts = [(COLUMNS, [row.cells() for row in self.rows]), (TERMS, self._terms())]
-        return "\n".join(_markdown(columns, rows) for columns, rows in parts)
+        return "\n".join([*(_markdown(columns, rows) for columns, rows in parts), *(f"- {x}" for x in self.faults())])
 
     def _terms(self) -> list[list[Any]]:
         """Return what each objective was over the first and over the last tenth of the training."""
@@ -142,6 +152,8 @@ class Standings:
     def page(self) -> Page:
         """Return the page with table and curves."""
         page = Page("mmclr compare", f"{self.metric}; differences to {self.rows[0].name}")
+        if self.failed:
+            page.text("Failed", *self.faults())
         page.table(
             "Standings", COLUMNS, [row.cells() for row in self.rows], __doc__.split("\n\n")[1].replace("\n", " ")
         )
@@ -153,7 +165,7 @@ class Standings:
         figures = [
             charts.lines(f"loss of {name}", {name: curve}, smooth=6) for name, curve in self.curves.items() if curve[0]
         ]
-        return page.charts("Training, seed 0", figures)
+        return page.charts("Training, the first seed", figures)
 
 
 def _merged(trial: Trial) -> Result | None:

@@ -90,8 +90,14 @@ def test_equal_configs_are_not_told_apart():
 
 
 def test_failed_configs_are_told():
-    table = Standings.of([Fake("a", 0, hits(0.5, 0)), Fake("b", 0, [])], "r")
-    assert table.failed == ["b"]
+    good, bad = hits(0.5, 0), []
+    runs = [Fake("a", 0, good), Fake("b", 0, bad), Fake("c", 0, bad), Fake("a", 1, good), Fake("b", 1, bad),
+            Fake("c", 1, good)]  # fmt: skip
+    table = Standings.of(runs, "r")
+    assert table.to_dict()["failed"] == {"b": [0, 1], "c": [0]}
+    assert {row.name: row.seeds for row in table.rows} == {"a": 2, "c": 1}
+    assert table.faults() == ["b: failed with seed 0, 1; it has no row", "c: failed with seed 0; its row is of 1 alone"]
+    assert all(text in table.to_markdown() and text in table.page().html() for text in table.faults())
     with pytest.raises(UserError, match="has no result"):
         Standings.of([Fake("a", 0, []), Fake("b", 0, hits(0.5, 0))], "r")
     with pytest.raises(UserError, match="there is only r"):
@@ -130,7 +136,7 @@ def test_the_whole_command(shards, tmp_path, capfd):
     rows = {row["config"]: row for row in tree["rows"]}
     assert list(rows)[0] == "debug"
     assert rows.keys() == {"debug", "siglip", "headed"}
-    assert tree["failed"] == ["broken"]
+    assert tree["failed"] == {"broken": [0]}
     assert rows["siglip"]["difference"] is not None
     first, last = rows["siglip"]["terms"]["siglip"]
     log = [json.loads(line) for line in (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").read_text().splitlines()]

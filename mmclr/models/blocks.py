@@ -89,8 +89,8 @@ class Attention(nn.Module):
 
     def by_length(self, q: Tensor, k: Tensor, v: Tensor, layout: Packed) -> Tensor:
         """Attend within each sequence: all of one length at once."""
-        parts = zip(*(layout.split(t) for t in (q, k, v)))
-        return torch.cat([self._attend(*part, causal=True).flatten(0, 1) for part in parts])
+        parts = zip(layout.split(q), layout.split(k), layout.split(v))
+        return torch.cat([self._attend(a, b, c, causal=True).flatten(0, 1) for a, b, c in parts])
 
     def pooled(self, x: Tensor, query: Tensor) -> Tensor:
         """Each sequence's one query [n, width] over all its tokens x [n, L, width] -> [n, width]."""

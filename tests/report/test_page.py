@@ -112,9 +112,8 @@ def browse(path):
 def test_in_a_browser(page, tmp_path, width):
     probed = page.html().replace("</body>", PROBE + "</body>")
     path = tmp_path / "frame.html"  # a window cannot be as narrow as a phone, a frame in it can
-    path.write_text(
-        f'<iframe style="border:0" width="{width}" height="900" srcdoc="{escape(probed)}"></iframe>', "utf-8"
-    )
+    frame = f'<iframe style="border:0" width="{width}" height="900" srcdoc="{escape(probed)}"></iframe>'
+    path.write_text('<meta charset="utf-8">' + frame, "utf-8")
     dom, console = browse(path)
     assert not console
     probe = json.loads(re.search(r'data-probe="([^"]+)"', dom)[1].replace("&quot;", '"'))

@@ -136,7 +136,10 @@ class Attention(nn.Module):
 
 def _weighted_mean(x: Tensor, through: Tensor, constant: Tensor) -> Tensor:
     """The mean of tokens x [n, L, width] under each head's attention -> [n, heads, width]."""
-    return (through @ x.mT + constant).softmax(-1) @ x
+    with torch.autocast(x.device.type, enabled=False):  # logits in float32, as attention kernels have them
+        exact = torch.promote_types(x.dtype, torch.float32)
+        tokens = x.to(exact)
+        return ((through.to(exact) @ tokens.mT + constant.to(exact)).softmax(-1) @ tokens).to(x.dtype)
 
 
 class MLP(nn.Module):

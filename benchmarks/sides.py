@@ -163,6 +163,7 @@ def race(names: tuple[str, ...], sizes: dict[int, int], warm: int = 3) -> dict[i
     for name in names:
         lines[name], theirs = context.Pipe()
         context.Process(target=_serve, args=(name, theirs), daemon=True).start()
+        theirs.close()  # so that a side that dies is an error here, not a wait
     times: dict[int, dict[str, list[float]]] = {b: {name: [] for name in names} for b in sizes}
     for b, rounds in sizes.items():
         for number in range(warm + rounds):

@@ -1,6 +1,6 @@
 """The training step beside open_clip 3.3.0's, in one run, on the same weights: time, exactness, memory, end to end.
 
-    python benchmarks/step.py [--part speed,text,gradient,cached,bf16,end_to_end] [--rounds N] [--profile]
+    python benchmarks/step.py [--part speed,text,gradient,cached,bf16,end_to_end] [--rounds N] [--profile [B]]
 
 Pictures of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
 16 tokens (Gamma-drawn). The peer pads texts to 77, as its trainer does. Ours is what the trainer runs: the Step from
@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainers import end_to_end
 
 from mmclr.data.batch import Batch
+from mmclr.heap import keep_freed_memory
 from mmclr.models.open_clip_weights import from_open_clip
 
 
@@ -115,6 +116,7 @@ def _peak_in_a_process(micro: int) -> int:
 def tell_peak(micro: int) -> None:
     """Run a step for 256 pairs, and print by how much its peak is above what stays."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     ours, batch = Ours(Peer()), make_batch(256, 1)
     ours.backward(make_batch(8, 0))  # now gradients are there
     before = _memory("VmRSS")
@@ -140,13 +142,14 @@ def bf16(rounds: int) -> dict[str, Any]:
     return found | {f"step_speedup_bf16_b{b}": ratio(t, "open_clip", "mmclr bf16") for b, t in times.items()}
 
 
-def profile() -> None:
+def profile(b: int) -> None:
     """Print where our step's time goes."""
+    keep_freed_memory()
     ours = Ours(Peer())
     for number in range(3):
-        ours.step(make_batch(64, number))
+        ours.step(make_batch(b, number))
     with torch.profiler.profile() as found:
-        ours.step(make_batch(64, 3))
+        ours.step(make_batch(b, 3))
     print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
 
 
@@ -158,11 +161,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", default=",".join(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="print where our step's time goes, and nothing else")
+    told = "print where our step's time goes with a batch of B (default 64), and nothing else"
+    parser.add_argument("--profile", nargs="?", type=int, const=64, metavar="B", help=told)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.profile:
-        profile()
+        profile(args.profile)
         return
     found: dict[str, Any] = {}
     for part in args.part.split(","):

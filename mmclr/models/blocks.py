@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from mmclr.models import varlen
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -45,6 +48,11 @@ class Packed:
         sizes, counts = torch.unique_consecutive(lengths.cpu(), return_counts=True)
         groups = tuple(zip(counts.tolist(), sizes.tolist()))
         return cls(groups, lengths.cumsum(0) - 1, order), tokens[order][valid], positions[valid]
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where sequences begin, and where the last one ends, int32 [n + 1]."""
+        return F.pad(self.last + 1, (1, 0)).to(torch.int32)
 
     def shortened(self) -> tuple[Packed, Tensor]:
         """Return the layout without each sequence's last token, and the rows [N - n] that are left."""
@@ -88,7 +96,10 @@ class Attention(nn.Module):
         return self.out_proj(self.by_length(q, k, v, layout))
 
     def by_length(self, q: Tensor, k: Tensor, v: Tensor, layout: Packed) -> Tensor:
-        """Attend within each sequence: all of one length at once."""
+        """Attend within each sequence: all in one kernel, or all of one length at once."""
+        if varlen.usable(q, self.heads):
+            q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+            return varlen.attend(q, k, v, layout.offsets, layout.groups[-1][1]).flatten(1)
         parts = zip(layout.split(q), layout.split(k), layout.split(v))
         return torch.cat([self._attend(a, b, c, causal=True).flatten(0, 1) for a, b, c in parts])
 

@@ -193,7 +193,9 @@ def add_pairs(
     """Return the gradients of x, y and scale with what the gradient [n] of scale * <x_i, y_i> adds, in place."""
     dx, dy, dscale = gradients
     if gradient is not None:
-        each = gradient[:, None] * scale
+        # rounded as the tiles' own factor is: a pair weighs as much as its negatives together, and what features
+        # have in common cancels
+        each = (gradient * LN2 * (scale / LN2))[:, None]
         for rows in blocks(x.shape[0], TILE["cpu"][0]):
             if dx is not None:
                 dx[rows].addcmul_(each[rows], y[rows])

@@ -1,6 +1,7 @@
 """The table of commands: complete, quick, and helpful when a word is wrong."""
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -126,9 +127,22 @@ def test_signals_become_statuses(command, raised, status, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_bugs_keep_their_traceback(command):
-    command(lambda argv: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+def test_a_full_disk_is_a_sentence(command, capsys):
+    def fail(argv):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/mine/log.jsonl")
+
+    command(fail)
+    assert main(["try", "it"]) == 2
+    assert capsys.readouterr().err.startswith("mmclr try it: runs/mine/log.jsonl: No space left on device; make room")
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "no such file", "x")])
+def test_bugs_keep_their_traceback(bug, command):
+    def fail(argv):
+        raise bug
+
+    command(fail)
+    with pytest.raises(type(bug)):
         main(["try", "it"])
 
 

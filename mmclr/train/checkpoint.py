@@ -4,7 +4,10 @@
         config.yaml      the resolved config of the run
         model/           the model's folder with the tokenizer (average/ likewise: the averaged weights)
         state/           objectives.safetensors; ema.safetensors, a teacher; optimizer.safetensors, by parameter, whole
-        position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far
+        position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far, and the
+                         size of every other file
+    RUN/checkpoints/aside-1/
+        step-00000800/   what an earlier attempt wrote after the step from which a later one went on
 
 Nothing in it depends on how many processes wrote it. There is no random state to save: every step seeds its own from
 (seed, step).
@@ -12,6 +15,7 @@ Nothing in it depends on how many processes wrote it. There is no random state t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -27,7 +31,8 @@ from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 
-PARTIAL = ".partial-"
+PARTIAL, REPLACED = ".partial-", ".replaced-"
+POSITION = "position.json"
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,21 @@ class Snapshot:
         if self.ema:
             save_file(dict(self.ema), partial / "state" / "ema.safetensors")
         save_file(dict(self.optimizer), partial / "state" / "optimizer.safetensors")
-        (partial / "position.json").write_text(json.dumps(self.position, indent=2))
+        files = {p.relative_to(partial).as_posix(): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+        (partial / POSITION).write_text(json.dumps({**self.position, "files": files}, indent=2))
         _sync(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        _sync(folder.parent, deep=False)
+        put_in_place(partial, folder)
+
+
+def put_in_place(partial: Path, folder: Path) -> None:
+    """Give a whole folder its name. One of that name stays until then, and `sweep` puts it back after a kill."""
+    replaced = folder.with_name(REPLACED + folder.name)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync(folder.parent, deep=False)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def folder_of(out: Path, step: int) -> Path:
@@ -67,41 +82,102 @@ def folder_of(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step-{step:08d}"
 
 
-def latest(out: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None."""
-    found = sorted((out / "checkpoints").glob("step-*"))
-    return next((path for path in reversed(found) if (path / "position.json").is_file()), None)
+def all_of(out: Path) -> list[Path]:
+    """Return the folders of a run's checkpoints, whole or not, oldest first."""
+    return sorted((out / "checkpoints").glob("step-*"))
+
+
+def latest(out: Path, passed: dict[Path, str] | None = None) -> Path | None:
+    """Return the newest whole checkpoint of a run, or None; `passed` takes newer ones with what is wrong with them."""
+    for path in reversed(all_of(out)):
+        wrong = fault(path)
+        if not wrong:
+            return path
+        if passed is not None:
+            passed[path] = wrong
+    return None
 
 
 def find(path: str | Path) -> Path:
     """Return the checkpoint that `path` is, or the newest one of the run that it is."""
     path = Path(path)
-    newest = path if (path / "position.json").is_file() else latest(path)
+    if (path / POSITION).is_file():
+        if wrong := fault(path):
+            raise UserError(f"{path}: this checkpoint is not whole ({wrong}); name another, or the run's folder")
+        return path
+    newest = latest(path)
     if newest is None:
         raise UserError(f"{path}: no checkpoint there; name a run's folder or one of its checkpoints/step-*")
     return newest
 
 
+def fault(folder: Path) -> str:
+    """Say why a checkpoint is not whole; nothing if it is. Files are known by their sizes, their bytes are not read."""
+    try:
+        position = read_position(folder)
+    except OSError:
+        return f"{POSITION} is missing"
+    except ValueError:
+        return f"{POSITION} is damaged"
+    for name, size in position.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} of {size:,} bytes"
+    return ""
+
+
 def read_position(folder: Path) -> dict[str, Any]:
-    """Return what position.json holds."""
-    position: dict[str, Any] = json.loads((folder / "position.json").read_text())
+    """Return what position.json holds. Raises ValueError where it holds something else."""
+    position = json.loads((folder / POSITION).read_text())
+    if not isinstance(position, dict) or not isinstance(position.get("step"), int):
+        raise ValueError(f"{folder / POSITION}: no step in it")
     return position
 
 
 def prune(out: Path, keep: int, pinned: int | None = None) -> None:
     """Delete all checkpoints but the `keep` newest (0: keep all) and the one after `pinned` steps."""
     kept = folder_of(out, pinned) if pinned is not None else None
-    for old in sorted((out / "checkpoints").glob("step-*"))[:-keep] if keep else []:
+    whole = [path for path in all_of(out) if (path / POSITION).is_file()]
+    for old in whole[:-keep] if keep else []:
         if old != kept:
             shutil.rmtree(old)
 
 
 def sweep(out: Path) -> list[Path]:
-    """Delete what a killed save left behind; return what it was."""
+    """Put back what a killed save was about to replace, delete what it had begun; return that."""
+    for path in sorted((out / "checkpoints").glob(REPLACED + "*")):
+        folder = path.with_name(path.name.removeprefix(REPLACED))
+        if folder.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(folder)
     left = sorted((out / "checkpoints").glob(PARTIAL + "*"))
     for path in left:
         shutil.rmtree(path)
     return left
+
+
+def set_aside(out: Path, after: int) -> Path | None:
+    """Move the checkpoints of later steps than `after` into a folder of their own; return it if there are any.
+
+    Whoever goes on from an earlier step begins another run there: later checkpoints are none of its past, and it would
+    else be continued from them, or lose its own among them. The log and best.json of then lie beside them.
+    """
+    later = [path for path in all_of(out) if path.name > folder_of(out, after).name]
+    if not later:
+        return None
+    aside = next(path for n in itertools.count(1) if not (path := out / "checkpoints" / f"aside-{n}").exists())
+    aside.mkdir()
+    if (out / "log.jsonl").is_file():
+        shutil.copy2(out / "log.jsonl", aside)
+    best = out / "best.json"
+    if best.is_file() and json.loads(best.read_text())["step"] > after:
+        best.rename(aside / best.name)
+    for path in later:  # oldest first: if this is cut short, the newest is still the newest
+        path.rename(aside / path.name)
+    return aside
 
 
 def _sync(folder: Path, deep: bool = True) -> None:

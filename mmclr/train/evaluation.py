@@ -13,8 +13,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mmclr import parallel
 from mmclr.config import ConfigError, check, nearest
+from mmclr.errors import UserError
 from mmclr.train.settings import EvaluationConfig
 from mmclr.train.shell import fill
 from mmclr.train.state import below
@@ -38,6 +41,15 @@ class Evaluations:
         for name in self.configs:
             self._open(name)
 
+    def check_best(self, best: str) -> None:
+        """Refuse a `save.best` of an evaluation that is not made."""
+        name = best.removeprefix("-").partition("/")[0]
+        if best and name not in self.configs:
+            raise ConfigError(
+                f"save.best: {best} is the metric of an evaluation (EVALUATION/METRIC), and evaluate has none "
+                f"{name!r}{nearest(name, self.configs)}"
+            )
+
     def due(self, step: int, last: bool) -> list[str]:
         """Return which evaluations to make now, decided together: clocks differ between ranks."""
         now = time.monotonic()
@@ -50,18 +62,31 @@ class Evaluations:
         return found
 
     def make(self, names: list[str], t: Trainer) -> dict[str, float | None]:
-        """Return {EVALUATION/METRIC: value}; each result goes to RUN/eval/EVALUATION.json. All ranks must take part."""
+        """Return {EVALUATION/METRIC: value}; each result goes to RUN/eval/EVALUATION.json. All ranks must take part.
+
+        What cannot be measured is said and left out: a set that has gone, or weights that are the guard's concern.
+        """
         embedders = importlib.import_module("eval.embedder")
         metrics: dict[str, float | None] = {}
         with contextlib.ExitStack() as stack:
             if t.average is not None:
                 stack.enter_context(t.strategy.holding(t.average.parts))
             weights = below(t.prefix, dict(t.strategy.weights((t.prefix,))))
+            broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+            if broken:
+                t.display.say(f"step {t.taken}: no evaluation, the weight {broken[0]} is not finite")
+                return {}
             model = fill(t.shell, weights).to(t.accelerator.device)
             what = f"{t.run.folder}, step {t.taken}" + (", averaged" if t.average is not None else "")
             embedder = embedders.Embedder(what, model, t.tokenizer, device=str(t.accelerator.device))
             for name in names:
-                result = self._suites[self.configs[name].suite].measure(self.options[name], embedder)
+                try:
+                    result = self._suites[self.configs[name].suite].measure(self.options[name], embedder)
+                except (UserError, OSError) as error:
+                    if parallel.world() > 1:  # the others may be in the middle of it
+                        raise
+                    t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {error}")
+                    continue
                 if t.accelerator.is_main_process:
                     result.save(t.run.folder / "eval" / f"{name}.json")
                 metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})

@@ -6,6 +6,8 @@ asking each other. Nothing has changed by then: objectives change their state on
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +21,7 @@ from mmclr import parallel
 from mmclr.config import config
 from mmclr.data.batch import Batch
 from mmclr.errors import UserError
+from mmclr.train.step import DENSE, PER_SAMPLE
 
 if TYPE_CHECKING:
     from mmclr.train.strategies import Plain  # a config must not wait for what it imports
@@ -42,20 +45,24 @@ class Guard:
     total: int = 0
     _recent: list[float] = field(default_factory=list)
 
-    def fault(self, number: int, strategy: Plain, parts: list[Batch], progress: float) -> str:
-        """Return what to say of a gradient that is not finite. Raises UserError after too many in a row.
+    def fault(self, number: int, strategy: Plain, parts: list[Batch], progress: float, wrong: Sequence[str]) -> str:
+        """Return what to say of a loss or gradient that is not finite. Raises UserError after too many in a row.
 
-        `parts` are the step's micro-batches; the generators must stand where they stood when it began.
+        `parts` are the step's micro-batches; the generators must stand where they stood when it began. `wrong` are the
+        terms of the loss that are not finite.
         """
         self.in_a_row += 1
         self.total += 1
         cause = find_cause(strategy, parts, progress)
+        if not parallel.agree(bool(cause)) and wrong:
+            cause = f"objectives.{wrong[0]}"
         paths = [self._keep(f"step-{number:08d}-rank-{parallel.rank()}-{i}", part) for i, part in enumerate(parts)]
         where = (
             "; ".join(f"rank {r}: {text}" for r, text in enumerate(parallel.say(cause)) if text) or "no rank can say"
         )
         message = (
-            f"step {number}: the gradient is not finite ({where}); no update, the batch is kept in {paths[0].parent}"
+            f"step {number}: the loss or its gradient is not finite ({where}); no update, the batch is kept in "
+            f"{paths[0].parent}"
         )
         if self.in_a_row >= self.config.stop_after:
             raise UserError(
@@ -66,6 +73,8 @@ class Guard:
 
     def spikes(self, loss: float) -> bool:
         """Take in a logged loss; say whether it is far above the recent ones."""
+        if not math.isfinite(loss):
+            return True  # and no later one would be above a mean with it
         recent, self._recent = self._recent, [*self._recent[-99:], loss]
         if len(recent) < 20:
             return False
@@ -73,13 +82,13 @@ class Guard:
         deviation = (sum((x - mean) ** 2 for x in recent) / len(recent)) ** 0.5
         return loss > mean + self.config.spike * max(deviation, 1e-6 * abs(mean))
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the counts."""
-        return {"in_a_row": self.in_a_row, "total": self.total}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts, and the losses that the next one is compared with."""
+        return {"in_a_row": self.in_a_row, "total": self.total, "recent": self._recent}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
-        self.in_a_row, self.total = state["in_a_row"], state["total"]
+        self.in_a_row, self.total, self._recent = state["in_a_row"], state["total"], state.get("recent", [])
 
     def _keep(self, name: str, batch: Batch) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,9 +135,10 @@ def _first_output(step: nn.Module, batch: Batch, progress: float) -> tuple[str, 
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in step.named_modules() if name]
     with torch.compiler.set_stance("force_eager"):  # compiled blocks pass hooks by
-        features = step(batch, progress, "embed")
+        features = step(batch, progress, "all")
     for hook in hooks:
         hook.remove()
-    whole = [x.flatten(1) for x in features.values() if x.is_floating_point() and x.dim() > 1]
+    by_row = [features[name] for name in sorted(features.keys() & (PER_SAMPLE | DENSE))]
+    whole = [x.flatten(1) for x in by_row if x.is_floating_point() and x.dim() > 1 and len(x) == len(batch.keys)]
     rows = torch.stack([~torch.isfinite(x).all(1) for x in whole]).any(0).nonzero().flatten().tolist() if whole else []
     return (found[0] if found else "the features" if rows else ""), rows

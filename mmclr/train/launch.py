@@ -24,6 +24,7 @@ def start_missing_processes(argv: list[str]) -> int | None:
     asked = _asked_for()
     if asked is None:
         return None
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
@@ -36,6 +37,8 @@ def start_missing_processes(argv: list[str]) -> int | None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         return _say(rank, failure.exitcode)
+    except SignalException as error:  # it was handed on to the processes, which have saved and said so
+        return 128 + error.sigval
     return 0
 
 

@@ -31,8 +31,11 @@ def hold(folder: Path, patience: float = 30.0) -> IO[str] | None:
     """Lock `folder`; wait up to `patience` seconds for a process that is just being killed to let go."""
     if fcntl is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = (folder / ".lock").open("w")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"out: {folder} cannot be written ({error.strerror}); set out to another folder") from None
     deadline = time.monotonic() + patience
     while True:
         try:

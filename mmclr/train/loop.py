@@ -69,8 +69,8 @@ class Loop:
         row = {**numbers(values), **self.clock.read(t.taken, self.steps)}
         if len(t.run.data.sources()) > 1:
             row["shares"] = {name: round(share, 6) for name, share in t.loader.shares().items()}
-        if t.guard.spikes(row["loss"]) and t.batch is not None:
-            row["spike"] = t.batch.keys
+        if parallel.agree(t.guard.spikes(row["loss"])) and t.batch is not None:
+            row["spike"] = [key for keys in parallel.say("\n".join(t.batch.keys)) for key in keys.split("\n")]
         self._log(row)
         self.display.show({"step": t.taken, **row})
 
@@ -89,10 +89,14 @@ class Loop:
             return False
         t = self.trainer
         metrics = t.evaluations.make(names, t)
+        if not metrics:
+            return False
         self._log({"eval": metrics})
         told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         self.display.say(f"step {t.taken}: {told}")
-        return parallel.agree(t.saver.improves(t.taken, metrics))
+        better = parallel.agree(t.saver.improves(t.taken, metrics))
+        self._say_notes()
+        return better
 
     def _log(self, row: dict[str, Any]) -> None:
         """Write a line of the log, and tell the trackers its numbers."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from mmclr.config import ConfigError, config
@@ -18,6 +18,7 @@ from mmclr.train.muon import Muon
 from mmclr.train.scalars import plain_name
 
 Share = Annotated[float, Ge(0), Le(1)]
+Below = Annotated[float, Ge(0), Lt(1)]
 KINDS = ("matrix", "decay", "rest")
 STILL = ("position_embedding", "positional_embedding", "pos_embed", "cls_token")  # do not decay, whatever their shape
 
@@ -38,7 +39,7 @@ class OptimConfig:
     matrix_lr: Annotated[float, Gt(0)] = 1.0  # muon: the rate of those matrices, as a multiple of lr
     momentum: Share = 0.95  # muon
     lr: Annotated[float, Gt(0)] = 5e-4  # peak
-    betas: tuple[Share, Share] = (0.9, 0.98)
+    betas: tuple[Below, Below] = (0.9, 0.98)
     eps: Annotated[float, Gt(0)] = 1e-6
     weight_decay: Annotated[float, Ge(0)] = 0.2  # not on norms, biases, embeddings of positions, scale
     clip_norm: Annotated[float, Gt(0)] | None = 1.0  # of the whole gradient; null: no clipping

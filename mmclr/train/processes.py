@@ -16,6 +16,8 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from mmclr import parallel
 from mmclr.errors import UserError
 
+LOST = ("gloo", "nccl", "pair closure", "connection closed by peer", "connection reset by peer")  # in what torch says
+
 
 @contextlib.contextmanager
 def joined(timeout: float, **settings: Any) -> Iterator[Accelerator]:
@@ -24,7 +26,8 @@ def joined(timeout: float, **settings: Any) -> Iterator[Accelerator]:
     try:
         yield accelerator
     except RuntimeError as error:
-        lost = parallel.world() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower())
+        what = str(error).lower()
+        lost = parallel.world() > 1 and (isinstance(error, dist.DistError) or any(word in what for word in LOST))
         if not lost:
             raise
         raise UserError(

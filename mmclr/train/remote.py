@@ -13,9 +13,9 @@ from pathlib import Path
 import fsspec
 
 from mmclr.errors import UserError
-from mmclr.train.checkpoint import PARTIAL, folder_of, read_position
+from mmclr.train.checkpoint import PARTIAL, fault, folder_of, put_in_place
+from mmclr.train.checkpoint import POSITION as LAST
 
-LAST = "position.json"
 ATTEMPTS, PAUSE = 4, 2.0  # seconds, doubled each time
 
 
@@ -57,8 +57,8 @@ class Remote:
                     raise
                 time.sleep(PAUSE * 2**attempt)
 
-    def pull(self, out: Path, step: int) -> Path:
-        """Copy a checkpoint into the run's folder `out`; return its folder there."""
+    def pull(self, out: Path, step: int) -> str:
+        """Copy a checkpoint into the run's folder `out`; or say why it is not whole, and leave `out` as it is."""
         folder = folder_of(out, step)
         partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,10 +67,30 @@ class Remote:
             target = partial / source[len(root) + 1 :]
             target.parent.mkdir(parents=True, exist_ok=True)
             self.files.get_file(source, str(target))
-        read_position(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        return folder
+        wrong = fault(partial)
+        if wrong:
+            shutil.rmtree(partial)
+        else:
+            put_in_place(partial, folder)
+        return wrong
+
+    def set_aside(self, after: int) -> str:
+        """Move the checkpoints of later steps than `after` into a folder of their own, as on the disk; return it."""
+        later = [step for step in self.steps() if step > after]
+        if not later:
+            return ""
+        numbers = (path.rstrip("/").rsplit("-", 1)[-1] for path in self.files.glob(f"{self.root}/checkpoints/aside-*"))
+        aside = f"aside-{max((int(number) for number in numbers if number.isdigit()), default=0) + 1}"
+        for step in later:
+            name = folder_of(Path(), step).name
+            here, there = (f"{self.root}/checkpoints/{place}" for place in (name, f"{aside}/{name}"))
+            for source in sorted(self.files.find(here), key=lambda path: not path.endswith(f"/{LAST}")):
+                target = there + source[len(here) :]
+                self.files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+                self.files.mv(source, target)
+            if self.files.exists(here):  # storage that has folders keeps them when they are empty
+                self.files.rm(here, recursive=True)
+        return f"{self.url}/checkpoints/{aside}"
 
     def _delete(self, step: int) -> None:
         folder = f"{self.root}/checkpoints/{folder_of(Path(), step).name}"

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
@@ -28,7 +28,7 @@ class RunConfig:
 
     name: str = "run"
     out: str = ""  # the run's folder; empty: runs/NAME
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     data: DataConfig
     tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
     model: ModelConfig
@@ -58,6 +58,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
+        if "://" in self.out:
+            raise ValueError(f"out: {self.out} is no folder of this machine; set save.remote to it, and out to one")
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
         if not all(0 <= momentum <= 1 for momentum in (self.ema.first, self.ema.last)):

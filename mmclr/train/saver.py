@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from mmclr import parallel
+from mmclr.config import nearest
 from mmclr.errors import UserError
 from mmclr.train import checkpoint
 from mmclr.train.checkpoint import Snapshot
@@ -27,6 +29,7 @@ class Saver:
         self.remote = Remote(config.remote) if config.remote else None
         self.best: dict[str, Any] = {}  # step, value of config.best
         self.notes: list[str] = []  # to be said when there is a display
+        self._missing = False  # the metric of config.best was looked for in vain, and that was said
         self._saved = time.monotonic()
         self._writing: threading.Thread | None = None
         self._failed: Exception | None = None
@@ -42,7 +45,9 @@ class Saver:
         if resume == "auto" and self.remote is not None and self.accelerator.is_local_main_process:
             self._pull(self.remote)
         self.accelerator.wait_for_everyone()
-        found = checkpoint.latest(self.out) if resume == "auto" else checkpoint.find(resume)
+        passed: dict[Path, str] = {}
+        found = checkpoint.latest(self.out, passed) if resume == "auto" else checkpoint.find(resume)
+        self.notes += [f"{path}: this checkpoint is not whole ({wrong}); passed over" for path, wrong in passed.items()]
         seen = parallel.say(found.name if found else "none")
         if len(set(seen)) > 1:
             raise UserError(
@@ -50,6 +55,16 @@ class Saver:
                 "out on storage that all machines share, or set save.remote"
             )
         return found
+
+    def begin(self, step: int) -> None:
+        """Take note that the run goes on from `step`: what is saved there of later ones is of an earlier attempt."""
+        if self.accelerator.is_main_process and self.remote is not None:
+            with self._talking(self.remote):
+                self._note_aside(self.remote.set_aside(step), step)
+        for first in (True, False):  # the main process first: other machines may share its disk
+            if self.accelerator.is_local_main_process and self.accelerator.is_main_process == first:
+                self._note_aside(checkpoint.set_aside(self.out, step), step)
+            self.accelerator.wait_for_everyone()
 
     def due(self, step: int) -> bool:
         """Whether to save now, decided together: clocks differ between ranks."""
@@ -62,12 +77,21 @@ class Saver:
         """Take in what evaluations measured; say whether it is the best so far by `config.best`."""
         value = metrics.get(self.config.best.removeprefix("-"))
         if value is None:
+            self._note_missing(metrics)
             return False
-        sign = -1 if self.config.best.startswith("-") else 1
-        if self.best and sign * value <= sign * self.best["value"]:
+        sign, metric = -1 if self.config.best.startswith("-") else 1, self.config.best.removeprefix("-")
+        if self.best.get("metric") == metric and sign * value <= sign * self.best["value"]:
             return False
-        self.best = {"metric": self.config.best.removeprefix("-"), "step": step, "value": value}
+        self.best = {"metric": metric, "step": step, "value": value}
         return True
+
+    def _note_missing(self, metrics: Mapping[str, float | None]) -> None:
+        """Say once that an evaluation has no such metric as config.best names."""
+        best = self.config.best.removeprefix("-")
+        made = [name for name in metrics if name.partition("/")[0] == best.partition("/")[0]]
+        if made and best not in metrics and not self._missing:
+            self._missing = True
+            self.notes.append(f"save.best: no checkpoint is kept as the best, there is no {best}{nearest(best, made)}")
 
     def save(self, step: int, take: Callable[[], Snapshot | None]) -> Path:
         """Take a snapshot and write it in the background, after the one before it is written."""
@@ -94,7 +118,9 @@ class Saver:
             snapshot.write(folder)
             checkpoint.prune(self.out, keep, pinned)
             if pinned is not None:
-                (self.out / "best.json").write_text(json.dumps(snapshot.position["best"]))
+                beside = self.out / ".best.json"
+                beside.write_text(json.dumps(snapshot.position["best"]))
+                beside.replace(self.out / "best.json")
         except Exception as error:
             self._failed = error
             return
@@ -112,7 +138,26 @@ class Saver:
             self.notes.append(f"{folder.name} could not be copied to {remote.url}: {error}")
 
     def _pull(self, remote: Remote) -> None:
-        here, there = checkpoint.latest(self.out), remote.steps()
-        if there and (here is None or here < checkpoint.folder_of(self.out, there[-1])):
-            remote.pull(self.out, there[-1])
-            self.notes.append(f"step {there[-1]}: copied from {remote.url}")
+        """Copy the newest whole checkpoint from remote storage, unless there is none that is newer than those here."""
+        here = checkpoint.latest(self.out)
+        with self._talking(remote):
+            for step in reversed(remote.steps()):
+                if here is not None and here >= checkpoint.folder_of(self.out, step):
+                    return
+                wrong = remote.pull(self.out, step)
+                if not wrong:
+                    self.notes.append(f"step {step}: copied from {remote.url}")
+                    return
+                self.notes.append(f"step {step} in {remote.url}: this checkpoint is not whole ({wrong}); passed over")
+
+    def _note_aside(self, aside: Path | str | None, step: int) -> None:
+        if aside:
+            self.notes.append(f"what an earlier attempt saved after step {step} is in {aside} now")
+
+    @contextlib.contextmanager
+    def _talking(self, remote: Remote) -> Iterator[None]:
+        """Say in one sentence that the storage does not answer: what lies there decides where the run begins."""
+        try:
+            yield
+        except Exception as error:  # every storage has errors of its own
+            raise UserError(f"save.remote: {remote.url}: {error}") from error

@@ -64,6 +64,12 @@ def give_weights(t: Trainer, source: Path) -> None:
 def give_rest(t: Trainer, source: Path) -> None:
     """Fill everything else."""
     position: dict[str, Any] = read_position(source)
+    before = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))["optim"]["kind"]
+    if before != t.run.optim.kind:
+        raise UserError(
+            f"{source}: it was saved with optim.kind={before}, whose state {t.run.optim.kind} cannot read; set it "
+            f"back, or begin another run from these weights with init.source={source}"
+        )
     t.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
     if t.average is not None:
         if not (source / "average").is_dir():

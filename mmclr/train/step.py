@@ -57,6 +57,7 @@ class Step(nn.Module):
         dense features are `dense`, the others compare samples.
 
         "look":  features for diagnostics, asked for or not.
+        "all":   the features that objectives ask for.
         "embed": the per-sample features that the others ask for, of the rows of `batch`.
         "score": (loss, terms) of the others; `given` are those features, and the batch's own, of all rows.
         "pull":  (pulled, loss, terms) of the rows of `batch`. loss and terms are what these rows add to those of
@@ -66,6 +67,8 @@ class Step(nn.Module):
         if stage == "look":
             found = self.features(batch, progress, LOOKED)
             return {name: found[name] for name in LOOKED}
+        if stage == "all":
+            return self.features(batch, progress, self.wanted - FROM_BATCH)
         if stage == "whole":
             return self.score(self.features(batch, progress, self.wanted), progress, self.objectives)
         others = self.objectives.keys() - self.dense

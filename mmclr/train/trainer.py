@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Trainer:
     def __init__(self, run: RunConfig, accelerator: Accelerator) -> None:
         self.run, self.accelerator = run, accelerator
         self.evaluations = Evaluations(run.evaluate)
+        self.evaluations.check_best(run.save.best)
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
         self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())
         self.steps = run.total_steps(self.loader.samples)
@@ -100,6 +102,7 @@ class Trainer:
 
     def fit(self, quiet: bool = False) -> Path:
         """Take the remaining steps; return the last checkpoint."""
+        self.saver.begin(self.taken)
         return Loop(self, quiet).run()
 
     def take_step(self, batch: Batch) -> dict[str, Any]:
@@ -114,7 +117,7 @@ class Trainer:
         self.seed()
         loss, terms = self._backward(batch, progress, size)
         norm = self.strategy.norm()
-        if self._sound(norm, batch, progress):
+        if self._sound(norm, loss, terms, batch, progress):
             self._update(norm, progress)
         else:
             self.strategy.skip()
@@ -129,10 +132,10 @@ class Trainer:
         self.strategy.backward(loss)
         return loss, terms
 
-    def _sound(self, norm: Tensor, batch: Batch, progress: float) -> bool:
+    def _sound(self, norm: Tensor, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch, progress: float) -> bool:
         """Say whether the gradient can be used; say on the display why not."""
         scale = self.strategy.scale
-        if bool(torch.isfinite(norm)):
+        if not parallel.agree(not bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))):
             self.guard.in_a_row = 0
             if scale is not None:
                 scale.hold()
@@ -140,7 +143,8 @@ class Trainer:
         if scale is None or not scale.lower():
             self.seed()
             parts = batch.split(self.run.micro_batch or len(batch.weights))
-            self.display.say(self.guard.fault(self.taken + 1, self.strategy, parts, progress))
+            wrong = [name for name, value in terms.items() if not torch.isfinite(torch.as_tensor(value)).all()]
+            self.display.say(self.guard.fault(self.taken + 1, self.strategy, parts, progress, wrong))
         return False
 
     def _update(self, norm: Tensor, progress: float) -> None:

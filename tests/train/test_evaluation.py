@@ -1,8 +1,11 @@
 """Evaluation during training against the command that evaluates a checkpoint; the best by a named metric."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 
 from eval import loss, retrieval
 from eval.embedder import Embedder
@@ -10,7 +13,7 @@ from eval.sources import open_set
 from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.train.run import RunConfig
-from mmclr.train.trainer import train
+from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
 
 
@@ -80,3 +83,36 @@ def test_minutes(settings, shards, monkeypatch):
     assert made.due(4, True) == ["a", "b"]
     made._done["a"] -= 121
     assert made.due(5, False) == ["a"]
+
+
+@pytest.mark.parametrize("suite", ["loss", "retrieval"])
+def test_weights_that_are_not_finite_are_the_guards_concern(suite, settings, shards, monkeypatch, capfd):
+    """An evaluation that is due then is left out, and the run stops when the guard says so."""
+    take_step = Trainer.take_step
+
+    def broken(self, batch):
+        if self.taken == 4:
+            self.model.text_projection.weight.data[0, 0] = float("nan")
+        return take_step(self, batch)
+
+    monkeypatch.setattr(Trainer, "take_step", broken)
+    sets = f"evaluate={{set: {{suite: {suite}, data: '{shards}', every_steps: 2}}}}"
+    with pytest.raises(UserError, match="step 8: .*the weight .*text_projection.weight.*\n4 such steps in a row"):
+        train(load(RunConfig, "debug.yaml", [*settings, sets, "guard.stop_after=4", "average.decay=0"]))
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "step 6: no evaluation, the weight text_projection.weight is not finite" in said
+
+
+def test_a_set_that_has_gone_ends_no_run(settings, shards, tmp_path, capfd):
+    for shard in Path(shards).parent.glob("00000.tar*"):
+        shutil.copy(shard, tmp_path)
+    held = tmp_path / "00000.tar"
+    sets = f"evaluate={{held: {{data: '{held}', every_steps: 4}}, set: {{suite: loss, data: '{shards}'}}}}"
+    made = load(RunConfig, "debug.yaml", [*settings, sets])
+    trainer = Trainer(made, Accelerator())
+    held.unlink()
+    folder = trainer.fit()
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert folder.name == "step-00000012"
+    assert "step 4: the evaluation held failed, the run goes on: " in said
+    assert [set(row) for row in [dict(row[0]) for row in log(tmp_path / "run", "eval")]] == [{"set/loss"}]

@@ -89,6 +89,57 @@ def test_spikes_are_told_from_noise(tmp_path):
     assert not guard.spikes(3.0)
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_does_not_hide_later_spikes(loss, tmp_path):
+    guard = Guard(GuardConfig(), tmp_path)
+    torch.manual_seed(0)
+    noise = (3 + 0.1 * torch.randn(60)).tolist()
+    assert not any(guard.spikes(x) for x in noise[:30])
+    assert guard.spikes(loss)
+    assert guard.spikes(1000.0)
+    again = Guard(GuardConfig(), tmp_path)
+    again.load_state_dict(json.loads(json.dumps(guard.state_dict())))
+    assert again.spikes(1e6), "the losses before are in the checkpoint"
+    assert not again.spikes(3.0)
+
+
+def test_a_loss_that_is_not_finite_is_no_update_though_its_gradient_is(trainer):
+    clip = trainer.step.objectives["clip"]
+    plain = clip.forward
+    clip.forward = lambda **features: plain(**features) + torch.inf
+    assert not one_step(trainer)[1]
+    assert "step 1: the loss or its gradient is not finite (rank 0: objectives.clip)" in trainer.said[0]
+    clip.forward = plain
+    assert one_step(trainer)[1]
+
+
+@pytest.mark.parametrize("micro", [0, 5])
+def test_a_sample_is_named_where_captions_are_all_that_is_learnt(settings, micro, monkeypatch):
+    from accelerate import Accelerator
+
+    settings = [
+        *settings,
+        "model.captioner={layers: 1}",
+        "objectives={clip: null, caption: {}}",
+        f"micro_batch={micro}",
+    ]
+    made = Trainer(load(RunConfig, "debug.yaml", settings), Accelerator())
+    made.said = []
+    made.display.say = made.said.append
+    plain = TwoTower.normalise
+    batch = next(iter(made.loader))
+
+    def broken(self, pixels):
+        out = plain(self, pixels)
+        out[(pixels == batch.pixels[3]).flatten(1).all(1)] = torch.nan
+        return out
+
+    monkeypatch.setattr(TwoTower, "normalise", broken)
+    made.take_step(batch)
+    assert f"for {batch.keys[3]})" in made.said[0]
+    assert "vision_model.embeddings" in made.said[0]
+
+
 def test_what_was_left_out_is_said_at_the_end(settings, monkeypatch, tmp_path, capfd):
     plain, count = TwoTower.normalise, iter(range(100))
     monkeypatch.setattr(TwoTower, "normalise", lambda self, x: plain(self, x) * (torch.nan if next(count) == 4 else 1))

@@ -1,8 +1,11 @@
 """Whole runs: several processes equal one, a killed run ends as an unbroken one, faults are said in a sentence."""
 
+import argparse
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from mmclr.config import load
 from mmclr.errors import UserError
+from mmclr.train import checkpoint
 from mmclr.train.run import RunConfig, main
 from tests.train.runs import finish, log, start
 
@@ -111,14 +115,96 @@ def test_all_ranks_stop_together_when_one_is_asked_to(settings, tmp_path):
     assert f"after step {int(folder.name[5:])} of 100000" in said
 
 
-def test_an_unfinished_checkpoint_is_passed_over(settings, tmp_path):
-    folder = run_here([*settings, "steps=4", "save.every_steps=2"])
-    partial = folder.parent / ".partial-step-00000099"
-    partial.mkdir()
-    (folder.parent / "step-00000050").mkdir()  # no position.json: not whole
-    again = run_here([*settings, "steps=5"])
-    assert again.name == "step-00000005"
-    assert not partial.exists()
+def steps_of(run):
+    return [int(path.name[5:]) for path in sorted((run / "checkpoints").glob("step-*"))]
+
+
+def again(settings, capfd):
+    """Train, and return what was said."""
+    from mmclr.train.trainer import train
+
+    train(load(RunConfig, "debug.yaml", settings))
+    return capfd.readouterr().err.replace("\n", " ")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "position.json").unlink(), "position.json is missing"),
+        (lambda folder: (folder / "position.json").write_text(""), "position.json is damaged"),
+        (lambda folder: cut(folder / "position.json"), "position.json is damaged"),
+        (lambda folder: (folder / "position.json").write_text("[]"), "position.json is damaged"),
+        (lambda folder: (folder / "state" / "optimizer.safetensors").unlink(), "optimizer.safetensors is missing"),
+        (lambda folder: cut(folder / "model" / "model.safetensors"), "model/model.safetensors has .* bytes"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(damage, said, settings, tmp_path, capfd):
+    """The run goes on from the one before it, as if that were the newest, and keeps as many as it should."""
+    settings = [*settings, "save.every_steps=2", "save.keep=2"]
+    newest = run_here([*settings, "steps=6"])
+    damage(newest)
+    (newest.parent / ".partial-step-00000099").mkdir()
+    heard = again([*settings, "steps=7"], capfd)
+    assert re.search(rf"step-00000006: this checkpoint is not whole \(.*{said}\); passed over", heard)
+    assert "resuming after step 4 of 7" in heard
+    assert ".partial-step-00000099: a checkpoint that was not finished; deleted" in heard
+    assert steps_of(tmp_path / "run") == [6, 7]
+    assert (newest.parent / "aside-1" / "step-00000006").is_dir()
+    if "position" not in said:
+        with pytest.raises(UserError, match=rf"step-00000006: this checkpoint is not whole \(.*{said}"):
+            run_here([*settings, f"resume={newest.parent / 'aside-1' / 'step-00000006'}"])
+
+
+def test_what_a_new_attempt_saves_stays(settings, tmp_path, capfd):
+    """Begun anew or gone back, a run is not lost among the later checkpoints of the attempt before it."""
+    run, settings = tmp_path / "run", [*settings, "save.every_steps=2", "save.keep=2"]
+    run_here([*settings, "steps=8"])
+    old = (run / "checkpoints" / "step-00000008" / "model" / "model.safetensors").read_bytes()
+    heard = again([*settings, "steps=4", "resume=never", "seed=7"], capfd)
+    assert f"after step 0 is in {run}/checkpoints/aside-1 now" in heard
+    assert steps_of(run) == [2, 4]
+    aside = run / "checkpoints" / "aside-1"
+    assert (aside / "step-00000008" / "model" / "model.safetensors").read_bytes() == old
+    assert len((aside / "log.jsonl").read_text().splitlines()) == 8
+    assert "seed: 7" in (run / "checkpoints" / "step-00000004" / "config.yaml").read_text()
+    heard = again([*settings, "steps=3", "seed=7", f"resume={run}/checkpoints/step-00000002"], capfd)
+    assert "after step 2 is in" in heard
+    assert steps_of(run) == [2, 3]
+    assert "aside" not in again([*settings, "steps=4", "seed=7"], capfd), (
+        "going on from the newest leaves nothing behind"
+    )
+    back = run_here([*settings, f"resume={aside}/step-00000008", "steps=9"])
+    assert back.name == "step-00000009"
+
+
+def test_a_kill_while_a_step_is_saved_again_loses_nothing(settings, tmp_path, monkeypatch):
+    """There is always one whole folder of that step: the old one, until the new one has its name."""
+    folder = run_here([*settings, "steps=4"])
+    rename = Path.rename
+
+    def killed(self, target):
+        if self.name.startswith(".partial-"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    snapshot = json.loads((folder / "position.json").read_text())
+    monkeypatch.setattr(Path, "rename", killed)
+    partial = folder.with_name(".partial-" + folder.name)
+    shutil.copytree(folder, partial)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.put_in_place(partial, folder)
+    monkeypatch.undo()
+    assert not folder.exists()
+    assert checkpoint.sweep(tmp_path / "run") == [partial]
+    assert checkpoint.latest(tmp_path / "run") == folder
+    assert checkpoint.read_position(folder) == snapshot
+    shutil.copytree(folder, folder.with_name(".replaced-" + folder.name))  # killed after the new one had its name
+    checkpoint.sweep(tmp_path / "run")
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_old_checkpoints_go(settings, tmp_path):
@@ -178,3 +264,55 @@ def test_resuming_on_other_data_is_refused(settings, unbroken, tmp_path):
     first = Path(settings[0].removeprefix("data.train=")).parent / "00000.tar"
     with pytest.raises(UserError, match="cannot go on where it stopped"):
         run_here([*settings, f"resume={unbroken}", f"data.train={first}", "steps=20"])
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(settings):
+    run_here([*settings, "steps=2", "optim.kind=muon"])
+    with pytest.raises(UserError, match="saved with optim.kind=muon, whose state adamw cannot read.*init.source="):
+        run_here([*settings, "steps=4"])
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="out: .*file cannot be written"):
+        run_here([*settings, f"out={tmp_path / 'file'}"])
+    with pytest.raises(UserError, match=r"out: s3://bucket/run is no folder of this machine; set save.remote"):
+        run_here([*settings, "out=s3://bucket/run"])
+
+
+@pytest.mark.parametrize(
+    "words", ["Application timeout caused pair closure", "[gloo/x.cc:1] Connection closed by peer"]
+)
+def test_a_process_that_is_not_heard_of_is_a_sentence(words, monkeypatch):
+    from mmclr import parallel
+    from mmclr.train import processes
+
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    with pytest.raises(UserError, match="another process .* was not heard of for 3 minutes"), processes.joined(3.0):
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match="a fault of our own"), processes.joined(3.0):
+        raise RuntimeError("a fault of our own")
+
+
+def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
+    import torch.distributed.run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    from mmclr.train import launch
+
+    def stopped(words):
+        raise SignalException("Process 1 got signal: 15", signal.SIGTERM)
+
+    monkeypatch.setattr(torch.distributed.run, "main", stopped)
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)
+    asked = argparse.Namespace(num_machines=1, machine_rank=0, num_processes=2)
+    monkeypatch.setattr(launch, "_asked_for", lambda: asked)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29999")
+    assert launch.start_missing_processes(["debug.yaml"]) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("wrong", ["optim.betas=[0.9, 1]", "seed=99999999999999999999", "seed=-1"])
+def test_numbers_that_torch_would_refuse_are_refused_with_their_name(wrong, settings):
+    with pytest.raises(UserError, match=wrong.split("=")[0]):
+        load(RunConfig, "debug.yaml", [*settings, wrong])

@@ -17,6 +17,8 @@ from mmclr.train import state
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
 from mmclr.train.run import RunConfig
+from mmclr.train.saver import Saver
+from mmclr.train.settings import SaveConfig
 from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
 
@@ -56,6 +58,46 @@ def test_remote_storage_has_what_the_disk_had(settings, tmp_path):
         assert value.equal(weights[name])
 
 
+def test_remote_storage_keeps_attempts_apart_and_passes_over_what_is_damaged(settings, tmp_path, capfd):
+    bucket = tmp_path / "bucket" / "checkpoints"
+    settings = [*settings, "save.every_steps=2", f"save.remote=file://{tmp_path / 'bucket'}"]
+    train(load(RunConfig, "debug.yaml", [*settings, "steps=8"]), quiet=True)
+    train(load(RunConfig, "debug.yaml", [*settings, "steps=4", "resume=never", "seed=3"]), quiet=True)
+    assert Remote(f"file://{tmp_path / 'bucket'}").steps() == [2, 4]
+    assert [path.name for path in sorted((bucket / "aside-1").iterdir())] == ["step-00000006", "step-00000008"]
+    assert not (bucket / "step-00000008").exists()
+    assert (bucket / "aside-1" / "step-00000008" / "state" / "optimizer.safetensors").is_file()
+    (bucket / "step-00000004" / "model" / "model.safetensors").write_bytes(b"cut")
+    capfd.readouterr()
+    train(load(RunConfig, "debug.yaml", [*settings, "steps=3", "seed=3", f"out={tmp_path / 'other'}"]))
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "step 4 in file://" in said
+    assert "model/model.safetensors has 3 of" in said
+    assert "resuming after step 2 of 3" in said
+
+
+def test_the_best_of_another_metric_is_not_compared(settings, tmp_path):
+    from accelerate import Accelerator
+
+    saver = Saver(SaveConfig(best="-set/loss"), tmp_path, Accelerator())
+    assert saver.improves(2, {"set/loss": 5.0})
+    saver.config = SaveConfig(best="set/recall")
+    assert saver.improves(4, {"set/recall": 0.5})
+    assert not saver.improves(6, {"set/recall": 0.4})
+    assert saver.best == {"metric": "set/recall", "step": 4, "value": 0.5}
+
+
+def test_a_best_that_nothing_measures_is_said(settings, shards, tmp_path, capfd):
+    for best in ("flickr/loss", "-set", "st/loss"):
+        with pytest.raises(UserError, match=f"save.best: {best} is the metric of an evaluation.*evaluate has none"):
+            train(load(RunConfig, "debug.yaml", [*settings, f"save.best={best}"]))
+    sets = f"evaluate={{set: {{suite: loss, data: '{shards}', every_steps: 4}}}}"
+    train(load(RunConfig, "debug.yaml", [*settings, sets, "save.best=-set/los"]))
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert said.count("there is no set/los; did you mean set/loss?") == 1
+    assert not (tmp_path / "run" / "best.json").exists()
+
+
 def test_remote_storage_that_fails_ends_nothing(settings, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr("mmclr.train.remote.PAUSE", 0.001)
     monkeypatch.setattr(Remote, "put", lambda self, path, name: (_ for _ in ()).throw(OSError("no route to host")))
@@ -80,10 +122,11 @@ def test_a_disk_that_fails_ends_the_run_with_a_sentence(settings, monkeypatch):
         train(load(RunConfig, "debug.yaml", [*settings, "save.every_steps=2"]), quiet=True)
 
 
-def test_the_best_stays(settings, tmp_path):
+def test_the_best_stays(settings, shards, tmp_path):
     from accelerate import Accelerator
 
-    trainer = Trainer(load(RunConfig, "debug.yaml", [*settings, "save.best=-set/loss", "save.keep=1"]), Accelerator())
+    best = [f"evaluate={{set: {{suite: loss, data: '{shards}'}}}}", "save.best=-set/loss", "save.keep=1"]
+    trainer = Trainer(load(RunConfig, "debug.yaml", [*settings, *best]), Accelerator())
     saver = trainer.saver
     for step, value in [(2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)]:
         trainer.taken = step

@@ -4,13 +4,15 @@ import importlib.util
 import json
 
 import pytest
+from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
+from mmclr import parallel
 from mmclr.config import ConfigError, load
 from mmclr.train import trackers
 from mmclr.train.clock import Clock
 from mmclr.train.run import RunConfig
-from mmclr.train.trainer import train
+from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
 
 
@@ -97,3 +99,15 @@ def test_the_clock_leaves_out_what_is_not_training(monkeypatch):
     row = clock.read(step=4, steps=10)
     assert row.pop("memory_gib") > 0
     assert row == {"samples_per_s": 5.0, "data_wait": 0.25, "left_s": 12.0}
+
+
+def test_a_spike_is_logged_with_the_samples_of_all_processes(settings, tmp_path, monkeypatch):
+    run = load(RunConfig, "debug.yaml", [*settings, "steps=2", "log_every=1", "diagnose_every=0"])
+    trainer = Trainer(run, Accelerator())
+    monkeypatch.setattr(trainer.guard, "spikes", lambda loss: trainer.taken == 2)
+    say = parallel.say
+    monkeypatch.setattr(parallel, "say", lambda text: [*say(text), "of-the-other"] if "\n" in text else say(text))
+    trainer.fit(quiet=True)
+    first, second = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert "spike" not in first
+    assert second["spike"] == [*trainer.batch.keys, "of-the-other"]

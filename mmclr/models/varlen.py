@@ -14,19 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-varlen_attn: Callable[..., Any] | None
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
-
 LENGTHS = (1, 2, 7, 33)  # of the sequences that the kernel is tried on
+
+
+@lru_cache
+def kernel() -> Callable[..., Any] | None:
+    """Return torch's function, None before torch 2.10. Importing it imports the compiler: a CPU need not wait for that."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
 
 
 def usable(q: Tensor, heads: int) -> bool:
     """Say whether queries [N, width] of so many heads can go through the kernel, and whether it is right there."""
     width = q.shape[-1] // heads
-    if not q.is_cuda or varlen_attn is None or q.dtype not in (torch.float16, torch.bfloat16):
+    if not q.is_cuda or q.dtype not in (torch.float16, torch.bfloat16) or kernel() is None:
         return False
     # rows of other widths are not aligned to 16 bytes, and the kernel would read beside them without a word
     if width % 8 or width > 256 or torch.cuda.get_device_capability(q.device) < (8, 0):
@@ -36,6 +40,7 @@ def usable(q: Tensor, heads: int) -> bool:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor, longest: int) -> Tensor:
     """Causal within each sequence, [N, heads, d] each -> [N, heads, d]; sequences begin at offsets, int32 [n + 1]."""
+    varlen_attn = kernel()
     assert varlen_attn is not None
     return varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=(-1, 0))
 

@@ -19,7 +19,7 @@ LENGTHS = (1, 2, 7, 33)  # of the sequences that the kernel is tried on
 
 @lru_cache
 def kernel() -> Callable[..., Any] | None:
-    """Return torch's function, None before torch 2.10. Importing it imports the compiler: a CPU need not wait for that."""
+    """Return torch's function, None before torch 2.10. Its import takes the compiler along, so a CPU has none."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:

@@ -69,6 +69,7 @@ class Evaluations:
         embedders = importlib.import_module("eval.embedder")
         metrics: dict[str, float | None] = {}
         with contextlib.ExitStack() as stack:
+            stack.callback(lambda: self._done.update(dict.fromkeys(names, time.monotonic())))
             if t.average is not None:
                 stack.enter_context(t.strategy.holding(t.average.parts))
             weights = below(t.prefix, dict(t.strategy.weights((t.prefix,))))
@@ -90,7 +91,6 @@ class Evaluations:
                 if t.accelerator.is_main_process:
                     result.save(t.run.folder / "eval" / f"{name}.json")
                 metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
-                self._done[name] = time.monotonic()
         return metrics
 
     def _open(self, name: str) -> None:

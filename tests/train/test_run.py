@@ -309,7 +309,7 @@ def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
     monkeypatch.setattr(launch, "_asked_for", lambda: asked)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29999")
-    assert launch.start_missing_processes(["debug.yaml"]) == 128 + signal.SIGTERM
+    assert launch.start_missing_processes(["debug.yaml"]) == 0, "as a run in one process ends"
 
 
 @pytest.mark.parametrize("wrong", ["optim.betas=[0.9, 1]", "seed=99999999999999999999", "seed=-1"])

@@ -8,12 +8,15 @@ take) is exactly dL/dp. In one process every function here is the identity or a 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_patience: list[timedelta] = []  # the last one counts; none: torch's own
 
 # torch 2.13 renamed the two; the old names warn.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -97,10 +100,17 @@ def say(text: str) -> list[str]:
     return said
 
 
+def wait_at_most(time: timedelta) -> None:
+    """Set how long host messages wait for the other ranks. To be called before the first of them."""
+    _patience.append(time)
+
+
 @cache
 def _control() -> Any:
     """Return a group for host messages: where the default one is NCCL, asking it would wait for the device."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+    if dist.get_backend() == "gloo":
+        return None
+    return dist.new_group(backend="gloo", timeout=_patience[-1] if _patience else None)
 
 
 def _group(x: Tensor) -> Any:

@@ -132,9 +132,11 @@ def freeze_unread(model: TwoTower) -> None:
 
 
 def _freeze_unread(tower: nn.Module, *inputs: Tensor) -> None:
+    weights = [p for p in tower.parameters() if p.requires_grad]
+    if not weights:
+        return
     training = tower.training
     feature = tower.eval()(*inputs)
-    weights = [p for p in tower.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(feature.sum(), weights, allow_unused=True)
     for weight, gradient in zip(weights, gradients):
         weight.requires_grad_(gradient is not None)

@@ -19,7 +19,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def fault(folder: Path) -> str:
     """Say why a checkpoint is not whole; nothing if it is. Files are known by their sizes, their bytes are not read."""
     try:
         position = read_position(folder)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return f"{POSITION} is missing"
     except ValueError:
         return f"{POSITION} is damaged"
@@ -159,25 +159,39 @@ def sweep(out: Path) -> list[Path]:
     return left
 
 
-def set_aside(out: Path, after: int) -> Path | None:
+def set_aside(out: Path, after: int, read: Iterable[str] = ()) -> Path | None:
     """Move the checkpoints of later steps than `after` into a folder of their own; return it if there are any.
 
     Whoever goes on from an earlier step begins another run there: later checkpoints are none of its past, and it would
-    else be continued from them, or lose its own among them. The log and best.json of then lie beside them.
+    else be continued from them, or lose its own among them. The log and best.json of then lie beside them. Raises
+    UserError where one of them is among the paths that the run will `read` again when it is started again.
     """
     later = [path for path in all_of(out) if path.name > folder_of(out, after).name]
     if not later:
         return None
+    for path in filter(None, read):
+        if any(folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents) for folder in later):
+            raise UserError(
+                f"{path}: the run begins before this checkpoint of its own folder, which would be moved aside from "
+                "under it; set out to another folder"
+            )
     aside = next(path for n in itertools.count(1) if not (path := out / "checkpoints" / f"aside-{n}").exists())
     aside.mkdir()
     if (out / "log.jsonl").is_file():
         shutil.copy2(out / "log.jsonl", aside)
     best = out / "best.json"
-    if best.is_file() and json.loads(best.read_text())["step"] > after:
+    if best.is_file() and _step_of(best) > after:
         best.rename(aside / best.name)
     for path in later:  # oldest first: if this is cut short, the newest is still the newest
         path.rename(aside / path.name)
     return aside
+
+
+def _step_of(best: Path) -> float:
+    try:
+        return float(json.loads(best.read_text())["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a file that was cut off
 
 
 def _sync(folder: Path, deep: bool = True) -> None:

@@ -15,6 +15,7 @@ from torch.utils import flop_counter
 
 from mmclr import parallel
 from mmclr.data.batch import Batch
+from mmclr.models import varlen
 from mmclr.train import clock, forecast, processes, trackers
 from mmclr.train.forecast import GIB
 from mmclr.train.run import RunConfig
@@ -76,6 +77,8 @@ def scrambled(batch: Batch, t: Trainer) -> Batch:
 def count(t: Trainer, batch: Batch) -> int:
     """Take a step, uncompiled; return the FLOP of its matrix products and attention on this rank."""
     eager = torch.compiler.set_stance("force_eager") if t.run.compile else contextlib.nullcontext()
+    if torch.cuda.is_available():
+        varlen.kernel()  # its import tells the counter what it costs
     with eager, flop_counter.FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         t.take_step(batch)
     return int(counter.get_total_flops())

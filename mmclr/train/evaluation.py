@@ -74,8 +74,9 @@ class Evaluations:
                 stack.enter_context(t.strategy.holding(t.average.parts))
             weights = below(t.prefix, dict(t.strategy.weights((t.prefix,))))
             broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-            if broken:
-                t.display.say(f"step {t.taken}: no evaluation, the weight {broken[0]} is not finite")
+            if parallel.agree(bool(broken)):
+                name = broken[0] if broken else "of another process"
+                t.display.say(f"step {t.taken}: no evaluation, the weight {name} is not finite")
                 return {}
             model = fill(t.shell, weights).to(t.accelerator.device)
             what = f"{t.run.folder}, step {t.taken}" + (", averaged" if t.average is not None else "")
@@ -83,13 +84,13 @@ class Evaluations:
             for name in names:
                 try:
                     result = self._suites[self.configs[name].suite].measure(self.options[name], embedder)
-                except (UserError, OSError) as error:
+                    if t.accelerator.is_main_process:
+                        result.save(t.run.folder / "eval" / f"{name}.json")
+                except (UserError, OSError, torch.OutOfMemoryError) as error:
                     if parallel.world() > 1:  # the others may be in the middle of it
                         raise
                     t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {error}")
                     continue
-                if t.accelerator.is_main_process:
-                    result.save(t.run.folder / "eval" / f"{name}.json")
                 metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
         return metrics
 

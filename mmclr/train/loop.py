@@ -118,7 +118,8 @@ class Loop:
         for line in t.loader.ledger.lines(t.loader.ledger.summed()):
             say(line)
         if t.taken < self.steps:
-            say(f"stopped by {self.stop.name} after step {t.taken} of {self.steps}; the same command goes on")
+            how = "" if t.run.resume == "auto" else " with resume=auto"
+            say(f"stopped by {self.stop.name} after step {t.taken} of {self.steps}; the same command{how} goes on")
         if t.guard.total:
             say(f"{t.guard.total} of {self.steps} updates were left out: not finite (batches in {t.guard.folder})")
         say(f"checkpoint: {folder}")

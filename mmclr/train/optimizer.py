@@ -64,6 +64,8 @@ def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     """Return the optimizer of the trainable parameters of `module`; vectors, scalars and positions do not decay."""
     named = {plain_name(name): p for name, p in module.named_parameters()}
     trainable = {name: p for name, p in named.items() if p.requires_grad}
+    if not trainable:
+        raise ConfigError("lock: nothing is left to learn, all weights are locked or asked for by no objective")
     factors, patterns = _layer_factors(c, list(named)), _by_pattern(c, trainable)
     groups: dict[Any, dict[str, Any]] = {}
     for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(c, *item))):

@@ -32,7 +32,7 @@ def joined(timeout: float, **settings: Any) -> Iterator[Accelerator]:
             raise
         raise UserError(
             f"another process of this run has stopped, or was not heard of for {timeout:g} minutes (timeout); its own "
-            "message says why. The same command goes on from the newest checkpoint"
+            "message says why. The same command (with resume=auto) goes on from the newest checkpoint"
         ) from error
     finally:
         if not lost:  # saying goodbye would wait for the others
@@ -45,6 +45,7 @@ def join(timeout: float, **settings: Any) -> Accelerator:
     Precision is no concern of it: the step casts for itself, the same under every strategy.
     """
     wait = timedelta(minutes=timeout)
+    parallel.wait_at_most(wait)
     together = "LOCAL_RANK" in os.environ
     if together and not torch.cuda.is_available():
         _stay_on_cpu(wait)

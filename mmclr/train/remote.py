@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class Remote:
     def pull(self, out: Path, step: int) -> str:
         """Copy a checkpoint into the run's folder `out`; or say why it is not whole, and leave `out` as it is."""
         folder = folder_of(out, step)
-        partial = folder.with_name(f"{PARTIAL}{folder.name}-{os.getpid()}")
+        partial = folder.with_name(f"{PARTIAL}{folder.name}-{socket.gethostname()}-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         root = f"{self.root}/checkpoints/{folder.name}"
         for source in self.files.find(root):

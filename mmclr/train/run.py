@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     average: AverageConfig = AverageConfig()
     steps: Annotated[int, Ge(1)] | None = None  # how long: exactly one of steps, epochs, samples
-    epochs: float | None = None
+    epochs: Annotated[float, Gt(0)] | None = None
     samples: Annotated[int, Ge(1)] | None = None
     micro_batch: Annotated[int, Ge(0)] = 0  # pairs per process in memory at once, same gradient; 0: all of them
     activation_checkpointing: bool = False  # blocks compute again in the backward what they would else keep
@@ -76,6 +77,8 @@ class RunConfig:
         """Return the number of optimizer steps."""
         if self.steps is not None:
             return self.steps
+        if self.epochs is not None and self.data.tail == "pad":
+            return max(1, round(self.epochs * math.ceil(samples_per_epoch / self.data.batch)))
         samples = self.samples if self.samples is not None else round((self.epochs or 0) * samples_per_epoch)
         return max(1, samples // self.data.batch)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from mmclr.train import checkpoint
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
 from mmclr.train.settings import SaveConfig
+
+RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 class Saver:
@@ -40,31 +44,33 @@ class Saver:
             left = checkpoint.sweep(self.out)
             self.notes += [f"{path.name}: a checkpoint that was not finished; deleted" for path in left]
         self.accelerator.wait_for_everyone()
+        if any(int(os.environ.get(name) or 0) > 0 for name in RESTARTS):
+            resume = "auto"  # the launcher's doing, not the user's: what this run has done is not to be done again
         if resume == "never":
             return None
-        if resume == "auto" and self.remote is not None and self.accelerator.is_local_main_process:
-            self._pull(self.remote)
-        self.accelerator.wait_for_everyone()
-        passed: dict[Path, str] = {}
-        found = checkpoint.latest(self.out, passed) if resume == "auto" else checkpoint.find(resume)
-        self.notes += [f"{path}: this checkpoint is not whole ({wrong}); passed over" for path, wrong in passed.items()]
-        seen = parallel.say(found.name if found else "none")
-        if len(set(seen)) > 1:
-            raise UserError(
-                f"resume: the processes see different checkpoints in {self.out} ({', '.join(sorted(set(seen)))}): put "
-                "out on storage that all machines share, or set save.remote"
-            )
-        return found
+        if resume == "auto" and self.remote is not None:
+            for _ in self._machines():
+                self._pull(self.remote)
+        return self._newest() if resume == "auto" else self._same(checkpoint.find(resume))
 
-    def begin(self, step: int) -> None:
-        """Take note that the run goes on from `step`: what is saved there of later ones is of an earlier attempt."""
+    def begin(self, step: int, read: Iterable[str] = ()) -> None:
+        """Take note that the run goes on from `step`: what is saved there of later ones is of an earlier attempt.
+
+        `read` are paths that must stay where they are.
+        """
         if self.accelerator.is_main_process and self.remote is not None:
             with self._talking(self.remote):
                 self._note_aside(self.remote.set_aside(step), step)
-        for first in (True, False):  # the main process first: other machines may share its disk
-            if self.accelerator.is_local_main_process and self.accelerator.is_main_process == first:
-                self._note_aside(checkpoint.set_aside(self.out, step), step)
-            self.accelerator.wait_for_everyone()
+        for _ in self._machines():
+            self._note_aside(checkpoint.set_aside(self.out, step, read), step)
+
+    def remember(self, best: dict[str, Any]) -> None:
+        """Take in the best of the checkpoint that the run goes on from, if it is still there."""
+        there = bool(best) and checkpoint.folder_of(self.out, best["step"]).is_dir()
+        if best and self.remote is not None and self.accelerator.is_main_process and not there:
+            with self._talking(self.remote):
+                there = best["step"] in self.remote.steps()
+        self.best = best if parallel.agree(there) else {}
 
     def due(self, step: int) -> bool:
         """Whether to save now, decided together: clocks differ between ranks."""
@@ -76,7 +82,7 @@ class Saver:
     def improves(self, step: int, metrics: Mapping[str, float | None]) -> bool:
         """Take in what evaluations measured; say whether it is the best so far by `config.best`."""
         value = metrics.get(self.config.best.removeprefix("-"))
-        if value is None:
+        if value is None or not math.isfinite(value):
             self._note_missing(metrics)
             return False
         sign, metric = -1 if self.config.best.startswith("-") else 1, self.config.best.removeprefix("-")
@@ -92,6 +98,43 @@ class Saver:
         if made and best not in metrics and not self._missing:
             self._missing = True
             self.notes.append(f"save.best: no checkpoint is kept as the best, there is no {best}{nearest(best, made)}")
+
+    def _newest(self) -> Path | None:
+        """Return the newest whole checkpoint that all machines have; None where none has any."""
+        passed: dict[Path, str] = {}
+        newest = checkpoint.latest(self.out, passed)
+        told = [f"{path}: this checkpoint is not whole ({wrong}); passed over" for path, wrong in passed.items()]
+        whole = [path.name for path in checkpoint.all_of(self.out) if not checkpoint.fault(path)]
+        everywhere = [set(names.split()) for names in parallel.say(" ".join(whole))]
+        if not any(everywhere):
+            if passed:
+                raise UserError(f"{told[0].rpartition(';')[0]}, nor is any other; resume=never begins anew")
+            return None
+        common = set.intersection(*everywhere)
+        if not common:
+            return self._same(newest)
+        found = checkpoint.all_of(self.out)[0].with_name(max(common))
+        self.notes += told
+        if found != newest:
+            self.notes.append(f"{newest}: not on every machine; passed over")
+        return found
+
+    def _same(self, found: Path | None) -> Path | None:
+        """Return it, if all ranks found the same."""
+        seen = set(parallel.say(found.name if found else "none"))
+        if len(seen) > 1:
+            raise UserError(
+                f"resume: the processes see different checkpoints in {self.out} ({', '.join(sorted(seen))}): put out "
+                "on storage that all machines share, set save.remote, or copy one of them to every machine"
+            )
+        return found
+
+    def _machines(self) -> Iterator[None]:
+        """Let one process of each machine do something: the main process first, others may share its disk."""
+        for first in (True, False):
+            if self.accelerator.is_local_main_process and self.accelerator.is_main_process == first:
+                yield
+            self.accelerator.wait_for_everyone()
 
     def save(self, step: int, take: Callable[[], Snapshot | None]) -> Path:
         """Take a snapshot and write it in the background, after the one before it is written."""

@@ -68,7 +68,7 @@ def give_rest(t: Trainer, source: Path) -> None:
     if before != t.run.optim.kind:
         raise UserError(
             f"{source}: it was saved with optim.kind={before}, whose state {t.run.optim.kind} cannot read; set it "
-            f"back, or begin another run from these weights with init.source={source}"
+            f"back, or begin another run, with another out, from these weights: init.source={source}"
         )
     t.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
     if t.average is not None:
@@ -82,7 +82,7 @@ def give_rest(t: Trainer, source: Path) -> None:
     t.taken = position["step"]
     t.loader.load_state_dict(position["loader"])
     t.guard.load_state_dict(position["guard"])
-    t.saver.best = position["best"]
+    t.saver.remember(position["best"])
 
 
 def copied(value: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmclr import parallel
 from mmclr.data.loader import Batch, Loader
@@ -84,6 +85,12 @@ class Trainer:
         self.saver = Saver(run.save, run.folder, accelerator)
         source = self.saver.source(run.resume)
         begin(self.model, run, t, anew=source is None)
+        self.statistics = running_statistics(self.model)
+        if self.statistics and run.micro_batch:
+            raise UserError(
+                "micro_batch: a tower has batch norms, which see the samples of a micro-batch alone: the gradient "
+                "would not be that of the whole batch; set micro_batch=0, or lock that tower"
+            )
         restart(self.step)
         if source is not None:
             state.give_weights(self, source)
@@ -102,7 +109,7 @@ class Trainer:
 
     def fit(self, quiet: bool = False) -> Path:
         """Take the remaining steps; return the last checkpoint."""
-        self.saver.begin(self.taken)
+        self.saver.begin(self.taken, (self.run.init.source, self.run.teacher, self.run.model.preset or ""))
         return Loop(self, quiet).run()
 
     def take_step(self, batch: Batch) -> dict[str, Any]:
@@ -115,12 +122,15 @@ class Trainer:
         self.batch = batch
         size = self.run.micro_batch if 0 < self.run.micro_batch < len(batch.weights) else 0
         self.seed()
+        statistics = [buffer.clone() for buffer in self.statistics]
         loss, terms = self._backward(batch, progress, size)
         norm = self.strategy.norm()
         if self._sound(norm, loss, terms, batch, progress):
             self._update(norm, progress)
         else:
             self.strategy.skip()
+            for buffer, before in zip(self.statistics, statistics):
+                buffer.copy_(before)
         self.taken += 1
         return {"loss": loss.detach(), **terms, "lr": lr, "grad_norm": norm}
 
@@ -137,8 +147,6 @@ class Trainer:
         scale = self.strategy.scale
         if not parallel.agree(not bool(torch.isfinite(norm) & torch.isfinite(loss.detach()))):
             self.guard.in_a_row = 0
-            if scale is not None:
-                scale.hold()
             return True
         if scale is None or not scale.lower():
             self.seed()
@@ -150,6 +158,8 @@ class Trainer:
     def _update(self, norm: Tensor, progress: float) -> None:
         """Change the weights, and everything that follows them."""
         self.strategy.update(norm)
+        if self.strategy.scale is not None:
+            self.strategy.scale.hold()  # now: the update divides by the factor that the loss was multiplied with
         self.following.update(self.strategy, progress)
         self.step.after_step()
         if self.average is not None:
@@ -158,6 +168,12 @@ class Trainer:
     def seed(self) -> None:
         """Seed the step's randomness: the same on every rank, in every micro-batch, and after a resume."""
         torch.manual_seed(self.run.seed * 1_000_003 + self.taken)
+
+
+def running_statistics(model: TwoTower) -> list[Tensor]:
+    """Return the buffers that a forward changes: those of the batch norms of foreign towers that are not locked."""
+    found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [buffer for module in found if module not in model.locked for buffer in module.buffers()]
 
 
 def precision(wanted: str) -> torch.dtype:

@@ -163,3 +163,41 @@ def test_an_overflow_halves_the_loss_scale_and_is_no_fault(trainer, monkeypatch)
     scale.held = PATIENCE - 1
     assert one_step(trainer)[1]
     assert (scale.value, scale.held) == (2.0, 0)
+
+
+def test_the_step_in_which_the_loss_scale_doubles_is_as_large_as_any(settings):
+    from accelerate import Accelerator
+
+    def weights(held):
+        small = ["optim.eps=1.0", "optim.clip_norm=null"]  # so that Adam's step is about as large as the gradient
+        made = Trainer(load(RunConfig, "debug.yaml", [*settings, *small]), Accelerator())
+        made.strategy.scale = LossScale(value=4.0, held=held)
+        one_step(made)
+        assert made.strategy.scale.value == (4.0 if held == 0 else 8.0)
+        return [p.detach().clone() for p in made.step.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(0), weights(PATIENCE - 1)))
+
+
+def test_an_update_that_is_left_out_leaves_statistics_of_batch_norms_too(settings, tmp_path, monkeypatch):
+    import transformers
+    from accelerate import Accelerator
+
+    transformers.ResNetModel(
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    ).save_pretrained(tmp_path / "resnet")
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
+    (tmp_path / "resnet" / "preprocessor_config.json").write_text(json.dumps(half))
+    tower = f"model.image={{size: 32, foreign: {{source: 'transformers:{tmp_path / 'resnet'}', pool: pooler}}}}"
+    settings = [*(s for s in settings if "patch_dropout" not in s), "patch_dropout=0", tower]
+    made = Trainer(load(RunConfig, "debug.yaml", settings), Accelerator())
+    assert one_step(made)[1]
+    before = [buffer.clone() for buffer in made.model.vision_model.buffers()]
+    plain = TwoTower.normalise
+    monkeypatch.setattr(TwoTower, "normalise", lambda self, pixels: plain(self, pixels) * torch.nan)
+    assert not one_step(made)[1]
+    assert before
+    assert all(torch.equal(a, b) for a, b in zip(before, made.model.vision_model.buffers()))
+    with pytest.raises(UserError, match="micro_batch: a tower has batch norms"):
+        Trainer(load(RunConfig, "debug.yaml", [*settings, "micro_batch=4"]), Accelerator())
+    Trainer(load(RunConfig, "debug.yaml", [*settings, "micro_batch=4", "lock.image=true"]), Accelerator())

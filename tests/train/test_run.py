@@ -316,3 +316,49 @@ def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
 def test_numbers_that_torch_would_refuse_are_refused_with_their_name(wrong, settings):
     with pytest.raises(UserError, match=wrong.split("=")[0]):
         load(RunConfig, "debug.yaml", [*settings, wrong])
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun_anew(settings, tmp_path):
+    folder = run_here([*settings, "steps=2"])
+    cut(folder / "model" / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"step-00000002: .* not whole .*, nor is any other; resume=never begins anew"
+        ):
+            run_here([*settings, "steps=4"])
+    assert steps_of(tmp_path / "run") == [2]
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_launcher_that_starts_a_run_again_goes_on_with_it(name, settings, monkeypatch, tmp_path):
+    run_here([*settings, "steps=2", "resume=never"])
+    monkeypatch.setenv(name, "0")
+    run_here([*settings, "steps=3", "resume=never"])
+    assert (tmp_path / "run" / "checkpoints" / "aside-1").is_dir()
+    monkeypatch.setenv(name, "1")
+    run_here([*settings, "steps=4", "resume=never"])
+    assert [step for (step,) in log(tmp_path / "run", "step")] == [1, 2, 3, 4]
+    assert not (tmp_path / "run" / "checkpoints" / "aside-2").exists()
+
+
+def test_what_a_run_reads_is_not_moved_from_under_it(settings, tmp_path):
+    folder = run_here([*settings, "steps=2"])
+    with pytest.raises(UserError, match="moved aside from under it; set out to another folder"):
+        run_here([*settings, "steps=2", "resume=never", f"init.source={folder}"])
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("tail", "epochs", "steps"), [("carry", 2, 21), ("pad", 2, 22), ("pad", 1, 11), ("pad", 0.5, 6)]
+)
+def test_epochs_that_are_padded_end_with_their_padded_batch(tail, epochs, steps, settings):
+    run = load(
+        RunConfig, "debug.yaml", [*settings, "steps=null", f"epochs={epochs}", f"data.tail={tail}", "data.batch=10"]
+    )
+    assert run.total_steps(105) == steps
+
+
+def test_nothing_to_learn_is_a_sentence(settings):
+    with pytest.raises(UserError, match="lock: nothing is left to learn"):
+        run_here([*settings, "objectives={clip: null, alignment: {}}", "lock={image: all, text: all}"])

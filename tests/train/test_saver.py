@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmclr import parallel
 from mmclr.config import load
 from mmclr.errors import UserError
-from mmclr.train import state
+from mmclr.train import checkpoint, state
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
 from mmclr.train.run import RunConfig
@@ -184,3 +185,44 @@ def test_a_run_does_not_wait_for_the_disk(settings, tmp_path, monkeypatch):
     assert [name for name, _ in written] == ["step-00000003", "step-00000005"]
     for step, (_, saved) in zip((3, 5), written):
         assert torch.equal(saved, weights[step])
+
+
+def test_a_metric_that_is_no_number_is_not_the_best(tmp_path):
+    from accelerate import Accelerator
+
+    saver = Saver(SaveConfig(best="set/recall"), tmp_path, Accelerator())
+    assert saver.improves(2, {"set/recall": 0.5})
+    assert not saver.improves(4, {"set/recall": float("nan")})
+    assert not saver.improves(6, {"set/recall": 0.4})
+    assert saver.best["step"] == 2
+
+
+def test_a_best_that_has_gone_is_forgotten(tmp_path):
+    from accelerate import Accelerator
+
+    saver = Saver(SaveConfig(best="set/recall"), tmp_path, Accelerator())
+    best = {"metric": "set/recall", "step": 2, "value": 0.5}
+    saver.remember(best)
+    assert saver.best == {}
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    saver.remember(best)
+    assert saver.best == best
+    (tmp_path / "best.json").write_text("")  # cut off
+    aside = checkpoint.set_aside(tmp_path, 1)
+    assert sorted(path.name for path in aside.iterdir()) == ["best.json", "step-00000002"]
+
+
+def test_machines_that_have_different_checkpoints_go_on_from_the_newest_that_all_have(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    for step in (2, 4, 6):
+        folder = checkpoint.folder_of(tmp_path, step)
+        folder.mkdir(parents=True)
+        (folder / "position.json").write_text(json.dumps({"step": step}))
+    saver = Saver(SaveConfig(), tmp_path, Accelerator())
+    monkeypatch.setattr(parallel, "say", lambda text: [text, "step-00000002 step-00000004"])
+    assert saver.source("auto") == checkpoint.folder_of(tmp_path, 4)
+    assert "step-00000006: not on every machine; passed over" in saver.notes[-1]
+    monkeypatch.setattr(parallel, "say", lambda text: [text, "step-00000001" if " " in text else "none"])
+    with pytest.raises(UserError, match="different checkpoints in .*none, step-00000006.*copy one of them"):
+        saver.source("auto")

@@ -44,7 +44,8 @@ class Fsdp(Plain):
     def norm(self) -> Tensor:
         """Return the norm of the global gradient, the same on every rank."""
         norm = super().norm()
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return whole.to(self.accelerator.device)  # gradients that are offloaded lie elsewhere
 
     def shards(self) -> dict[str, Tensor]:
         """Return this rank's part of every parameter: tensors that share its memory."""
@@ -72,7 +73,8 @@ class Fsdp(Plain):
 
     def _cut(self, value: Tensor, p: DTensor) -> DTensor:
         whole = value.to(p.device).view(p.shape)
-        return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
+        cut = distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
+        return cut.to(p.device)  # the mesh's device is not that of parameters that are offloaded
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

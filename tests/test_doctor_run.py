@@ -175,9 +175,11 @@ def test_an_earlier_checkpoint_is_mentioned(examine, tmp_path):
     write(tmp_path / "0.tar", [sample(n) for n in range(16)])
     folder = tmp_path / "out" / "checkpoints" / "step-00000005"
     folder.mkdir(parents=True)
-    (folder / "position.json").write_text("{}")
+    (folder / "position.json").write_text('{"step": 5}')
     assert any("step-00000005 is there: the run goes on from it" in line for line in examine()["note"])
     assert "note" not in examine("resume=never")
+    (folder / "position.json").write_text("")
+    assert any("step-00000005 is not whole (position.json is damaged)" in line for line in examine()["BROKEN"])
 
 
 def test_samples_are_spread_over_everything():

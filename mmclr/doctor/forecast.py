@@ -68,10 +68,15 @@ def memory(run: RunConfig, weights: int, tokens: float, hardware: dict[str, Any]
 
 def disk(run: RunConfig, weights: int) -> Iterator[Finding]:
     """Say what is in the run's folder, and whether its checkpoints will fit."""
-    newest = checkpoint.latest(run.folder) if run.resume == "auto" else None
+    passed: dict[Path, str] = {}
+    newest = checkpoint.latest(run.folder, passed) if run.resume == "auto" else None
     if newest is not None:
         why = "the run goes on from it"
         yield Finding("note", f"{newest} is there", why, "resume=never or another name starts anew")
+    elif passed:
+        path, wrong = next(iter(passed.items()))
+        why = "the run has no whole checkpoint to go on from"
+        yield Finding("BROKEN", f"{path} is not whole ({wrong})", why, "resume=never or another name starts anew")
     there = next(path for path in (run.folder.resolve(), *run.folder.resolve().parents) if path.exists())
     one = 4 * weights * (3 + bool(run.average.decay))  # weights and Adam's moments
     need, free = one * (run.save.keep + 1), shutil.disk_usage(there).free

@@ -10,13 +10,11 @@ import argparse
 import math
 import time
 
-import torch
-
 from eval.embedder import Embedder
+from eval.ranking import refuse_broken
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
 from eval.suite import Suite, about
-from mmclr.errors import UserError
 from mmclr.losses.diagnostics import fixed_negatives_loss
 
 NEGATIVES = 255
@@ -29,11 +27,8 @@ def run(embedder: Embedder, data: EvalSet, *, negatives: int = NEGATIVES) -> Res
     embedded = embedder.pictures(data)
     texts = [captions[0] for captions in embedded.data.captions]
     vectors, scale = embedder.texts(texts, "captions"), embedder.model.scale.detach().cpu()
-    bad = int((~torch.isfinite(embedded.images.sum(1) + vectors.sum(1))).sum())
-    if bad:
-        raise UserError(
-            f"{bad} of {len(texts)} pairs have embeddings that are not finite: the model's weights are broken"
-        )
+    for side, x in (("picture", embedded.images), ("caption", vectors)):
+        refuse_broken(side, x)
     loss = fixed_negatives_loss(embedded.images, vectors, scale, negatives)
     against = min(negatives, len(texts) - 1)
     return Result.of(

@@ -207,13 +207,18 @@ class _Side:
         return Ranks(*(part.cpu() for part in parts), size=self.size)
 
 
+def refuse_broken(name: str, x: Tensor) -> None:
+    """Raise UserError where embeddings [n, D] are not finite."""
+    bad = int((~torch.isfinite(x.sum(1))).sum())  # a sum keeps every NaN and infinity
+    if bad:
+        raise UserError(f"{bad} of {len(x)} {name} embeddings are not finite: the model's weights are broken")
+
+
 def _refuse(queries: Tensor, gallery: Tensor, relevance: Relevance, both: bool) -> None:
     for name, x, rows in (("query", queries, relevance.query), ("gallery", gallery, relevance.item)):
         if not len(x):
             raise UserError(f"there is no {name} embedding to rank: the set is empty")
-        bad = int((~torch.isfinite(x.sum(1))).sum())  # a sum keeps every NaN and infinity
-        if bad:
-            raise UserError(f"{bad} of {len(x)} {name} embeddings are not finite: the model's weights are broken")
+        refuse_broken(name, x)
         lonely = len(x) - len(rows.unique())
         if lonely and (both or name == "query"):
             raise UserError(f"{lonely} of {len(x)} {name} entries have no right answer in the set")

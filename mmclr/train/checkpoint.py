@@ -30,6 +30,7 @@ from torch import Tensor
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
+from mmclr.train.log import step_of
 
 PARTIAL, REPLACED = ".partial-", ".replaced-"
 POSITION = "position.json"
@@ -180,18 +181,11 @@ def set_aside(out: Path, after: int, read: Iterable[str] = ()) -> Path | None:
     if (out / "log.jsonl").is_file():
         shutil.copy2(out / "log.jsonl", aside)
     best = out / "best.json"
-    if best.is_file() and _step_of(best) > after:
+    if best.is_file() and step_of(best.read_text()) > after:
         best.rename(aside / best.name)
     for path in later:  # oldest first: if this is cut short, the newest is still the newest
         path.rename(aside / path.name)
     return aside
-
-
-def _step_of(best: Path) -> float:
-    try:
-        return float(json.loads(best.read_text())["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a file that was cut off
 
 
 def _sync(folder: Path, deep: bool = True) -> None:

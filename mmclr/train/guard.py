@@ -1,7 +1,7 @@
 """What happens when a number is not finite: the update is left out, and the run says where it came from.
 
-The gradient's norm is the same on all ranks (it is of summed gradients), so all of them decide alike without
-asking each other. Nothing has changed by then: objectives change their state only in after_step.
+All ranks decide together. Nothing has changed by then: objectives change their state only in after_step, and the
+trainer puts running statistics back.
 """
 
 from __future__ import annotations

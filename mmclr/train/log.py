@@ -21,7 +21,7 @@ class Log:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.is_file() and step else []
-        kept = [line for line in lines if _step_of(line) <= step]
+        kept = [line for line in lines if step_of(line) <= step]
         path.write_text("".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1)
 
@@ -38,11 +38,12 @@ class Log:
             self._file.write(json.dumps(row) + "\n")
 
 
-def _step_of(line: str) -> float:
+def step_of(text: str) -> float:
+    """Return the step in a line of the log, or in best.json; infinity where it was cut off by a kill."""
     try:
-        return float(json.loads(line)["step"])
+        return float(json.loads(text)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that was cut when the run was killed
+        return float("inf")
 
 
 class Display:

@@ -14,8 +14,7 @@ from pathlib import Path
 import fsspec
 
 from mmclr.errors import UserError
-from mmclr.train.checkpoint import PARTIAL, fault, folder_of, put_in_place
-from mmclr.train.checkpoint import POSITION as LAST
+from mmclr.train.checkpoint import PARTIAL, POSITION, fault, folder_of, put_in_place
 
 ATTEMPTS, PAUSE = 4, 2.0  # seconds, doubled each time
 
@@ -33,12 +32,12 @@ class Remote:
     def steps(self) -> list[int]:
         """Return after which steps there are whole checkpoints, in order."""
         self.files.invalidate_cache()
-        found = self.files.glob(f"{self.root}/checkpoints/step-*/{LAST}")
+        found = self.files.glob(f"{self.root}/checkpoints/step-*/{POSITION}")
         return sorted(int(path.rsplit("/", 2)[-2].removeprefix("step-")) for path in found)
 
     def push(self, folder: Path, keep: int, pinned: int | None) -> None:
         """Copy a checkpoint there, then delete all but the `keep` newest (0: keep all) and the pinned one."""
-        files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == LAST)
+        files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name == POSITION)
         for path in files:
             self.put(path, f"checkpoints/{folder.name}/{path.relative_to(folder).as_posix()}")
         for step in self.steps()[:-keep] if keep else []:
@@ -85,7 +84,7 @@ class Remote:
         for step in later:
             name = folder_of(Path(), step).name
             here, there = (f"{self.root}/checkpoints/{place}" for place in (name, f"{aside}/{name}"))
-            for source in sorted(self.files.find(here), key=lambda path: not path.endswith(f"/{LAST}")):
+            for source in sorted(self.files.find(here), key=lambda path: not path.endswith(f"/{POSITION}")):
                 target = there + source[len(here) :]
                 self.files.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
                 self.files.mv(source, target)
@@ -95,5 +94,5 @@ class Remote:
 
     def _delete(self, step: int) -> None:
         folder = f"{self.root}/checkpoints/{folder_of(Path(), step).name}"
-        self.files.rm_file(f"{folder}/{LAST}")
+        self.files.rm_file(f"{folder}/{POSITION}")
         self.files.rm(folder, recursive=True)

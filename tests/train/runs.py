@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+from mmclr.config import load
+from mmclr.train.run import RunConfig
+from mmclr.train.trainer import train
+
 
 def start(settings, launch=(), **kwargs):
     """Start a run in processes of its own."""
@@ -26,3 +30,8 @@ def log(folder, *names):
     """Return the named columns of the rows of a run's log that have them."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [tuple(row[name] for name in names) for row in rows if all(name in row for name in names)]
+
+
+def run_here(settings):
+    """Train in this process; return the newest checkpoint."""
+    return train(load(RunConfig, "debug.yaml", settings), quiet=True)

@@ -49,9 +49,10 @@ class Suite:
         data = self.open(args)
         result = self.run(options.embedder(args), data, args)
         if ranks.speaks():
+            written = result.save(args.out) if args.out else None  # first: its reader may be gone
             result.show()
-            if args.out:
-                print(f"written: {result.save(args.out)}")
+            if written:
+                print(f"written: {written}")
         ranks.leave()
 
     def measure(self, argv: list[str], embedder: Embedder) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from mmclr import __version__
+from mmclr import __version__, output
 from mmclr.config import nearest
 from mmclr.errors import run
 from mmclr.heap import keep_freed_memory
@@ -73,10 +73,12 @@ COMMANDS = {
         "list the objectives: formula, needs, cost, state, how to switch each on",
     ),
 }
+GO_ON = {"train", "compare", "demo"}  # commands that do not end because nobody reads what they say
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` names; return its exit status."""
+    output.guard()
     return run("mmclr", _dispatch, sys.argv[1:] if argv is None else argv)
 
 
@@ -94,7 +96,8 @@ def _dispatch(args: list[str]) -> int:
     sys.argv[0] = f"mmclr {name}"
     keep_freed_memory()
     command = getattr(importlib.import_module(module), function)
-    return run(f"mmclr {name}", command, args[len(name.split()) :])
+    with output.swallowed(name in GO_ON):
+        return run(f"mmclr {name}", command, args[len(name.split()) :])
 
 
 def _unknown(args: list[str]) -> int:

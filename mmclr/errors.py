@@ -5,15 +5,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+from mmclr.output import ReaderGone
+
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+NUMBER = re.compile(r"\b(?:os error|errno:?) (\d+)", re.IGNORECASE)  # libraries in Rust and C++ say it in words
+_noted: set[str] = set()
 
 
 class UserError(Exception):
     """Says in one sentence what is wrong, where (file, key, shard, line), and what to do."""
+
+
+def note(text: str) -> None:
+    """Say something on standard error, once: a run that goes on in another way than was asked must not be silent."""
+    if text not in _noted:
+        _noted.add(text)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+            print(f"mmclr: {text}", file=sys.stderr, flush=True)
 
 
 def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) -> int:
@@ -21,26 +34,50 @@ def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) 
     rank = os.environ.get("RANK", "0")
     who = name if rank == "0" else f"{name} [rank {rank}]"
     try:
-        status = command(args) or 0
-        sys.stdout.flush()
-        return status
+        return _flushed(command, args)
     except UserError as error:
         print(f"{who}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(f"{who}: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `| head` has read enough; Python must not try to write the rest when it ends
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (
+        BrokenPipeError,
+        ReaderGone,
+    ):  # `| head` has read enough; Python must not try to write the rest when it ends
+        if sys.stdout is sys.__stdout__:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+    except Exception as error:
+        number = of_the_machine(error)
+        if not number:
             raise
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(
-            f"{who}: {where}{error.strerror}; make room or give access there, or write to another folder",
+            f"{who}: {where}{os.strerror(number)}; make room or give access there, or write to another folder",
             file=sys.stderr,
             flush=True,
         )
         return 2
+
+
+def _flushed(command: Callable[[list[str]], int | None], args: list[str]) -> int:
+    """Run a command; what it printed is out when it ends, also after --help."""
+    try:
+        status = command(args) or 0
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return status
+
+
+def of_the_machine(error: BaseException) -> int:
+    """Return the error number where a disk is full or may not be written, 0 where it is something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (said := NUMBER.search(str(error))):  # safetensors' errors, for example
+        number = int(said[1])
+    return number if number in OF_THE_MACHINE else 0

@@ -14,7 +14,9 @@ FLOORS = {
     "mmclr.losses": 2, "mmclr.models": 2, "mmclr.data": 2,
     "mmclr.heads": 1, "mmclr.draws": 1,
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,
-    "mmclr.errors": -1, "mmclr.heap": -1,  # the ground: importable from everywhere
+    "mmclr.checkpoints": 0,
+    "mmclr.errors": -1, "mmclr.heap": -1, "mmclr.files": -1,  # the ground: importable from everywhere
+    "mmclr.output": -2,
 }  # fmt: skip
 ROOMS_OF = {
     "accelerate": ("mmclr.train", "mmclr.doctor"),

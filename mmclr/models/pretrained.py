@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmclr.errors import UserError
+from mmclr import checkpoints
+from mmclr.errors import UserError, note
 from mmclr.models import captioner, open_clip
 from mmclr.models.clip import ModelConfig
 from mmclr.models.open_clip_weights import from_open_clip
@@ -24,6 +25,7 @@ from mmclr.models.weights import find_weights, read_weights
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; .txt and .model are vocabularies
 STAGES = "stages.json"  # in a folder of several models side by side
+READ = ("config.yaml", "model/", "average/", "state/objectives")  # of a checkpoint, by whoever wants its model
 PREFIXES = ("open_clip:", "transformers:", "hf-hub:")
 
 
@@ -40,8 +42,7 @@ def find(source: str | Path, weights: str = "auto") -> Path:
     path = Path(str(source).removeprefix("transformers:"))
     if not path.is_dir():
         return fetch(str(source))
-    newest = sorted(p.parent for p in path.glob("checkpoints/step-*/position.json"))
-    step = newest[-1] if newest else path
+    step = _checkpoint(path)
     names = ["average", "model"] if weights == "auto" else [weights]
     for folder in (path, *(step / name for name in names)):
         if any((folder / name).is_file() for name in ("config.json", open_clip.CONFIG, STAGES)):
@@ -50,6 +51,23 @@ def find(source: str | Path, weights: str = "auto") -> Path:
         f"{source}: no model there; name a run's folder, a checkpoint with {' or '.join(names)}/, or a model folder "
         f"(with config.json or {open_clip.CONFIG})"
     )
+
+
+def _checkpoint(path: Path) -> Path:
+    """Return the newest whole checkpoint of a run, else the folder itself. Says what it passes over.
+
+    Raises UserError where a run has none that is whole, or where `path` is (in) one that is not.
+    """
+    passed: dict[Path, str] = {}
+    newest = checkpoints.latest(path, passed, READ)
+    for folder, wrong in passed.items():
+        if newest is None:
+            raise UserError(f"{folder}: this checkpoint is not whole ({wrong}), nor is any other of {path}")
+        note(f"{folder}: this checkpoint is not whole ({wrong}); passed over, {newest.name} is taken")
+    for folder in (path, path.parent):
+        if newest is None and (folder / checkpoints.POSITION).is_file():
+            checkpoints.refuse(folder, READ)
+    return newest or path
 
 
 def fetch(name: str) -> Path:

@@ -2,9 +2,14 @@
 
 import sys
 
-from mmclr.errors import run
-from mmclr.heap import keep_freed_memory
-from mmclr.train.run import main
+from mmclr import output
+
+output.guard()  # before anything is opened
+
+from mmclr.errors import run  # noqa: E402
+from mmclr.heap import keep_freed_memory  # noqa: E402
+from mmclr.train.run import main  # noqa: E402
 
 keep_freed_memory()
-sys.exit(run("mmclr train", main, sys.argv[1:]))
+with output.swallowed(True):
+    sys.exit(run("mmclr train", main, sys.argv[1:]))

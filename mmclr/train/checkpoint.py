@@ -5,7 +5,7 @@
         model/           the model's folder with the tokenizer (average/ likewise: the averaged weights)
         state/           objectives.safetensors; ema.safetensors, a teacher; optimizer.safetensors, by parameter, whole
         position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far, and the
-                         size of every other file
+                         size and checksum of every other file
     RUN/checkpoints/aside-1/
         step-00000800/   what an earlier attempt wrote after the step from which a later one went on
 
@@ -16,7 +16,6 @@ Nothing in it depends on how many processes wrote it. There is no random state t
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,13 +26,16 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmclr.checkpoints import POSITION, all_of, fault, latest, read_position, refuse, seal
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.files import sync_folder
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.log import step_of
 
+__all__ = ["POSITION", "Snapshot", "all_of", "fault", "find", "latest", "read_position"]
+
 PARTIAL, REPLACED = ".partial-", ".replaced-"
-POSITION = "position.json"
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,24 @@ class Snapshot:
     position: Mapping[str, Any]
 
     def write(self, folder: Path) -> None:
-        """Write the folder; it has its name only once all of it is on the disk."""
+        """Write the folder; it has its name only once all of it is on the disk. What fails leaves nothing behind."""
         partial = folder.with_name(PARTIAL + folder.name)
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self._fill(partial)
+            _sync(partial)
+            put_in_place(partial, folder)
+        except Exception:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would keep the next from being written
+            raise
+
+    def bytes(self) -> int:
+        """Return about how much room it takes."""
+        tensors = [value for model in self.models.values() for value in model.state_dict().values()]
+        tensors += [*self.objectives.values(), *self.ema.values(), *self.optimizer.values()]
+        return sum(value.numel() * value.element_size() for value in tensors)
+
+    def _fill(self, partial: Path) -> None:
         (partial / "state").mkdir(parents=True)
         (partial / "config.yaml").write_text(self.config, encoding="utf-8")
         for name, model in self.models.items():
@@ -61,10 +78,7 @@ class Snapshot:
         if self.ema:
             save_file(dict(self.ema), partial / "state" / "ema.safetensors")
         save_file(dict(self.optimizer), partial / "state" / "optimizer.safetensors")
-        files = {p.relative_to(partial).as_posix(): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / POSITION).write_text(json.dumps({**self.position, "files": files}, indent=2))
-        _sync(partial)
-        put_in_place(partial, folder)
+        (partial / POSITION).write_text(seal(self.position, partial), encoding="utf-8")
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
@@ -73,8 +87,13 @@ def put_in_place(partial: Path, folder: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
         folder.rename(replaced)
-    partial.rename(folder)
-    _sync(folder.parent, deep=False)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
+    sync_folder(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -83,58 +102,16 @@ def folder_of(out: Path, step: int) -> Path:
     return out / "checkpoints" / f"step-{step:08d}"
 
 
-def all_of(out: Path) -> list[Path]:
-    """Return the folders of a run's checkpoints, whole or not, oldest first."""
-    return sorted((out / "checkpoints").glob("step-*"))
-
-
-def latest(out: Path, passed: dict[Path, str] | None = None) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None; `passed` takes newer ones with what is wrong with them."""
-    for path in reversed(all_of(out)):
-        wrong = fault(path)
-        if not wrong:
-            return path
-        if passed is not None:
-            passed[path] = wrong
-    return None
-
-
 def find(path: str | Path) -> Path:
     """Return the checkpoint that `path` is, or the newest one of the run that it is."""
     path = Path(path)
     if (path / POSITION).is_file():
-        if wrong := fault(path):
-            raise UserError(f"{path}: this checkpoint is not whole ({wrong}); name another, or the run's folder")
+        refuse(path)
         return path
     newest = latest(path)
     if newest is None:
         raise UserError(f"{path}: no checkpoint there; name a run's folder or one of its checkpoints/step-*")
     return newest
-
-
-def fault(folder: Path) -> str:
-    """Say why a checkpoint is not whole; nothing if it is. Files are known by their sizes, their bytes are not read."""
-    try:
-        position = read_position(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"{POSITION} is missing"
-    except ValueError:
-        return f"{POSITION} is damaged"
-    for name, size in position.get("files", {}).items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} of {size:,} bytes"
-    return ""
-
-
-def read_position(folder: Path) -> dict[str, Any]:
-    """Return what position.json holds. Raises ValueError where it holds something else."""
-    position = json.loads((folder / POSITION).read_text())
-    if not isinstance(position, dict) or not isinstance(position.get("step"), int):
-        raise ValueError(f"{folder / POSITION}: no step in it")
-    return position
 
 
 def prune(out: Path, keep: int, pinned: int | None = None) -> None:
@@ -188,13 +165,15 @@ def set_aside(out: Path, after: int, read: Iterable[str] = ()) -> Path | None:
     return aside
 
 
-def _sync(folder: Path, deep: bool = True) -> None:
+def _sync(folder: Path) -> None:
     """Flush a folder and its files to the disk: a rename must not outrun what it names."""
-    for path in [*(folder.rglob("*") if deep else ()), folder]:
-        if path.is_symlink() or not os.access(path, os.R_OK):
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        elif not path.is_symlink() and os.access(path, os.R_OK):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+    sync_folder(folder)

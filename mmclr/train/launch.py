@@ -37,8 +37,8 @@ def start_missing_processes(argv: list[str]) -> int | None:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         return _say(rank, failure.exitcode)
-    except SignalException:  # it was handed on: the processes have saved, said so, and ended as one alone ends
-        return 0
+    except SignalException as error:  # it was handed on: the processes have saved, said so, and ended as one alone ends
+        return 128 + int(error.sigval)
     return 0
 
 

@@ -3,39 +3,63 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmclr.files import write_whole
+
 
 class Log:
-    """RUN/log.jsonl. After a resume it continues as if the run had never stopped."""
+    """RUN/log.jsonl. After a resume it continues as if the run had never stopped.
+
+    A disk that is full ends nothing: what could not be written is kept, and written with the next line.
+    """
 
     def __init__(self, path: Path, step: int, off: bool = False) -> None:
         """Keep the lines up to `step`: what a killed run did after its last checkpoint will be done again."""
-        self._file: IO[str] | None = None
+        self.path, self.fault = path, ""  # why the last line could not be written
+        self._file: int | None = None
+        self._pending = b""
         if off:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.is_file() and step else []
-        kept = [line for line in lines if step_of(line) <= step]
-        path.write_text("".join(line + "\n" for line in kept))
-        self._file = path.open("a", buffering=1)
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() and step else []
+        kept = "".join(line + "\n" for line in lines if step_of(line) <= step)
+        if not path.is_file() or path.read_bytes() != kept.encode():
+            write_whole(path, kept)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
 
     def __enter__(self) -> Log:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
-            self._file.close()
+            self._flush()
+            os.close(self._file)
+            self._file = None
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one line."""
-        if self._file is not None:
-            self._file.write(json.dumps(row) + "\n")
+    def write(self, row: dict[str, Any]) -> bool:
+        """Append one line; say whether it and all before it are in the file."""
+        if self._file is None:
+            return True
+        self._pending += (json.dumps(row) + "\n").encode()
+        return self._flush()
+
+    def _flush(self) -> bool:
+        assert self._file is not None
+        try:
+            while self._pending:
+                self._pending = self._pending[os.write(self._file, self._pending) :]
+        except OSError as error:
+            self.fault = error.strerror or str(error)
+            return False
+        self.fault = ""
+        return True
 
 
 def step_of(text: str) -> float:
@@ -46,11 +70,18 @@ def step_of(text: str) -> float:
         return float("inf")
 
 
+class _Console(Console):
+    """A console whose reader may go: the run does not."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
     """Progress on the terminal: a bar where it is one, a line now and then where it is a file."""
 
     def __init__(self, steps: int, done: int, quiet: bool) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = _Console(stderr=True, quiet=quiet)
         self._bar = Progress(
             TextColumn("[bold]train"),
             BarColumn(),

@@ -29,6 +29,7 @@ class Loop:
         t.display = self.display = Display(self.steps, t.taken, quiet=quiet or not self.main)
         self.log = Log(t.run.folder / "log.jsonl", t.taken, off=not self.main)
         self.clock, self.stop = Clock(t.run.data.batch), Stop()
+        self._tracked = True
 
     def run(self) -> Path:
         """Take the steps, until the last or until a signal asks to stop; return the last checkpoint."""
@@ -36,16 +37,19 @@ class Loop:
         with self.display, self.log, self.stop:
             batches = iter(t.loader)
             self._say_notes()
-            while t.taken < self.steps and not parallel.agree(self.stop.asked):
+            while t.taken < self.steps and not parallel.agree(self.stop.asked or t.saver.failed):
                 values = t.take_step(self.clock.wait(batches))
                 self.display.advance(t.taken)
                 if t.taken % t.run.log_every == 0 or t.taken == self.steps:
                     self._report(values)
                 with self.clock.stopped():
                     self._look_and_save()
+            t.saver.wait()
             folder = self._save()
             t.saver.wait()
             t.accelerator.wait_for_everyone()
+            if t.taken < self.steps:  # one process may have been asked, and all have stopped
+                t.stopped = next(name for name in parallel.say(self.stop.name) if name)
             self._conclude(folder)
         return folder
 
@@ -101,10 +105,17 @@ class Loop:
     def _log(self, row: dict[str, Any]) -> None:
         """Write a line of the log, and tell the trackers its numbers."""
         step = self.trainer.taken
-        self.log.write({"step": step, **row})
+        before = self.log.fault
+        if not self.log.write({"step": step, **row}) and not before:
+            self.display.say(f"{self.log.path} cannot be written ({self.log.fault}); the run goes on, and tries again")
         flat = {f"{k}/{name}": v for k, inner in row.items() if isinstance(inner, dict) for name, v in inner.items()}
         told = {k: v for k, v in {**row, **flat}.items() if isinstance(v, (int, float))}
-        self.trainer.accelerator.log(told, step=step)
+        if self._tracked:
+            try:
+                self.trainer.accelerator.log(told, step=step)
+            except OSError as error:
+                self._tracked = False
+                self.display.say(f"trackers: {error}; the run goes on, and tells them no more")
 
     def _say_notes(self) -> None:
         notes = self.trainer.saver.notes
@@ -119,9 +130,13 @@ class Loop:
             say(line)
         if t.taken < self.steps:
             how = "" if t.run.resume == "auto" else " with resume=auto"
-            say(f"stopped by {self.stop.name} after step {t.taken} of {self.steps}; the same command{how} goes on")
+            say(
+                f"stopped by {t.stopped} after step {t.taken} of {self.steps}, and saved; the same command{how} goes on"
+            )
         if t.guard.total:
             say(f"{t.guard.total} of {self.steps} updates were left out: not finite (batches in {t.guard.folder})")
+        if self.log.fault:
+            say(f"{self.log.path}: its last lines are lost ({self.log.fault})")
         say(f"checkpoint: {folder}")
 
 

@@ -36,7 +36,8 @@ def joined(timeout: float, **settings: Any) -> Iterator[Accelerator]:
         ) from error
     finally:
         if not lost:  # saying goodbye would wait for the others
-            accelerator.end_training()
+            with contextlib.suppress(OSError):  # of a tracker whose disk is full
+                accelerator.end_training()
 
 
 def join(timeout: float, **settings: Any) -> Accelerator:

@@ -63,15 +63,16 @@ class Remote:
         partial = folder.with_name(f"{PARTIAL}{folder.name}-{socket.gethostname()}-{os.getpid()}")
         shutil.rmtree(partial, ignore_errors=True)
         root = f"{self.root}/checkpoints/{folder.name}"
-        for source in self.files.find(root):
-            target = partial / source[len(root) + 1 :]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.files.get_file(source, str(target))
-        wrong = fault(partial)
-        if wrong:
-            shutil.rmtree(partial)
-        else:
-            put_in_place(partial, folder)
+        try:
+            for source in self.files.find(root):
+                target = partial / source[len(root) + 1 :]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self.files.get_file(source, str(target))
+            wrong = fault(partial)
+            if not wrong:
+                put_in_place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return wrong
 
     def set_aside(self, after: int) -> str:

@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int:
         "with mmclr (base.yaml says what every key means); key=value overrides it, with dots for depth.",
         epilog="example: mmclr train base.yaml 'data.train=shards/{00000..00099}.tar' model.preset=ViT-B/32 "
         "data.batch=1024 epochs=30 optim.lr=5e-4. On several processes: accelerate launch --num_processes 8 -m "
-        "mmclr.train CONFIG ...; a killed run goes on when the same command is given again.",
+        "mmclr.train CONFIG ...; a killed or stopped run goes on when the same command is given again. Its status is 0 "
+        "after the last step, 128 + a signal's number (Ctrl-C 130, SIGTERM 143) when that stopped it, saved, before.",
     )
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -113,7 +114,7 @@ def main(argv: list[str]) -> int:
 
         dry_run(run)
     else:
-        from mmclr.train.trainer import train
+        from mmclr.train import stop, trainer
 
-        train(run)
+        return stop.status(trainer.train_until_stopped(run)[1])
     return 0

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from mmclr import parallel
 from mmclr.config import nearest
 from mmclr.errors import UserError
+from mmclr.files import write_whole
 from mmclr.train import checkpoint
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
@@ -100,21 +102,28 @@ class Saver:
             self.notes.append(f"save.best: no checkpoint is kept as the best, there is no {best}{nearest(best, made)}")
 
     def _newest(self) -> Path | None:
-        """Return the newest whole checkpoint that all machines have; None where none has any."""
-        passed: dict[Path, str] = {}
-        newest = checkpoint.latest(self.out, passed)
-        told = [f"{path}: this checkpoint is not whole ({wrong}); passed over" for path, wrong in passed.items()]
-        whole = [path.name for path in checkpoint.all_of(self.out) if not checkpoint.fault(path)]
-        everywhere = [set(names.split()) for names in parallel.say(" ".join(whole))]
-        if not any(everywhere):
-            if passed:
-                raise UserError(f"{told[0].rpartition(';')[0]}, nor is any other; resume=never begins anew")
-            return None
-        common = set.intersection(*everywhere)
-        if not common:
-            return self._same(newest)
-        found = checkpoint.all_of(self.out)[0].with_name(max(common))
-        self.notes += told
+        """Return the newest whole checkpoint that all machines have; None where none has any.
+
+        All are known by the sizes of their files; of the one that is taken the bytes are compared, once per machine.
+        """
+        passed = {path: wrong for path in checkpoint.all_of(self.out) if (wrong := checkpoint.fault(path, read=()))}
+        while True:
+            whole = [path for path in checkpoint.all_of(self.out) if path not in passed]
+            everywhere = [set(names.split()) for names in parallel.say(" ".join(path.name for path in whole))]
+            told = [f"{path}: this checkpoint is not whole ({passed[path]}); passed over" for path in sorted(passed)]
+            if not any(everywhere):
+                if passed:
+                    raise UserError(f"{told[-1].rpartition(';')[0]}, nor is any other; resume=never begins anew")
+                return None
+            common, newest = set.intersection(*everywhere), whole[-1] if whole else None
+            if not common:
+                return self._same(newest)
+            found = checkpoint.folder_of(self.out, max(int(name.removeprefix("step-")) for name in common))
+            wrong = checkpoint.fault(found) if self.accelerator.is_local_main_process else ""
+            if not parallel.agree(bool(wrong)):
+                break
+            passed[found] = next(text for text in parallel.say(wrong) if text)
+        self.notes += [line for path, line in zip(sorted(passed), told) if path > found]
         if found != newest:
             self.notes.append(f"{newest}: not on every machine; passed over")
         return found
@@ -137,7 +146,10 @@ class Saver:
             self.accelerator.wait_for_everyone()
 
     def save(self, step: int, take: Callable[[], Snapshot | None]) -> Path:
-        """Take a snapshot and write it in the background, after the one before it is written."""
+        """Take a snapshot and write it in the background, after the one before it is written.
+
+        Where it might not find room the run waits, so that no step is taken after one that could not be saved.
+        """
         self.wait()
         snapshot = take()
         self._saved = time.monotonic()
@@ -145,15 +157,35 @@ class Saver:
         if snapshot is not None:
             self._writing = threading.Thread(target=self._write, args=(snapshot, folder), name="checkpoint")
             self._writing.start()
+            if self._scarce(snapshot):
+                self._writing.join()
         return folder
 
+    @property
+    def failed(self) -> bool:
+        """Whether this process could not write a checkpoint: the run is to end now, `wait` says why."""
+        return self._failed is not None
+
     def wait(self) -> None:
-        """Return when everything is on the disk; raise what went wrong there."""
+        """Return when everything is on the disk; raise on all ranks what went wrong there."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
-        if self._failed is not None:
-            raise UserError(f"{self.out}: a checkpoint cannot be written: {self._failed}") from self._failed
+        if not parallel.agree(self.failed):
+            return
+        why = next(text for text in parallel.say("" if self._failed is None else _why(self._failed)) if text)
+        raise UserError(
+            f"{self.out}: a checkpoint cannot be written: {why}; the run has stopped, and what it saved before is "
+            "whole: make room or give access there, then the same command goes on"
+        ) from self._failed
+
+    def _scarce(self, snapshot: Snapshot) -> bool:
+        """Whether the disk might be full before the snapshot is on it. What cannot be known is not scarce."""
+        try:
+            free = shutil.disk_usage(self.out).free
+        except OSError:
+            return False
+        return free < 1.5 * snapshot.bytes() + (64 << 20)
 
     def _write(self, snapshot: Snapshot, folder: Path) -> None:
         keep, pinned = self.config.keep, snapshot.position["best"].get("step")
@@ -161,9 +193,7 @@ class Saver:
             snapshot.write(folder)
             checkpoint.prune(self.out, keep, pinned)
             if pinned is not None:
-                beside = self.out / ".best.json"
-                beside.write_text(json.dumps(snapshot.position["best"]))
-                beside.replace(self.out / "best.json")
+                write_whole(self.out / "best.json", json.dumps(snapshot.position["best"]))
         except Exception as error:
             self._failed = error
             return
@@ -204,3 +234,7 @@ class Saver:
             yield
         except Exception as error:  # every storage has errors of its own
             raise UserError(f"save.remote: {remote.url}: {error}") from error
+
+
+def _why(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__

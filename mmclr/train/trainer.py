@@ -42,13 +42,18 @@ from mmclr.train.strategies.loss_scale import LossScale
 
 def train(run: RunConfig, quiet: bool = False) -> Path:
     """Train until the run's last step, or until a signal asks to stop; return the newest checkpoint."""
+    return train_until_stopped(run, quiet)[0]
+
+
+def train_until_stopped(run: RunConfig, quiet: bool = False) -> tuple[Path, str]:
+    """Train; return the newest checkpoint, and the name of the signal that stopped the run before its last step."""
     with (
         processes.joined(run.timeout, **trackers.settings(run)) as accelerator,
         lock.held(run.folder, accelerator.is_main_process),
     ):
         trainer = Trainer(run, accelerator)
         trackers.start(accelerator, run)
-        return trainer.fit(quiet)
+        return trainer.fit(quiet), trainer.stopped
 
 
 class Trainer:
@@ -79,6 +84,7 @@ class Trainer:
         self.prefix = f"sources.{len(teachers)}.model."  # of the model's weights in the step
         self.ema_prefix = f"sources.{len(teachers) + 1}."
         self.taken = 0  # steps so far
+        self.stopped = ""  # by which signal, before the last step
         self.batch: Batch | None = None  # the last
         self.display = Display(self.steps, 0, quiet=True)
         self.guard = Guard(run.guard, run.folder / "bad")

@@ -85,8 +85,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken
     process = start([*settings, "steps=12"])
     wait_for_the_first_step(process, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
-    said = finish(process)
-    if "stopped by SIGTERM" in said:  # else it was already at its end
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == (143 if "stopped by SIGTERM" in said else 0), said
+    if process.returncode:  # else it was already at its end
         step = int(said.split("after step ")[1].split()[0])
         assert (tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "position.json").is_file()
     finish(start(settings))
@@ -100,7 +101,10 @@ def test_all_ranks_stop_together_when_one_is_asked_to(settings, tmp_path):
     wait_for_the_first_step(process, tmp_path / "run")
     (second,) = [p for p in psutil.Process(process.pid).children(recursive=True) if rank(p) == "1"]
     second.send_signal(signal.SIGTERM)
-    said = finish(process)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, "accelerate launch has one status for all that is not 0"
+    assert "exit status 143" in said
+    assert "stopped by SIGTERM" in said
     assert "checkpoint: " in said
     (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert f"after step {int(folder.name[5:])} of 100000" in said
@@ -190,7 +194,7 @@ def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
     monkeypatch.setattr(launch, "_asked_for", lambda: asked)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "29999")
-    assert launch.start_missing_processes(["debug.yaml"]) == 0, "as a run in one process ends"
+    assert launch.start_missing_processes(["debug.yaml"]) == 143, "as a run in one process ends"
 
 
 @pytest.mark.parametrize("wrong", ["optim.betas=[0.9, 1]", "seed=99999999999999999999", "seed=-1"])

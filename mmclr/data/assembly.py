@@ -131,6 +131,7 @@ class Assembler:
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
+        faults += [self.store.entry(sample, fault) for fault in stored.lost]
         texts = self.chooser.choose(stored.texts, word)
         for at, text in enumerate(texts):
             if len(text) > self.config.max_characters:

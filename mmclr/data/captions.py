@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from mmclr.config import config
-from mmclr.data.ledger import Fault
+from mmclr.data.fields import CAPTIONS, Field, Members, extensions, identity, number
+from mmclr.data.ledger import REASONS, Fault
 from mmclr.data.random import Words, key, uniform
-from mmclr.data.shards import Sample
+
+__all__ = ["Chooser", "Field", "TextEdits", "edit", "extensions", "identity", "number", "text_id"]
 
 FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of pictures are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
@@ -33,46 +31,6 @@ class TextEdits:
     stop_words: float = 0.0  # probability of leaving out all English words that say little (a, of, the), before this
 
 
-class Field:
-    """Where a caption stands: "txt" for a member, "json:a.b" for a field of one."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.extension, _, path = text.partition(":")
-        self.path = path.split(".") if path else []
-
-    def texts(self, sample: Sample) -> list[str] | None:
-        """Return the captions that stand there, None when the field is not there. Raises Fault."""
-        data = sample.members.get(self.extension)
-        if data is None:
-            return None
-        value = self.value(data) if self.path else decode(data, self.extension)
-        if value is None:
-            return None
-        values = value if isinstance(value, list) else [value]
-        if not all(isinstance(v, (str, int, float)) for v in values):
-            raise Fault("bad_text", f"{self.text} is a {type(value).__name__}, not a caption or a list of captions")
-        return [str(v) for v in values]
-
-    def value(self, data: bytes) -> Any:
-        """Return the value of the field in a json member, None when it is not there. Raises Fault."""
-        try:
-            value: Any = json.loads(decode(data, self.extension))
-        except (ValueError, RecursionError) as error:
-            raise Fault("bad_text", f"{self.extension} is not JSON: {error}") from error
-        for name in self.path:
-            value = value.get(name) if isinstance(value, dict) else None
-        return value
-
-
-def decode(data: bytes, extension: str) -> str:
-    """Return UTF-8 bytes as text. Raises Fault."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Fault("bad_text", f"{extension} is not UTF-8 at byte {error.start}") from error
-
-
 class Chooser:
     """Takes M captions from each sample, and T more forms of the first, by keyed draws."""
 
@@ -89,29 +47,40 @@ class Chooser:
         self.split, self.edits, self.captions = split, edits or TextEdits(), captions
         self.views, self.view_edits = views, view_edits or TextEdits()
 
-    def candidates(self, sample: Sample) -> list[tuple[float, list[str]]]:
+    def candidates(self, sample: Members, lost: list[Fault] | None = None) -> list[tuple[float, list[str]]]:
         """Return (weight, captions) of each field that has any. Raises Fault when none has.
 
-        A field that cannot be read counts only when no other field gives a caption.
+        What cannot be read, a field or one of its captions, is added to `lost` when another gives a caption.
         """
-        found, first = [], None
+        found: list[tuple[float, list[str]]] = []
+        bad: list[Fault] = []
+        left_out: list[Fault] = []
         for field, weight in self.fields:
             try:
-                texts = field.texts(sample)
-            except Fault as fault:
-                first = first or fault
-                continue
-            if texts is not None:
-                parts = [part for text in texts for part in self._parts(text)]
-                if parts:
+                parts = self._captions(field, sample, left_out)
+                if parts is not None:
                     found.append((weight, parts))
-                else:
-                    first = first or Fault("empty_caption", f"{field.text} has nothing but spaces")
+            except Fault as fault:
+                bad.append(fault)
         if not found:
             has = ", ".join(sample.members) or "none"
             missing = Fault("no_caption", f"no {' or '.join(f.text for f, _ in self.fields)} among its members {has}")
-            raise first or missing
+            raise bad[0] if bad else missing
+        if lost is not None:
+            lost += left_out + [Fault("lost_caption", f"{REASONS[fault.reason]}: {fault.detail}") for fault in bad]
         return found
+
+    def _captions(self, field: Field, sample: Members, lost: list[Fault]) -> list[str] | None:
+        """Return the captions of a field, None when it is not there. Raises Fault."""
+        texts = field.texts(sample, lost)
+        if texts is None:
+            return None
+        parts = [part for text in texts for part in self._parts(text)]
+        if not parts:
+            raise Fault("empty_caption", f"{field.text} has nothing but spaces")
+        if len(parts) > CAPTIONS:
+            raise Fault("bad_text", f"{field.text} has {len(parts):,} {self.split}, more than {CAPTIONS:,}")
+        return parts
 
     def choose(self, candidates: list[tuple[float, list[str]]], word: Words) -> list[str]:
         """Return M captions, different ones as long as there are any, and T views of the first: its edited forms.
@@ -167,27 +136,3 @@ def edit(how: TextEdits, text: str, word: Words) -> str:
 def text_id(text: str) -> int:
     """Return an int64 that equal captions share: case and spaces do not count."""
     return identity(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"))
-
-
-def identity(data: bytes) -> int:
-    """Return an int64 that equal bytes share, on every machine."""
-    return int.from_bytes(hashlib.sha1(data, usedforsecurity=False).digest()[:8], "little", signed=True)
-
-
-def number(field: Field, sample: Sample, default: int | float, words: bool = False) -> int | float:
-    """Return the number of a member or json field; with `words`, other text becomes the number of its hash."""
-    texts = field.texts(sample)
-    if not texts:
-        return default
-    text = texts[0].strip()
-    try:
-        return int(text) if isinstance(default, int) else float(text)
-    except ValueError:
-        if words and text:
-            return identity(text.encode())
-        raise Fault("bad_label", f"{field.text} is {text[:40]!r}") from None
-
-
-def extensions(fields: Sequence[str]) -> tuple[str, ...]:
-    """Return the members that fields stand in."""
-    return tuple(dict.fromkeys(Field(text).extension for text in fields if text))

@@ -21,13 +21,14 @@ REASONS = {
     "no_caption": "the sample has none of the caption fields",
     "empty_caption": "the caption is empty",
     "bad_text": "the caption or its json cannot be read",
-    "bad_label": "the label or weight is not a number",
+    "bad_label": "the label or weight cannot be used",
     "bad_image": "the picture cannot be decoded",
     "too_many_pixels": "the picture is larger than data.max_pixels",
     "unreadable": "the shard cannot be read at that place",
+    "lost_caption": "one of its captions cannot be used; the others are, and the sample is kept",
     "cut_caption": "the caption was longer than data.max_characters and was cut; the sample is kept",
 }
-KEPT = {"cut_caption"}  # reasons that lose nothing
+KEPT = {"cut_caption", "lost_caption"}  # reasons that lose nothing
 
 
 class Fault(Exception):

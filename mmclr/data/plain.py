@@ -6,7 +6,6 @@ crop, RGB) for pictures without transparency and without an EXIF turn, which are
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.captions import Chooser, Field, decode, extensions, number
+from mmclr.data.captions import Chooser
 from mmclr.data.decode import Colour, Picture
+from mmclr.data.fields import Field, extensions, number, tree
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.shards import Shards
@@ -79,12 +79,16 @@ class Reader:
             yield rows
 
     def _rows(self, start: int) -> Rows:
-        found, faults = [], []
+        found: list[tuple[Any, ...]] = []
+        faults: list[Entry] = []
         for number_ in range(start, min(start + self.batch, len(self))):
+            lost: list[Fault] = []
             try:
-                found.append((number_, *self._sample(number_)))
+                found.append((number_, *self._sample(number_, lost)))
             except Fault as fault:
-                faults.append(self.shards.where(number_)._replace(reason=fault.reason, detail=fault.detail))
+                lost = [fault]
+            where = self.shards.where(number_) if lost else None
+            faults += [where._replace(reason=fault.reason, detail=fault.detail) for fault in lost if where]
         index, pixels, captions, keys, metadata, label = list(zip(*found)) if found else [()] * 6
         return Rows(
             pixels=torch.from_numpy(_stack(pixels, self.image_size)).permute(0, 3, 1, 2),
@@ -96,10 +100,10 @@ class Reader:
             faults=faults,
         )
 
-    def _sample(self, at: int) -> tuple[Any, list[str], str, dict[str, Any], int]:
+    def _sample(self, at: int, lost: list[Fault]) -> tuple[Any, list[str], str, dict[str, Any], int]:
         sample = self.shards.read(at)
         image = Picture(sample.image(), self.max_pixels).pixels(self.background)
-        texts = self._chooser.candidates(sample) if self._chooser else []
+        texts = self._chooser.candidates(sample, lost) if self._chooser else []
         label = int(number(self._label, sample, -1, words=True)) if self._label else -1
         metadata = _metadata(sample.members.get("json"))
         pixels = np.asarray(plain(image, self.image_size, self.resample))
@@ -135,10 +139,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def _metadata(data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {}
-    try:
-        value = json.loads(decode(data, "json"))
-    except ValueError as error:
-        raise Fault("bad_text", f"json is not JSON: {error}") from error
+    value = tree(data, "json")
     return value if isinstance(value, dict) else {"json": value}
 
 

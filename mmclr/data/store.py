@@ -10,8 +10,9 @@ import numpy as np
 
 from mmclr.data import augment
 from mmclr.data.augment import Augment, Canvas
-from mmclr.data.captions import Chooser, Field, identity, number
+from mmclr.data.captions import Chooser
 from mmclr.data.decode import Picture
+from mmclr.data.fields import Field, identity, number
 from mmclr.data.ledger import Entry, Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Sample, Shards, bounds
@@ -30,6 +31,7 @@ class Stored(NamedTuple):
     label: int
     weight: float
     key: str
+    lost: tuple[Fault, ...] = ()  # captions that cannot be used, beside others
 
     @property
     def cost(self) -> int:
@@ -119,10 +121,11 @@ class Store:
         """Read the header of the picture, the captions and the numbers of a sample. Raises Fault."""
         data = sample.image()
         picture = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
-        texts = self.chooser.candidates(sample)
+        lost: list[Fault] = []
+        texts = self.chooser.candidates(sample, lost)
         label = int(number(self.label, sample, -1, words=True)) if self.label else -1
         weight = float(number(self.weight, sample, 1.0)) if self.weight else 1.0
-        return Stored(picture.size, picture, texts, identity(data), label, weight, sample.key)
+        return Stored(picture.size, picture, texts, identity(data), label, weight, sample.key, tuple(lost))
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""

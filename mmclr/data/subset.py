@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmclr.data.fields import find, tree
 from mmclr.data.index import ShardIndex
+from mmclr.data.ledger import Fault
 from mmclr.data.sources import Reader, cache_folder
 from mmclr.errors import UserError
 
@@ -64,8 +65,8 @@ def uid_of(key: str, data: bytes | None) -> str | None:
     """Return a sample's uid: the field "uid" of its json, or its key when that is one."""
     if data is not None:
         try:
-            uid = json.loads(data).get("uid")
-        except (ValueError, AttributeError):
+            uid = find(tree(data, "json"), "uid")
+        except Fault:
             uid = None
         if isinstance(uid, str) and _is_uid(uid):
             return uid

@@ -23,6 +23,7 @@ from rich.table import Table
 from eval.examples import save
 from eval.measurement import Measurement
 from mmclr.errors import UserError
+from mmclr.secrets import redact_tree
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
 BESIDE = {"measurements", "examples"}  # kept in files of their own
@@ -84,7 +85,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON file holds."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in BESIDE}
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in BESIDE}
+        return dict(redact_tree(kept))  # a set's name may be an address
 
     def save(self, path: str | Path) -> Path:
         """Write the JSON at `path`; beside it NAME.samples.npz (what each sample gave) and NAME.examples.json."""

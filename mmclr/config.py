@@ -20,6 +20,7 @@ import yaml
 from typing_extensions import dataclass_transform
 
 from mmclr.errors import UserError
+from mmclr.secrets import redact_tree
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -100,10 +101,14 @@ def to_tree(value: Any) -> Tree:
     return typing.cast(Tree, pydantic.TypeAdapter(type(value)).dump_python(value, mode="json"))
 
 
+def stored(value: Any) -> str:
+    """Return a config as the YAML that is kept on disk: keys in the order of the fields, addresses without secrets."""
+    return yaml.safe_dump(redact_tree(to_tree(value)), sort_keys=False, allow_unicode=True, width=110)
+
+
 def save(value: Any, path: str | Path) -> None:
-    """Write a config as YAML, its keys in the order of its fields."""
-    text = yaml.safe_dump(to_tree(value), sort_keys=False, allow_unicode=True, width=110)
-    Path(path).write_text(text, encoding="utf-8")
+    """Write a config as YAML."""
+    Path(path).write_text(stored(value), encoding="utf-8")
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,7 +184,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(redact_tree(value))  # before it is cut: half an address is not known as one
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 
 from mmclr.output import ReaderGone
+from mmclr.secrets import redact
+from mmclr.terminal import plain
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 NUMBER = re.compile(r"\b(?:os error|errno:?) (\d+)", re.IGNORECASE)  # libraries in Rust and C++ say it in words
@@ -18,7 +20,13 @@ _noted: set[str] = set()
 
 
 class UserError(Exception):
-    """Says in one sentence what is wrong, where (file, key, shard, line), and what to do."""
+    """Says in one sentence what is wrong, where (file, key, shard, line), and what to do.
+
+    Its text has no secrets of addresses and nothing that a terminal would obey, wherever it is shown or written.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(plain(redact(text)) if isinstance(text, str) else text for text in args))
 
 
 def note(text: str) -> None:

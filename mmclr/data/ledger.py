@@ -9,6 +9,8 @@ import torch
 
 from mmclr import parallel
 from mmclr.errors import UserError
+from mmclr.secrets import address, redact
+from mmclr.terminal import one_line
 
 EXAMPLES = 5  # kept for each reason, to be shown to people
 
@@ -49,7 +51,8 @@ class Entry(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.shard}, sample {self.row} ({self.key}): {REASONS[self.reason]}: {self.detail}"
+        where = f"{address(self.shard)}, sample {self.row} ({one_line(self.key)})"
+        return f"{where}: {REASONS[self.reason]}: {redact(one_line(self.detail))}"
 
 
 class Ledger:

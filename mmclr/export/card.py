@@ -13,6 +13,7 @@ import yaml
 from mmclr import __version__
 from mmclr.errors import UserError
 from mmclr.export.source import Source
+from mmclr.secrets import redact_tree
 
 USE = {
     "transformers": """\
@@ -79,7 +80,10 @@ class About:
 
 def write(folder: Path, source: Source, differences: dict[str, float], name: str, about: About, format: str) -> None:
     """Write README.md into `folder`."""
-    run, position = _read(source.folder.parent / "config.yaml"), _read(source.folder.parent / "position.json")
+    run, position = (
+        redact_tree(_read(source.folder.parent / "config.yaml")),
+        _read(source.folder.parent / "position.json"),
+    )
     results = [_result(Path(path)) for path in about.results]
     config = source.model.config
     parameters = sum(p.numel() for p in source.model.parameters()) / 1e6
@@ -181,7 +185,7 @@ def _training(config: dict[str, Any], position: dict[str, Any], weights: str) ->
 
 def _result(path: Path) -> dict[str, Any]:
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = redact_tree(json.loads(path.read_text(encoding="utf-8")))
         return {"dataset": tree["dataset"], "task": tree["task"], **tree, "metrics": dict(tree["metrics"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"--results {path}: not a result of mmclr eval or CLIP_benchmark ({error!r})") from None

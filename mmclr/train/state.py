@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from torch import Tensor
 
-from mmclr.config import to_tree
+from mmclr.config import stored
 from mmclr.errors import UserError
 from mmclr.models.pretrained import read_state
 from mmclr.models.two_tower import load_weights, read_weights
@@ -40,7 +40,7 @@ def take(t: Trainer) -> Snapshot | None:
     if not main:
         return None
     return Snapshot(
-        config=yaml.safe_dump(to_tree(t.run), sort_keys=False, allow_unicode=True),
+        config=stored(t.run),
         models={name: fill(t.shell, below(t.prefix, weights)) for name, weights in models.items()},
         tokenizer=t.tokenizer,
         objectives=below(OBJECTIVES, whole),

@@ -11,6 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from mmclr.config import ConfigError, nearest, to_tree
+from mmclr.secrets import redact_tree
 from mmclr.train.run import RunConfig
 
 
@@ -39,7 +40,7 @@ def start(accelerator: Accelerator, run: RunConfig) -> None:
     """Start the trackers that the accelerator was made with; a run that goes on continues its curves."""
     number = hashlib.sha256(str(run.folder.resolve()).encode()).hexdigest()[:16]
     accelerator.init_trackers(
-        "mmclr", dict(_flat(to_tree(run))), {"wandb": {"name": run.name, "id": number, "resume": "allow"}}
+        "mmclr", dict(_flat(redact_tree(to_tree(run)))), {"wandb": {"name": run.name, "id": number, "resume": "allow"}}
     )
 
 

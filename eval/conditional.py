@@ -100,11 +100,12 @@ def read(path: Path) -> dict[str, list[Template]]:
 def crop_box(box: Sequence[float], width: int, height: int) -> Box:
     """Return the part around an instance x, y, w, h, literally as the paper's code has it.
 
-    Away from the borders it grows to the left and the top only.
+    Away from the borders it grows to the left and the top only. Edges are rounded at the end, as Pillow's crop does.
     """
     x, y, w, h = box
-    left, top = max(0, int(x - DILATE * w)), max(0, int(y - DILATE * h))
-    return left, top, min(width, int(left + (1 + DILATE) * w)), min(height, int(top + (1 + DILATE) * h))
+    left, top = max(0, x - DILATE * w), max(0, y - DILATE * h)
+    right, bottom = min(width, left + (1 + DILATE) * w), min(height, top + (1 + DILATE) * h)
+    return round(left), round(top), round(right), round(bottom)
 
 
 def _template(entry: Mapping[str, Any], file: Path) -> Template:

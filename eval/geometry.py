@@ -56,7 +56,7 @@ def cloud(x: Tensor, name: str) -> Measured:
     return {
         f"{name}_uniformity": uniformity(x),
         f"{name}_effective_rank": float(torch.special.entr(shares).sum().exp()),
-        f"{name}_components_80": int((shares.cumsum(0) < 0.8).sum()) + 1.0,
+        f"{name}_components_80": int((shares.cumsum(0) < 0.8).sum()) + 1.0 if values.sum() > 0 else None,
         f"{name}_rank": float(torch.linalg.matrix_rank(x.double())),
         f"{name}_norm_of_mean": float(x.mean(0).norm()),
     }
@@ -68,7 +68,7 @@ def between(x: Tensor, y: Tensor, scale: float) -> Measured:
     row, column, hardest = _contrast(x, y, scale)
     mean_x, mean_y = x.mean(0), y.mean(0)
     n = len(x)
-    unmatched = (n * float(mean_x @ mean_y) - float(matched.mean())) / max(n - 1, 1)
+    unmatched = (n * float(mean_x @ mean_y) - float(matched.mean())) / (n - 1) if n > 1 else None
     return {
         "alignment": _mean(2 - 2 * matched),
         "cross_uniformity": cross_uniformity(x, y),
@@ -78,9 +78,9 @@ def between(x: Tensor, y: Tensor, scale: float) -> Measured:
         "linear_separability": separability(x, y),
         "matched_cosine": _mean(matched),
         "unmatched_cosine": unmatched,
-        "margin": _mean(matched - hardest),
-        "effective_negatives_of_image": _mean(row.exp()),
-        "effective_negatives_of_text": _mean(column.exp()),
+        "margin": _mean(matched - hardest) if n > 1 else None,
+        "effective_negatives_of_image": _mean(row.exp()) if n > 1 else None,
+        "effective_negatives_of_text": _mean(column.exp()) if n > 1 else None,
     }
 
 
@@ -104,6 +104,7 @@ def cross_uniformity(x: Tensor, y: Tensor) -> Measurement | None:
 
 def tolerance(x: Tensor, labels: Tensor) -> float | None:
     """Mean cosine of two different samples of one class; None where no class has two."""
+    x, labels = x[labels >= 0], labels[labels >= 0]  # what has no class is like nothing
     counts = torch.bincount(labels)
     sums = torch.zeros(len(counts), x.shape[1], dtype=torch.float64).index_add_(0, labels, x.double())
     pairs = int((counts * (counts - 1)).sum())

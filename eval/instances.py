@@ -97,9 +97,10 @@ def _winoground(entry: dict[str, Any]) -> Instance:
 def _aro(entry: dict[str, Any]) -> Instance:
     """VG-Relation and VG-Attribution: the box is cut out, the groups are relations or pairs of attributes."""
     file = entry.get("image_path") or f"{entry['image_id']}.jpg"
-    x, y, w, h = (int(entry[f"bbox_{side}"]) for side in "xywh")
+    x, y, w, h = (float(entry[f"bbox_{side}"]) for side in "xywh")
+    box = round(x), round(y), round(x + w), round(y + h)  # as Pillow's crop rounds
     group = entry.get("relation_name") or "_".join(entry["attributes"])
-    return Instance(((file, (x, y, x + w, y + h)),), (entry["true_caption"], entry["false_caption"]), group)
+    return Instance(((file, box),), (entry["true_caption"], entry["false_caption"]), group)
 
 
 def _plain(entry: dict[str, Any]) -> Instance:

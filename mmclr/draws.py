@@ -36,10 +36,11 @@ def partners(index: Tensor, seed: Tensor) -> Tensor:
 
     The rows of all ranks stand in a random circle and each has the next for its partner: nobody is his own.
     """
-    order = scramble(parallel.gather(index) + seed).argsort(stable=True)
+    rows = parallel.rows_of(len(index))
+    order = scramble(rows.gather(index) + seed).argsort(stable=True)
     after = torch.empty_like(order)
     after[order] = order.roll(-1)
-    return parallel.own_rows(after)
+    return rows.own(after)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

@@ -13,7 +13,7 @@ with the backward, and its values add up to that of the whole (`train.accumulate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +55,33 @@ class Feature:
         return self.shape.startswith("[b")
 
 
+IDS = ("image_id", "caption_id", "label", "clusters")  # what says of a row which sample it is, -1 for nothing
+
+
+def real(found: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which rows are samples, bool [b], from those features of the batch that there are; None if none says it.
+
+    A row is blank, not a sample, if its weight is 0 and it has no number (index -1), or nothing else that makes it a
+    sample (image_id, caption_id, label and clusters all -1). So a sample of weight 0 is told by any of these.
+    """
+    weights, index = found.get("weights"), found.get("index")
+    if "real" in found or weights is None:
+        return found.get("real", None if index is None else index >= 0)
+    ids = [found[name].flatten(1) if found[name].dim() > 1 else found[name][:, None] for name in IDS if name in found]
+    known = torch.cat(ids, 1).ne(-1).any(1) if ids else torch.zeros_like(weights, dtype=torch.bool)
+    if index is not None:
+        known = (known if ids else True) & (index >= 0)
+    return known | (weights != 0)
+
+
 def example(name: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
     """Return a random value of the feature `name`: unit vectors where it is an embedding, ids with repeats."""
     return FEATURES[name].make(sizes, generator)
+
+
+def is_float(name: str) -> bool:
+    """Whether the values of the feature `name` are fractions, not whole numbers or flags."""
+    return example(name, Sizes(b=2), torch.Generator()).is_floating_point()
 
 
 def _unit(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
@@ -175,6 +199,12 @@ FEATURES: dict[str, Feature] = {
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
     "clusters": Feature(
         "[b, C]", "batch", "int64 nearest clusters of the picture from `mmclr data cluster`, -1 for none", _clusters
+    ),
+    "real": Feature(
+        "[b]",
+        "batch",
+        "bool, whether the row is a sample: false where it fills up the batch; no objective sees those",
+        lambda sizes, generator: torch.ones(sizes.b, dtype=torch.bool),
     ),
     "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
     "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", _shares),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mmclr import parallel
+from mmclr import parallel, vocabulary
 from mmclr.data.ledger import Entry
 
 NO_TARGET = -100  # what torch's cross-entropy passes by
@@ -20,8 +20,8 @@ class Batch:
 
     V further views of each picture, T further forms of each first caption.
 
-    A row of weight 0 is blank: it pads the last batch of an epoch (index -1), or stands for a sample that was
-    skipped.
+    A row without ids (all -1) and of weight 0 is blank, and no sample: it pads the last batch of an epoch, or stands
+    for one that was skipped. A sample may have weight 0, too: it counts in no mean, and is still a negative of others.
     """
 
     pixels: Tensor  # uint8 [b, 3, H, W], in memory channels last
@@ -30,7 +30,7 @@ class Batch:
     image_id: Tensor  # int64 [b], equal for equal files
     caption_id: Tensor  # int64 [b], equal for equal (first) captions up to case and spaces
     label: Tensor  # int64 [b], -1 where there is none
-    index: Tensor  # int64 [b], number of the sample in the dataset
+    index: Tensor  # int64 [b], number of the sample in the dataset, -1 for a blank row
     weights: Tensor  # float32 [b]
     keys: list[str]
     views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture
@@ -39,6 +39,14 @@ class Batch:
     text_view_lengths: Tensor | None = None  # int64 [b, T]
     clusters: Tensor | None = None  # int64 [b, C], nearest clusters of each picture, -1 where there is none
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
+
+    @property
+    def real(self) -> Tensor:
+        """Whether each row is a sample, bool [b]; false for blank ones."""
+        names = ("weights", "index", *(name for name in vocabulary.IDS if getattr(self, name) is not None))
+        known = vocabulary.real({name: getattr(self, name) for name in names})
+        assert known is not None
+        return known
 
     @property
     def caption_targets(self) -> Tensor:

@@ -106,8 +106,16 @@ class Clusters:
 
 
 def groups(nearest: Sequence[Labels]) -> Ints:
-    """Return one number per sample that only samples share whose labels of every stage are the same, [samples]."""
-    return np.unique(np.stack(nearest, 1), axis=0, return_inverse=True)[1].astype(np.int64)
+    """Return one number per sample that only samples share whose labels of every stage are the same, [samples].
+
+    A sample that has no label (-1) in some stage is alone: nobody knows what it is like.
+    """
+    labels = np.stack(nearest, 1)
+    found, numbers = np.unique(labels, axis=0, return_inverse=True)
+    missing = np.flatnonzero((labels < 0).any(1))
+    numbers = numbers.astype(np.int64)
+    numbers[missing] = len(found) + np.arange(len(missing))
+    return numbers
 
 
 def digest(labels: NDArray[Any]) -> str:

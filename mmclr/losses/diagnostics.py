@@ -5,6 +5,8 @@ They cost four to five matmuls of the batch with itself, about one loss; log the
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,17 +14,26 @@ from torch.nn import functional as F
 from mmclr import parallel
 from mmclr.losses.algebra import Equal, Mask, Pairs, expected, top
 from mmclr.losses.algebra.lse import dual_lse
+from mmclr.losses.algebra.tiles import widen
+from mmclr.losses.blank import samples_alone
 from mmclr.losses.moments import effective_rank, log_mean_kernel, tolerance
 
 QUANTILES = (0.05, 0.5, 0.95)
 
 
 @torch.no_grad()
-def diagnose(image: Tensor, text: Tensor, scale: Tensor, caption_id: Tensor | None = None) -> dict[str, float]:
+def diagnose(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor | float,
+    caption_id: Tensor | None = None,
+    real: Tensor | None = None,
+) -> dict[str, float]:
     """Return numbers about a batch of pairs, image and text [b, D] unit-norm, by name; see the table below.
 
     With `caption_id` [b] equal captions are no wrong answers to each other, and `tolerance` tells how alike their
-    images are (NaN where no caption occurs twice).
+    images are. `real` bool [b] says which rows are samples; others are left out. A number is NaN where the batch has
+    nothing that it could be about: no wrong answer, no caption that occurs twice, no sample.
 
     matched_*, hardest_*        quantiles and mean of the cosine of a pair, and of an image's hardest wrong caption
     margin                      mean of the one less the other
@@ -34,7 +45,12 @@ def diagnose(image: Tensor, text: Tensor, scale: Tensor, caption_id: Tensor | No
     effective_negatives_of_...  how many wrong answers share the gradient at this scale, 1 to B - 1
     scale                       inverse temperature
     """
-    image, text = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (image, text))
+    given = {"image": image, "text": text, "caption_id": caption_id, "real": real}
+    with samples_alone({name: widen(x) for name, x in given.items() if x is not None}) as kept:
+        return _numbers(kept.features["image"], kept.features["text"], scale, kept.features.get("caption_id"))
+
+
+def _numbers(image: Tensor, text: Tensor, scale: Tensor | float, caption_id: Tensor | None) -> dict[str, float]:
     same = Pairs() if caption_id is None else Equal(caption_id)
     matched = (image * text).sum(1)
     of_image, of_text = (top(x, y, 1, exclude=same).values[:, 0] for x, y in ((image, text), (text, image)))
@@ -59,38 +75,47 @@ def diagnose(image: Tensor, text: Tensor, scale: Tensor, caption_id: Tensor | No
     return {name: float(value) for name, value in found.items()}
 
 
-def fixed_negatives_loss(image: Tensor, text: Tensor, scale: Tensor, negatives: int = 255, seed: int = 0) -> float:
+def fixed_negatives_loss(
+    image: Tensor, text: Tensor, scale: Tensor | float, negatives: int = 255, seed: int = 0
+) -> float:
     """Return the InfoNCE of pairs [N, D], each against `negatives` others, whatever batches they came in.
 
     The pairs are drawn into groups of negatives + 1 by `seed`, the last filled up from the first: so the value is
     that of training batches of this size, and comparable between runs. Takes all pairs; no ranks talk.
     """
-    size = min(negatives + 1, len(image))
+    size = max(1, min(negatives + 1, len(image)))
     order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))
     groups = torch.cat([order, order[: -len(order) % size]]).view(-1, size).to(image.device)
     total = 0.0
     for number, group in enumerate(groups):
         fresh = min(size, len(order) - number * size)
-        s = scale.double() * image[group].double() @ text[group].double().T
+        s = float(scale) * image[group].double() @ text[group].double().T
         own = torch.arange(fresh, device=s.device)
         both = F.cross_entropy(s[:fresh], own, reduction="sum") + F.cross_entropy(s.T[:fresh], own, reduction="sum")
         total += float(both) / 2
-    return total / len(order)
+    return total / len(order) if len(order) else math.nan
 
 
 def _spread(name: str, values: Tensor) -> dict[str, Tensor]:
     every = parallel.gather(values)
+    every = every[every > -torch.inf]  # of what there is
+    if not len(every):
+        every = every.new_full((1,), torch.nan)
     levels = torch.quantile(every[: 1 << 24], every.new_tensor(QUANTILES))
     return {f"{name}_mean": every.mean()} | {f"{name}_{q:.0%}": level for q, level in zip(QUANTILES, levels)}
 
 
 def _mean(values: Tensor) -> Tensor:
-    return parallel.mean(values.double())
+    """Return the mean over all ranks of what is not infinite, [], NaN where nothing is: -inf is a missing value."""
+    there = ~values.isinf()
+    return parallel.total(torch.where(there, values, 0.0).double().sum()) / parallel.total(there.double().sum())
 
 
-def _effective_negatives(image: Tensor, text: Tensor, scale: Tensor, same: Mask) -> dict[str, Tensor]:
+def _effective_negatives(image: Tensor, text: Tensor, scale: Tensor | float, same: Mask) -> dict[str, Tensor]:
     """Return the mean of exp(entropy) of the softmax over an anchor's negatives: entropy = lse - mean similarity."""
     lse = dual_lse(image, text, scale, exclude=same)
-    mean = expected(image, text, float(scale), exclude=same)
+    mean = expected(image, text, scale, exclude=same)
     entropies = {"image": lse.row - scale * mean.row, "text": lse.col - scale * mean.col}
-    return {f"effective_negatives_of_{name}": _mean(e.exp()) for name, e in entropies.items()}
+    # an anchor without a wrong answer has no such number
+    exps = {name: torch.where(e == -torch.inf, e, e.exp()) for name, e in entropies.items()}
+    return {f"effective_negatives_of_{name}": _mean(e) for name, e in exps.items()}

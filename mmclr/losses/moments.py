@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from mmclr import parallel
-from mmclr.losses.algebra import Pairs, dual_lse
+from mmclr.losses.algebra import Pairs, dual_lse, groups
 
 
 def logsumexp(x: Tensor) -> Tensor:
     """Return the log-sum-exp of the values [b] of all ranks, [], the same on every rank; -inf if all are."""
-    top = parallel.maximum(x.max())
+    top = parallel.largest(x)
     top = torch.where(top == -torch.inf, 0.0, top)
     return parallel.total((x - top).exp().sum()).log() + top
 
 
 def log_mean_kernel(x: Tensor, y: Tensor, t: float) -> Tensor:
-    """Return log mean_{j != k} exp(-t |x_j - y_k|^2) of unit vectors [b, D] over all ranks; 0 for a single sample."""
-    samples = x.shape[0] * parallel.world()
-    if samples == 1:
+    """Return log mean_{j != k} exp(-t |x_j - y_k|^2) of unit vectors [b, D] over all ranks; 0 for fewer than 2."""
+    samples = parallel.count(x)
+    if samples < 2:
         return (x * y).sum() * 0
     # |x - y|^2 = 2 - 2 <x, y>: no root of a distance that may be 0
     return logsumexp(dual_lse(x, y, 2 * t, exclude=Pairs()).row) - 2 * t - math.log(samples * (samples - 1))
@@ -40,8 +40,10 @@ def tolerance(x: Tensor, ids: Tensor) -> Tensor:
 
     Wang and Liu, CVPR 2021, arXiv 2012.09740: sum over groups of |sum of x|^2 less the samples with themselves.
     """
-    groups, members = torch.unique(parallel.gather(ids), return_inverse=True, return_counts=True)[1:]
-    sums = x.new_zeros(len(members), x.shape[1], dtype=torch.float64)
-    sums = parallel.total(sums.index_add(0, parallel.own_rows(groups), x.double()))
+    rows = parallel.rows_of(len(ids))
+    numbers, count = groups(rows.gather(ids))
+    members = torch.bincount(numbers, minlength=count)
+    sums = x.new_zeros(count, x.shape[1], dtype=torch.float64)
+    sums = parallel.total(sums.index_add(0, rows.own(numbers), x.double()))
     own = parallel.total(x.double().square().sum())
     return (sums.square().sum() - own) / (members * (members - 1)).sum()

@@ -9,20 +9,22 @@ made, and the sources compute nothing that nobody asked for::
 
         def forward(self, image, text, scale, frozen_image, weights): ...
 
-Features are this rank's rows. What compares samples goes through `algebra` (streamed) or `parallel.gather`
-(dense); what averages over samples goes through `parallel.mean`. The value is the mean over the GLOBAL batch,
-the same on every rank; no objective mentions a rank. forward reads state and must not change it: what it found is
-kept aside and taken in by after_step, which runs only when the update was made (a NaN cannot poison it).
+Features are this rank's rows, blank ones left out (see `blank`), so ranks may have different numbers of them, and
+`parallel.count` says how many there are in all. What compares samples goes through `algebra` (streamed) or
+`parallel.gather` (dense); what averages over samples goes through `parallel.mean`. The value is the mean over the
+GLOBAL batch, the same on every rank; no objective mentions a rank. forward reads state and must not change it: what it
+found is kept aside and taken in by after_step, which runs only when the update was made (a NaN cannot poison it).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import pkgutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -30,8 +32,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
-from mmclr import losses, vocabulary
+from mmclr import losses, parallel, vocabulary
 from mmclr.config import ConfigError, check, config, nearest
+from mmclr.losses.algebra.tiles import widen
+from mmclr.losses.blank import Kept, samples_alone
 
 ALLOWED = {"setup", "forward", "after_step"}  # what a subclass may define besides fields and private helpers
 
@@ -65,6 +69,8 @@ class Objective(nn.Module):
             return  # torch makes such a class for a module some of whose parameters are parametrized
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         cls.key, cls.cost = key, cost
+        if "after_step" in vars(cls):
+            cls.after_step = _for_samples(cls.after_step)  # type: ignore[method-assign,assignment]
         cls.needs = _needs(cls)
         _refuse_strangers(cls)
         _REGISTRY[key] = cls
@@ -73,6 +79,7 @@ class Objective(nn.Module):
         # The generated __init__ sets fields, which nn.Module allows only once it is initialised itself.
         self = super().__new__(cls)
         nn.Module.__init__(self)
+        self._last = (True, False)
         return self
 
     def setup(self, facts: Facts) -> None:
@@ -81,22 +88,55 @@ class Objective(nn.Module):
     def after_step(self) -> None:
         """Update state after the optimizer's step (queues, averages, prototypes)."""
 
-    def __call__(self, **features: Tensor) -> Tensor:
-        """Return the term's value, float32 or float64: half-precision features are widened, autocast is off."""
-        features = {name: _widen(value) for name, value in features.items()}
-        device = next(iter(features.values())).device.type
-        if not torch.is_autocast_enabled(device):
-            return super().__call__(**features)
-        with torch.autocast(device, enabled=False):
-            return super().__call__(**features)
+    def __call__(self, **features: Any) -> Tensor:
+        """Return the term's value, float32 or float64: half-precision features are widened, autocast is off.
+
+        Numbers and lists may stand for tensors. Beside what forward asks for, `real` may say which rows are samples.
+        """
+        with samples_alone(tensors(features)) as kept:
+            self._last = kept.equally, kept.nothing
+            if kept.nothing:
+                return no_value(self, kept)
+            device = next(iter(kept.features.values())).device.type
+            if not torch.is_autocast_enabled(device):
+                return super().__call__(**kept.features)
+            with torch.autocast(device, enabled=False):
+                return super().__call__(**kept.features)
 
     def extra_repr(self) -> str:
         """Show the fields in the printed module."""
         return ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))  # type: ignore[arg-type]
 
 
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+def no_value(module: nn.Module, kept: Kept) -> Tensor:
+    """Return 0 with a gradient of 0 for all features and for the module's own weights: no rank has a sample."""
+    floats = [x for x in (*kept.features.values(), *module.parameters()) if x.is_floating_point()]
+    return sum(((x * 0).sum() for x in floats if x.requires_grad), floats[0].new_zeros(()))
+
+
+def tensors(features: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return features as tensors, wide ones; what is none gets the type and device of those that are."""
+    found = {name: widen(x) for name, x in features.items() if isinstance(x, Tensor)}
+    like = next((x for x in found.values() if x.is_floating_point()), torch.zeros(()))
+    for name in features.keys() - found.keys():
+        dtype = like.dtype if vocabulary.is_float(name) else torch.int64
+        found[name] = torch.as_tensor(features[name], dtype=dtype, device=like.device)
+    if "weights" in found and not found["weights"].is_floating_point():
+        found["weights"] = found["weights"].to(like.dtype)
+    return {name: found[name] for name in features}
+
+
+def _for_samples(update: Callable[[Objective], None]) -> Callable[[Objective], None]:
+    """Return an after_step that knows of the last forward's rows, and does nothing where none was a sample."""
+
+    @functools.wraps(update)
+    def run(self: Objective) -> None:
+        equally, nothing = self._last
+        if not nothing:
+            with parallel.equally_many(equally):
+                update(self)
+
+    return run
 
 
 _REGISTRY: dict[str, type[Objective]] = {}

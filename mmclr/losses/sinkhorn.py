@@ -14,7 +14,7 @@ def sinkhorn(scores: Tensor, eps: float, iterations: int, weights: Tensor | None
     sums in turn. Only K sums go between ranks. Rows count by weights [b]; scores [b, K] are this rank's.
     """
     shares = parallel.shares(torch.ones_like(scores[:, 0]) if weights is None else weights.to(scores))
-    found = ((scores - parallel.maximum(scores.max())) / eps).exp()
+    found = ((scores - parallel.largest(scores)) / eps).exp()
     for _ in range(iterations):
         found = found / parallel.total(shares @ found).clamp_min(torch.finfo(found.dtype).tiny)
         found = found / found.sum(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)

@@ -37,11 +37,12 @@ class Table(nn.Module):
 
     def read(self, numbers: Tensor) -> Tensor:
         """Return the rows of this rank's numbers [n], negative ones standing for no row: [n] -> [n, width]."""
-        every = parallel.gather(numbers)
+        rows = parallel.rows_of(len(numbers))
+        every = rows.gather(numbers)
         at, mine = self._mine(every)
         found = self.rows.new_zeros(len(every), self.rows.shape[1])
         found[at] = self.rows[mine]
-        return torch.where(numbers[:, None] < 0, self.first, parallel.reduce_scatter(found))
+        return torch.where(numbers[:, None] < 0, self.first, rows.reduce_scatter(found))
 
     def write(self, numbers: Tensor, values: Tensor) -> None:
         """Set the rows of this rank's numbers [n]; values [n, width] with one number, of all ranks, are averaged.

@@ -48,7 +48,8 @@ def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]
             own = {"use": name, "weight": 1.0, "head": None, **fields}
             entry = check(_Entry, {key: own.pop(key) for key in ("use", "weight", "head")}, where)
             bare = build(entry.use, own, where)
-            headed = bare if entry.head is None else Headed(bare, heads.build(entry.head, f"{where}.head"))
+            at = f"{where}.head"
+            headed = bare if entry.head is None else Headed(bare, heads.build(entry.head, at), at)
             terms[name] = Term(headed, entry.weight)
         except ConfigError as error:
             faults.append(str(error))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmclr import vocabulary
 from mmclr.config import ConfigError
+from mmclr.losses.blank import samples_alone
 from mmclr.losses.objective import Facts
 from mmclr.losses.terms import Term
 
@@ -22,7 +23,7 @@ PER_SAMPLE = {name for name, feature in vocabulary.FEATURES.items() if feature.p
 DENSE = {name for name, feature in vocabulary.FEATURES.items() if feature.dense}
 LEARNT = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "student"}
 
-LOOKED = frozenset({"image", "text", "scale", "caption_id"})
+LOOKED = frozenset({"image", "text", "scale", "caption_id", "real"})
 
 
 class Step(nn.Module):
@@ -36,7 +37,7 @@ class Step(nn.Module):
         self.weights = {name: term.weight for name, term in terms.items()}
         self.precision: torch.dtype | None = None  # that the sources compute in; objectives stay in float32
         self.dense = {name for name, term in terms.items() if DENSE.intersection(term.objective.needs)}
-        self.wanted = self.needs(terms)
+        self.wanted = self.needs(terms) | {"real"}
         provided = FROM_BATCH | {"progress"} | {name for source in sources for name in source.provides}
         for name, term in terms.items():
             lacking = [need for need in term.objective.needs if need not in provided]
@@ -87,7 +88,7 @@ class Step(nn.Module):
 
     def features(self, batch: Any, progress: float, wanted: Set[str]) -> dict[str, Tensor]:
         """Return {name: tensor} of the wanted features."""
-        found = {name: getattr(batch, name) for name in wanted & FROM_BATCH}
+        found = {name: getattr(batch, name) for name in wanted & FROM_BATCH if name != "real" or hasattr(batch, name)}
         with torch.autocast(batch.pixels.device.type, self.precision, enabled=self.precision is not None):
             for source in self.sources:
                 found.update(source(batch, wanted - found.keys()))
@@ -104,13 +105,15 @@ class Step(nn.Module):
         """
         total: Tensor | float = 0.0
         terms: dict[str, Tensor] = {name: features[name].detach() for name in ("scale",) if name in features}
-        for name in self.objectives:
-            if name not in names:
-                continue
-            objective = self.objectives[name]
-            value = objective(**{need: features[need] for need in objective.needs})  # type: ignore[union-attr]
-            terms[name] = value.detach()
-            total = total + self.weights[name](progress) * value
+        with samples_alone(features) as kept:
+            for name in self.objectives:
+                if name not in names:
+                    continue
+                objective = self.objectives[name]
+                needs: tuple[str, ...] = objective.needs  # type: ignore[union-attr,assignment]
+                value = objective(**{need: kept.features[need] for need in needs})
+                terms[name] = value.detach()
+                total = total + self.weights[name](progress) * value
         return torch.as_tensor(total), terms
 
     def setup(self, facts: Facts) -> None:

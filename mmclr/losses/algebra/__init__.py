@@ -3,7 +3,7 @@
 from mmclr.losses.algebra.expected import Expected, expected
 from mmclr.losses.algebra.joint import Joint, joint_lse
 from mmclr.losses.algebra.lse import Lse, dual_lse, merge
-from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where
+from mmclr.losses.algebra.masks import Either, Equal, Mask, Pairs, Where, groups
 from mmclr.losses.algebra.pair_sum import PairSum, pair_sum
 from mmclr.losses.algebra.token_entropy import token_entropy
 from mmclr.losses.algebra.top import Top, top
@@ -24,6 +24,7 @@ __all__ = [
     "Where",
     "dual_lse",
     "expected",
+    "groups",
     "joint_lse",
     "low_rank",
     "merge",

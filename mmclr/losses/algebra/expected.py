@@ -11,7 +11,7 @@ from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
 from mmclr.losses.algebra.sums import Apart, Shared, stand
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
+from mmclr.losses.algebra.tiles import LN2, Sides, Strip, alike, as_number, full_precision, once
 
 
 class Expected(NamedTuple):
@@ -24,14 +24,16 @@ class Expected(NamedTuple):
 
 
 @full_precision
-def expected(x: Tensor, y: Tensor, scale: float = 1.0, *, exclude: Exclude = None, detach: bool = False) -> Expected:
+def expected(
+    x: Tensor, y: Tensor, scale: Tensor | float = 1.0, *, exclude: Exclude = None, detach: bool = False
+) -> Expected:
     """Return the mean of c = x y^T per row and column over all ranks, weighted by the softmax of scale * c.
 
-    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. With `detach` the weights are constants.
+    x [n, D] and y [m, D] are this rank's rows; as many as ranks like. With `detach` the weights are constants.
     Differentiable once, in x and y.
     """
-    x, y = widen(x), widen(y)
-    return Expected(*_Expected.apply(x, y, x.new_tensor(scale), as_mask(exclude), detach))
+    x, y = alike(x, y)
+    return Expected(*_Expected.apply(x, y, as_number(scale, x), as_mask(exclude), detach))
 
 
 class _Expected(torch.autograd.Function):
@@ -47,12 +49,12 @@ class _Expected(torch.autograd.Function):
         bits = torch.where(sums == -torch.inf, torch.inf, sums / LN2)[0].split([x.shape[0], strip.y.shape[0]])
         means = [torch.zeros_like(lse) for lse in bits]
         bits = tuple(lse.to(x.dtype) for lse in bits)
-        for rows, cols, tile in (cosines := _cosines(x, strip.y)).tiles():
+        for rows, cols, tile in (cosines := _cosines(x, strip.y, strip.sides)).tiles():
             for side, at in enumerate((rows, cols)):
                 p = _softmax(cosines, tile, rows, cols, strip.factor, bits, mask, side)
                 means[side][at].add_(p.mul_(tile).sum(1 - side))
         row, every_col = means[0].to(x.dtype), parallel.total(means[1]).to(x.dtype)
-        ctx.mask, ctx.detach = mask, detach
+        ctx.mask, ctx.detach, ctx.sides = mask, detach, strip.sides
         ctx.save_for_backward(x, strip.y, scale, *bits, row, every_col)
         ctx.set_materialize_grads(False)
         return row.clone(), strip.own(every_col).clone()
@@ -62,7 +64,7 @@ class _Expected(torch.autograd.Function):
     def backward(ctx: Any, row: Tensor | None, col: Tensor | None) -> tuple[Tensor | None, ...]:
         x, every_y, scale, *rest = ctx.saved_tensors
         bits, means = rest[:2], rest[2:]
-        strip = _cosines(x, every_y)
+        strip = _cosines(x, every_y, ctx.sides)
         strip.collect_into(*ctx.needs_input_grad[:2])
         gradients = strip.gradients_of(row, col)
         for rows, cols, tile in strip.tiles():
@@ -80,9 +82,9 @@ class _Expected(torch.autograd.Function):
         return dx, dy, None, None, None
 
 
-def _cosines(x: Tensor, every_y: Tensor) -> Strip:
+def _cosines(x: Tensor, every_y: Tensor, sides: Sides) -> Strip:
     """Return the strip whose tiles are plain x y^T."""
-    return Strip(x, every_y, x.new_tensor(LN2), gathered=True)
+    return Strip(x, every_y, x.new_tensor(LN2), sides=sides)
 
 
 def _softmax(

@@ -15,10 +15,11 @@ from mmclr.losses.algebra.tiles import (
     KEEP_BYTES,
     Strip,
     add_pairs,
+    alike,
+    as_number,
     full_precision,
     once,
     pair_cosines,
-    widen,
 )
 
 Exclude = masks.Mask | Callable[[slice, slice], Tensor] | None
@@ -49,7 +50,7 @@ def dual_lse(
 ) -> Lse:
     """Return the log-sum-exp per row and per column of s = scale * x y^T over the pairs of all ranks.
 
-    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. `exclude` leaves pairs out, and
+    x [n, D] and y [m, D] are this rank's rows; as many as ranks like. `exclude` leaves pairs out, and
     `split` returns their sums, too. row_scale [n] and col_scale [m] multiply s in the row sums and in the column
     sums. With `shared`, y is the same on all ranks (a queue). Tiles of up to `keep_bytes` are kept for the backward,
     3 matmuls instead of 4. Differentiable once, in x, y, scale, row_scale and col_scale.
@@ -58,8 +59,8 @@ def dual_lse(
         raise ValueError(f"dual_lse wants [n, D] and [m, D], got {list(x.shape)} and {list(y.shape)}")
     mask = as_mask(exclude)
     plan = _Plan(mask, split and mask is not None, shared, keep_bytes, torch.is_grad_enabled())
-    x, y = widen(x), widen(y)
-    scale = torch.as_tensor(scale).to(x)
+    x, y = alike(x, y)
+    scale = as_number(scale, x)
     return Lse(*_DualLse.apply(x, y, scale, row_scale, col_scale, plan))
 
 
@@ -96,6 +97,7 @@ class _DualLse(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, row_scale: Tensor | None, col_scale: Tensor | None, plan: _Plan
     ) -> tuple[Tensor, ...]:
         strip = Strip(x, y, scale, shared=plan.shared)
+        ctx.sides = strip.sides
         way, sums = _sums(strip, plan, row_scale, col_scale)
         ctx.plan, ctx.way = plan, way
         ctx.set_materialize_grads(False)
@@ -111,7 +113,7 @@ class _DualLse(torch.autograd.Function):
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, every_y, scale, cosines, *kept = ctx.saved_tensors
-        strip = Strip(x, every_y, scale, shared=ctx.plan.shared, gathered=True)
+        strip = Strip(x, every_y, scale, shared=ctx.plan.shared, sides=ctx.sides)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
         gradients = [strip.gradients_of(*of) for of in (grads[:2], grads[3:])[: 1 + ctx.plan.split]]
         of_tile = ctx.way.gradient(strip, gradients, len(kept))

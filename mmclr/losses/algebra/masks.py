@@ -44,17 +44,32 @@ class Pairs(Mask):
             tile.diagonal(rows.start - cols.start).fill_(value)
 
 
+MISSING = -1  # the id of what has none: such samples are equal to nothing but themselves
+
+
+def groups(ids: Tensor) -> tuple[Tensor, int]:
+    """Return numbers [n], from 0, that are equal where the int64 ids [n] are, and how many there are.
+
+    The one place that says which samples are the same: what has no id (MISSING) is a group of its own.
+    """
+    distinct, numbers = torch.unique(ids, return_inverse=True)
+    others = (ids == MISSING).nonzero()[1:, 0]  # the first of them keeps the group that they were thrown into
+    numbers[others] = len(distinct) + torch.arange(len(others), device=ids.device)
+    return numbers, len(distinct) + len(others)
+
+
 class Equal(Mask):
-    """The pairs of equal ids, int64: this rank's rows [n] and, if they are others, columns [m]."""
+    """The pairs of equal ids, int64: this rank's rows [n] and, if they are others, columns [m].
+
+    What has no id is equal to itself alone, and to none of other columns.
+    """
 
     def __init__(self, rows: Tensor, cols: Tensor | None = None, *, shared: bool = False) -> None:
         every_row = parallel.gather(rows)
         every_col = every_row if cols is None else cols if shared else parallel.gather(cols)
         # Small numbers are exact as float32, hashes of 64 bits are not.
-        distinct, small = torch.unique(
-            every_row if cols is None else torch.cat([every_row, every_col]), return_inverse=True
-        )
-        self.only_pairs = cols is None and len(distinct) == len(every_row)  # all ids differ: the mask is Pairs
+        small, count = groups(every_row if cols is None else torch.cat([every_row, every_col]))
+        self.only_pairs = cols is None and count == len(every_row)  # all ids differ: the mask is Pairs
         self._rows, self._cols = small.float()[: len(every_row)], small.float()[-len(every_col) :]
 
     def keep(self, rows: slice, cols: slice, out: Tensor) -> Tensor:

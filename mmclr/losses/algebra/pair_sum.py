@@ -16,7 +16,7 @@ from torch import Tensor
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, add_pairs, full_precision, once, pair_cosines, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, add_pairs, alike, as_number, full_precision, once, pair_cosines
 
 CAP = 64.0  # bits; beyond, softplus(l) is l and its derivative 1, in float64, too
 FOLDS = 3  # halvings of a tile before its logarithms are taken, at most: they cost more than all else but the matmuls
@@ -41,11 +41,11 @@ def pair_sum(
 ) -> PairSum:
     """Return sum_ij w_ij softplus(s_ij + bias) with s = scale * x y^T over the pairs of all ranks.
 
-    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. w_ij = weights[0]_i + weights[1]_j,
+    x [n, D] and y [m, D] are this rank's rows; as many as ranks like. w_ij = weights[0]_i + weights[1]_j,
     which are [n] and [m] and have no gradient; 1 without. Differentiable once, in x, y, scale and bias.
     """
-    x, y = widen(x), widen(y)
-    scale, bias = (torch.as_tensor(v).to(x) for v in (scale, bias))
+    x, y = alike(x, y)
+    scale, bias = (as_number(v, x) for v in (scale, bias))
     plan = _Plan(as_mask(exclude), weights, torch.is_grad_enabled())
     total, pair = _PairSum.apply(x, y, scale, bias, plan)
     return PairSum(total, pair + bias)
@@ -61,6 +61,7 @@ class _PairSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, plan: _Plan) -> tuple[Tensor, Tensor]:
         strip = Strip(x, y, scale)
+        ctx.sides = strip.sides
         total, ctx.made = _sweep(strip, bias, plan, ctx.needs_input_grad if plan.differentiate else [False] * 4)
         ctx.plan = plan
         cosines = pair_cosines(x, y) if x.shape[0] == y.shape[0] else x.new_empty(0)
@@ -73,7 +74,9 @@ class _PairSum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, grad_pair: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, scale, bias, cosines = ctx.saved_tensors
         # The first backward takes the gradients over, in place; a second makes them anew.
-        made = ctx.made or _sweep(Strip(x, y, scale), bias, ctx.plan, ctx.needs_input_grad)[1]
+        made = (
+            ctx.made or _sweep(Strip(x, y, scale, sides=ctx.sides, own=True), bias, ctx.plan, ctx.needs_input_grad)[1]
+        )
         ctx.made = None
         # The total is a sum over ranks, and so is the gradient of what each of them added.
         grad = scale.new_zeros(()) if grad is None else parallel.total(grad)
@@ -93,7 +96,7 @@ class _Weights(NamedTuple):
         if weights is None:
             return cls(strip.x.new_zeros(0), strip.x.new_zeros(0), 1.0)
         row, col = (w.detach().to(strip.x) for w in weights)
-        every_row, every_col = parallel.gather(row), parallel.gather(col)
+        every_row, every_col = (rows.gather(w) for rows, w in zip(strip.sides, (row, col)))
         if (every_row == every_row[:1]).all() and (every_col == every_col[:1]).all():
             return cls(row, every_col, float(every_row[:1].sum() + every_col[:1].sum()))
         return cls(row, every_col, None)

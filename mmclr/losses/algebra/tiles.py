@@ -20,6 +20,8 @@ LN2 = math.log(2)
 KEEP_BYTES = 16 << 20  # tiles that the backward need not make again; a small batch is made once
 TILE = {"cpu": (768, 768), "cuda": (4096, 4096)}  # at most these rows and columns; 2 MiB stay in a CPU's cache
 
+Sides = tuple[parallel.Rows, parallel.Rows]  # how many rows of x, and of y, each rank holds
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -56,6 +58,18 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors widened to what the widest of them is, on the device of the first, differentiably."""
+    wide = [widen(each) for each in (x, *others)]
+    dtype = functools.reduce(torch.promote_types, [each.dtype for each in wide])
+    return tuple(each.to(x.device, dtype) for each in wide)
+
+
+def as_number(value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a number as a tensor of the type and device of `like`; one of Python's is never rounded to float32."""
+    return value.to(like) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
 def blocks(count: int, size: int) -> list[slice]:
     """Cut `count` rows into blocks of about equal size, at most `size`; multiples of 16 suit BLAS."""
     if count == 0:
@@ -68,13 +82,28 @@ def blocks(count: int, size: int) -> list[slice]:
 class Strip:
     """This rank's rows x [n, D] against the columns of all ranks, y [M, D].
 
-    With `shared`, y is the same tensor on every rank (a queue, prototypes) and is not gathered.
+    With `shared`, y is the same tensor on every rank (a queue, prototypes) and is not gathered. Ranks may hold
+    different numbers of rows; `sides` tells how many, where a former strip of the same x and y found it out. Then y is
+    that of all ranks, unless it is `own`.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, scale: Tensor, *, shared: bool = False, gathered: bool = False) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        *,
+        shared: bool = False,
+        sides: Sides | None = None,
+        own: bool = False,
+    ) -> None:
         self.x, self.shared = x, shared
-        self.y = y if shared or gathered else parallel.gather(y)
-        self.first = parallel.rank() * x.shape[0]  # global number of this rank's first row
+        if sides is None:
+            of_x = parallel.rows_of(x.shape[0])
+            sides, own = (of_x, of_x if shared else parallel.rows_of(y.shape[0])), True
+        self.sides = sides  # of the rows, and of the columns, which a shared y does not need
+        self.y = self.sides[1].gather(y) if own and not shared else y
+        self.first = self.sides[0].first  # global number of this rank's first row
         self.factor = scale.to(x.dtype) / LN2
         height, width = TILE.get(x.device.type, TILE["cpu"])
         self.rows, self.cols = blocks(x.shape[0], height), blocks(self.y.shape[0], width)
@@ -126,18 +155,19 @@ class Strip:
 
     def bound(self) -> float:
         """Return a number that no |similarity| of any rank exceeds, in bits."""
-        if not (self.rows and self.cols):
-            return 0.0
-        norms = [torch.linalg.vector_norm(side, dim=1).amax() for side in (self.x, self.y)]
+        norms = [
+            torch.linalg.vector_norm(side, dim=1).amax() if len(side) else side.new_zeros(())
+            for side in (self.x, self.y)
+        ]
         return float(parallel.maximum(norms[0] * norms[1])) * abs(float(self.factor))
 
     def spread(self, gradient: Tensor) -> Tensor:
         """Return the gradient of all columns' sums from that of this rank's: [m] -> [M]."""
-        return parallel.total(gradient) if self.shared else parallel.gather(gradient)
+        return parallel.total(gradient) if self.shared else self.sides[1].gather(gradient)
 
     def own(self, columns: Tensor) -> Tensor:
         """Return this rank's part of a statistic of all columns: [M] -> [m]."""
-        return columns if self.shared else parallel.own_rows(columns)
+        return columns if self.shared else self.sides[1].own(columns)
 
     def gradients_of(self, row: Tensor | None, col: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the gradients of a statistic of the rows [n] and of all columns [M], zero where nobody asked."""
@@ -147,11 +177,11 @@ class Strip:
 
     def complete(self, own: Tensor) -> Tensor:
         """Return the values of all columns from this rank's: [m] -> [M]."""
-        return own if self.shared else parallel.gather(own)
+        return own if self.shared else self.sides[1].gather(own)
 
     def hand_back(self, columns: Tensor) -> Tensor:
         """Return the gradient of this rank's own y from that of all columns: [M, ...] -> [m, ...]."""
-        return columns if self.shared else parallel.reduce_scatter(columns)
+        return columns if self.shared else self.sides[1].reduce_scatter(columns)
 
     def collect_into(self, need_x: bool, need_y: bool) -> None:
         """Start gradients: `collect` adds to dx [n, D] and dy [M, D]."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, alike, as_number, full_precision, once
 
 
 class Top(NamedTuple):
@@ -29,8 +29,8 @@ def top(
     x [n, D] and y [m, D] are this rank's rows; with `shared`, y is the same on all ranks. k is cut to the number of
     columns. Values are differentiable once, in x, y and scale; which columns are chosen is not.
     """
-    x, y = widen(x), widen(y)
-    return Top(*_Top.apply(x, y, torch.as_tensor(scale).to(x), k, as_mask(exclude), shared))
+    x, y = alike(x, y)
+    return Top(*_Top.apply(x, y, as_number(scale, x), k, as_mask(exclude), shared))
 
 
 class _Top(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _Top(torch.autograd.Function):
             found = torch.cat([values[rows], tile], 1), torch.cat([columns[rows], numbers], 1)
             chosen = _largest(found[0], k)
             values[rows], columns[rows] = (part.gather(1, chosen) for part in found)
-        ctx.shared = shared
+        ctx.shared, ctx.sides = shared, strip.sides
         ctx.save_for_backward(x, strip.y, scale, columns, values)
         ctx.mark_non_differentiable(columns)
         return values * LN2, columns
@@ -58,7 +58,7 @@ class _Top(torch.autograd.Function):
     @once
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, every_y, scale, columns, values = ctx.saved_tensors
-        strip = Strip(x, every_y, scale, shared=ctx.shared, gathered=True)
+        strip = Strip(x, every_y, scale, shared=ctx.shared, sides=ctx.sides)
         grad = torch.where(values == -torch.inf, 0.0, grad)
         # <x_i, y_j> is linear in each: the gradient of x is a weighted bag of y's rows, and the other way round.
         bag = F.embedding_bag(columns, every_y, per_sample_weights=grad, mode="sum")

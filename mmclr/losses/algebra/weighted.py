@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmclr import parallel
-from mmclr.losses.algebra.tiles import LN2, Strip, full_precision, once, widen
+from mmclr.losses.algebra.tiles import LN2, Strip, alike, as_number, full_precision, once
 
 TileWeight = Callable[[slice, slice], Tensor]  # (rows, cols), slices of global numbers -> [h, w], without gradient
 
@@ -29,17 +29,18 @@ def low_rank(x: Tensor, y: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
     x [n, D], y [m, D], u [n, R] and v [m, R] are this rank's rows; 4 m D R flop instead of 2 n M D. Differentiable.
     """
-    return ((widen(x) @ parallel.total(widen(y).T @ widen(v))) * widen(u)).sum(1)
+    x, y, u, v = alike(x, y, u, v)
+    return ((x @ parallel.total(y.T @ v)) * u).sum(1)
 
 
 @full_precision
 def weighted(x: Tensor, y: Tensor, weight: TileWeight, scale: Tensor | float = 1.0) -> Weighted:
     """Return the sums of w_ij s_ij, s = scale * x y^T, per row and column over all ranks; any weights, tile by tile.
 
-    x [n, D] and y [m, D] are this rank's rows; ranks bring equally many. Differentiable once, in x, y and scale.
+    x [n, D] and y [m, D] are this rank's rows; as many as ranks like. Differentiable once, in x, y and scale.
     """
-    x, y = widen(x), widen(y)
-    return Weighted(*_Weighted.apply(x, y, torch.as_tensor(scale).to(x), weight))
+    x, y = alike(x, y)
+    return Weighted(*_Weighted.apply(x, y, as_number(scale, x), weight))
 
 
 class _Weighted(torch.autograd.Function):
@@ -53,7 +54,7 @@ class _Weighted(torch.autograd.Function):
             for each, by_row, by_col in ((w, row_total, col_total), (tile.mul_(w), row, col)):
                 by_row[rows].add_(each.sum(1))
                 by_col[cols].add_(each.sum(0))
-        ctx.weight = weight
+        ctx.weight, ctx.sides = weight, strip.sides
         ctx.save_for_backward(x, strip.y, scale)
         ctx.set_materialize_grads(False)
         found = row * LN2, strip.own(parallel.total(col)) * LN2, row_total, strip.own(parallel.total(col_total))
@@ -65,7 +66,7 @@ class _Weighted(torch.autograd.Function):
     @once
     def backward(ctx: Any, row: Tensor | None, col: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         x, every_y, scale = ctx.saved_tensors
-        strip = Strip(x, every_y, scale, gathered=True)
+        strip = Strip(x, every_y, scale, sides=ctx.sides)
         strip.collect_into(ctx.needs_input_grad[0] or ctx.needs_input_grad[2], ctx.needs_input_grad[1])
         of_row, of_col = strip.gradients_of(row, col)
         for rows, cols in strip.places():

@@ -72,11 +72,11 @@ class SwAV(Objective, key="swav", cost="local"):
 
     def after_step(self) -> None:
         if self.queue:
-            written, rows = self.get_buffer("written"), len(self.found) * parallel.world()
-            place = parallel.own_rows(torch.arange(rows, device=self.found.device))
-            kept = place >= rows - self.queue  # of a batch larger than the queue, its end
+            written, rows = self.get_buffer("written"), parallel.rows_of(len(self.found))
+            place = rows.own(torch.arange(rows.total, device=self.found.device))
+            kept = place >= rows.total - self.queue  # of a batch larger than the queue, its end
             self.former.write(torch.where(kept, (written + place) % self.queue, -1), self.found)
-            written += rows
+            written += rows.total
 
 
 class SwAVViews(SwAV, key="swav_views", cost="local"):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from mmclr import draws, parallel
 from mmclr.losses.algebra import Equal, dual_lse
+from mmclr.losses.algebra.masks import MISSING
 from mmclr.losses.negatives import Duplicates, not_negatives
 from mmclr.losses.objective import Facts, Objective
 from mmclr.losses.table import Table
@@ -59,7 +60,7 @@ class CTVIS(Objective, key="ctvis"):
     ) -> Tensor:
         keys = {"index": index, "image_id": image_id, "caption_id": caption_id}[self.key_by]
         same = not_negatives("mask", image_id, caption_id) if self.duplicates == "mask" else Equal(keys)
-        row = self.kept.read(torch.where(index < 0, -1, keys % self.rows)).to(image.dtype)
+        row = self.kept.read(torch.where((index < 0) | (keys == MISSING), -1, keys % self.rows)).to(image.dtype)
         known = (row[:, -1:] > 0) & (self.owner.read(keys % self.rows) == keys[:, None])
         own = torch.cat([image, text], 1)
         remembered = torch.where(known, row[:, : own.shape[1]], own).chunk(2, 1)
@@ -85,7 +86,8 @@ class CTVIS(Objective, key="ctvis"):
         near = ((e * total).sum(2, keepdim=True) / visits[..., None].clamp_min(1)).clamp_min(0)
         m = F.normalize(torch.where(visits[..., None] > 0, m.lerp(e, near), e), dim=2)
         if self.spoil == "jitter":
-            normal = torch.special.ndtri(draws.uniform(keys, seed + 1, e[0].numel()).clamp_min(1e-16)).to(e.dtype)
+            drawn = draws.uniform(keys, seed + 1, e.shape[1:].numel())
+            normal = torch.special.ndtri(drawn.clamp_min(1e-16)).to(e.dtype)
             m = torch.where(
                 spoilt[..., None], F.normalize(m + self.sigma * normal.view_as(e) / e.shape[2] ** 0.5, dim=2), m
             )
@@ -96,11 +98,12 @@ class CTVIS(Objective, key="ctvis"):
         )
 
     def _winners(self, keys: Tensor, index: Tensor) -> Tensor:
-        """Return the row of each key, -1 for blank samples and where another key of the batch takes the row."""
-        every = parallel.gather(torch.where(index < 0, torch.iinfo(torch.int64).min, keys))
+        """Return the row of each key, -1 where it is missing and where another key of the batch takes the row."""
+        rows, nobody = parallel.rows_of(len(keys)), (index < 0) | (keys == MISSING)
+        every = rows.gather(torch.where(nobody, torch.iinfo(torch.int64).min, keys))
         places = torch.unique(every % self.rows, return_inverse=True)[1]
         best = torch.zeros_like(every).scatter_reduce(0, places, every, "amax", include_self=False)[places]
-        return torch.where((parallel.own_rows(best) == keys) & (index >= 0), keys % self.rows, -1)
+        return torch.where((rows.own(best) == keys) & ~nobody, keys % self.rows, -1)
 
     def after_step(self) -> None:
         rows, keys, values = self.found
@@ -110,6 +113,6 @@ class CTVIS(Objective, key="ctvis"):
 
 def _squared_errors(x: Tensor, m: Tensor) -> Tensor:
     """Return mean_j (<x_i, m_j> - [i = j])^2 over the rows of all ranks: [b], by way of the second moment of m."""
-    samples = len(x) * parallel.world()
+    samples = parallel.count(x)
     squares = ((x @ parallel.total(m.T @ m)) * x).sum(1)
     return (squares + 1 - 2 * (x * m).sum(1)) / samples

@@ -55,7 +55,7 @@ class DCLW(DCL, key="dclw"):
 
     def _pull(self, image: Tensor, text: Tensor) -> Tensor:
         cosine = (image * text).sum(1).detach()
-        share = ((cosine - parallel.maximum(cosine.max())) / self.sigma).exp()
+        share = ((cosine - parallel.largest(cosine)) / self.sigma).exp()
         return 2 - share / parallel.mean(share)
 
 

@@ -48,7 +48,7 @@ class GroCo(Objective, key="groco"):
     def _closest(self, x: Tensor, y: Tensor, same: Mask) -> Tensor:
         """Return the scores of each anchor's closest negatives, from the largest down: [b, k]."""
         sides = {"other": (y,), "own": (x,), "both": (x, y)}[self.negatives]
-        k = min(self.k, max(1, len(x) * parallel.world() - 1))
+        k = min(self.k, max(1, parallel.count(x) - 1))
         found = torch.cat([top(x, side.detach(), k, exclude=same).values for side in sides], 1)
         return found.sort(1, descending=True).values[:, : self.k]
 

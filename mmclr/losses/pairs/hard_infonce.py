@@ -42,7 +42,7 @@ class HardInfoNCE(Objective, key="hard_infonce"):
 
     def _hardest(self, x: Tensor, y: Tensor, scale: Tensor, same: Mask) -> Tensor:
         """Return the log-sum-exp of each row over its hardest negatives, [b]."""
-        negatives = x.shape[0] * parallel.world() - 1
+        negatives = parallel.count(x) - 1
         k = self.k or math.ceil(self.alpha * negatives)
         return top(x, y, max(1, min(k, negatives)), scale, exclude=same).values.logsumexp(1)
 
@@ -59,7 +59,7 @@ class SimpleContrast(Objective, key="simple_contrast"):
     push: float = 1.0  # lambda * (B-1), weight of the mean negative, >= 0; small values collapse
 
     def forward(self, image: Tensor, text: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
-        samples = image.shape[0] * parallel.world()
+        samples = parallel.count(image)
         pair = (image * text).sum(1)
         negatives = ((image @ parallel.mean(text) + text @ parallel.mean(image)) / 2 * samples - pair) / max(
             1, samples - 1

@@ -43,7 +43,7 @@ class CWCL(Objective, key="cwcl"):
         if self.kernel == "affine":  # of rank R + 1: no tile is needed
             total = (anchor * parallel.mean(other)).sum(1)
             alike = low_rank(anchor, other, frozen, frozen)
-            samples = frozen.shape[0] * parallel.world()
+            samples = parallel.count(frozen)
             return scale * (total * samples + alike) / (samples + (frozen * parallel.mean(frozen)).sum(1) * samples)
         sums = weighted(anchor, other, self._kernel(frozen), scale)
         return sums.row / sums.row_total

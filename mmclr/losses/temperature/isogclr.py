@@ -51,7 +51,7 @@ class ISogCLR(Objective, key="isogclr"):
         old, momentum, tau = self.samples.read(index).to(image.dtype).unflatten(1, (3, 2)).unbind(1)
         inverse = [t.requires_grad_(self.eta > 0 and torch.is_grad_enabled()) for t in tau.reciprocal().unbind(1)]
         lse = dual_lse(image, text, exclude=same, row_scale=inverse[0], col_scale=inverse[1])
-        count: Tensor | float = math.log(max(1, len(index) * parallel.world() - 1))
+        count: Tensor | float = math.log(max(1, parallel.count(index) - 1))
         if not isinstance(same, Pairs):
             without = dual_lse(image.detach(), text.detach(), 0.0, exclude=same)  # logarithms of numbers of negatives
             count = torch.stack([without.row, without.col], 1)

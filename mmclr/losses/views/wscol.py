@@ -51,8 +51,8 @@ class WSCoL(Objective, key="wscol"):
         z = F.normalize(self.h(ema_image), dim=1).detach()
         nearest, confidence = self._nearest(z)
         self._found = z, nearest, weights
-        samples = len(text) * parallel.world()
-        uncertain = parallel.mean(entropy, weights) > self.eta * math.log(samples)
+        samples = parallel.count(text)
+        uncertain = parallel.mean(entropy, weights) > self.eta * math.log(max(1, samples))
         none = confidence < self.delta
         left_out = none & (uncertain | (self.founded == 0))
         labels = nearest.masked_fill(none, self.prototypes)
@@ -115,11 +115,12 @@ class WSCoL(Objective, key="wscol"):
         founded = int(self.founded)
         if founded < self.prototypes:
             room = min(self.prototypes - founded, max(1, self.prototypes // FOUNDED))
-            every = parallel.gather(counted)
-            new = parallel.gather(z)[every][:room]
+            rows = parallel.rows_of(len(z))
+            every = rows.gather(counted)
+            new = rows.gather(z)[every][:room]
             self.means[founded : founded + len(new)] = new.to(self.means)
             self.founded.add_(len(new))
-            counted = parallel.own_rows(every & (every.cumsum(0) > room))  # founders move no other prototype
+            counted = rows.own(every & (every.cumsum(0) > room))  # founders move no other prototype
         nearest = nearest[counted]
         sums = parallel.total(torch.zeros_like(self.means, dtype=z.dtype).index_add(0, nearest, z[counted]))
         counts = parallel.total(torch.bincount(nearest, minlength=self.prototypes))[:, None]

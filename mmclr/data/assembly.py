@@ -94,7 +94,6 @@ class Assembler:
             sample[pending] = self.order.others(sample[pending], words)
         else:
             raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last: {faults[-1]}")
-        sample[bad] = -1  # skipped: these rows are blank
         return self._batch(rows, np.concatenate([sample, np.full(self.rows - real, -1)]), faults)
 
     def _fill(self, rows: Rows, part: Ints, sample: Ints, epoch: Ints, faults: list[Entry]) -> list[int]:

@@ -20,8 +20,8 @@ class Batch:
 
     V further views of each picture, T further forms of each first caption.
 
-    A row without ids (all -1) and of weight 0 is blank, and no sample: it pads the last batch of an epoch, or stands
-    for one that was skipped. A sample may have weight 0, too: it counts in no mean, and is still a negative of others.
+    A row of weight 0 whose picture and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
+    epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0, too: it counts in no mean, and is still a negative of others.
     """
 
     pixels: Tensor  # uint8 [b, 3, H, W], in memory channels last
@@ -30,7 +30,7 @@ class Batch:
     image_id: Tensor  # int64 [b], equal for equal files
     caption_id: Tensor  # int64 [b], equal for equal (first) captions up to case and spaces
     label: Tensor  # int64 [b], -1 where there is none
-    index: Tensor  # int64 [b], number of the sample in the dataset, -1 for a blank row
+    index: Tensor  # int64 [b], number of the sample in the dataset, -1 for none
     weights: Tensor  # float32 [b]
     keys: list[str]
     views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture

@@ -21,7 +21,8 @@ class Batch:
     V further views of each picture, T further forms of each first caption.
 
     A row of weight 0 whose picture and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
-    epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0, too: it counts in no mean, and is still a negative of others.
+    epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0: it counts in no mean, and is
+    still a negative of others.
     """
 
     pixels: Tensor  # uint8 [b, 3, H, W], in memory channels last

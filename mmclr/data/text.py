@@ -7,6 +7,7 @@ normalizer can mend it; clean it when the shards are packed.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
@@ -35,7 +36,12 @@ CLEANING = {
 
 
 class Tokenizer:
-    """Turns strings into ids that end with EOS (and begin with BOS, if it has one). Longer texts are cut before EOS."""
+    """Turns strings into ids that end with EOS (and begin with BOS, if it has one). Longer texts are cut before EOS.
+
+    Safe in threads: a checkpoint may save it, and an evaluation use it, while the loader's thread encodes. Nothing of
+    it changes once it is made, and `encode` has a tokenizer of its own, so what others do to `backend` (transformers
+    sets truncation and padding in every call) changes no ids.
+    """
 
     def __init__(self, backend: Any, context: int) -> None:
         self.backend = backend
@@ -44,10 +50,13 @@ class Tokenizer:
         self.bos_id = _first(backend.bos_token_id, backend.cls_token_id, -1)  # -1: there is none
         self.eos_id = _first(backend.eos_token_id, backend.sep_token_id, -1)
         self.pad_id = _first(backend.pad_token_id, self.eos_id)
-        self._encoder = backend.backend_tokenizer
-        self._encoder.no_padding()
+        backend.model_max_length = context
+        backend.backend_tokenizer.no_padding()
+        backend.backend_tokenizer.no_truncation()
+        self._encoder = copy.deepcopy(backend.backend_tokenizer)
         self._encoder.enable_truncation(context)
-        self._encoder.encode_special_tokens = True  # "<|endoftext|>" inside a caption is text, not a token
+        for encoder in (backend.backend_tokenizer, self._encoder):
+            encoder.encode_special_tokens = True  # "<|endoftext|>" inside a caption is text, not a token
         backend.split_special_tokens = backend.init_kwargs["split_special_tokens"] = True  # also where it is saved
         if self._encoder.encode("a").ids[-1:] != [self.eos_id]:
             raise UserError(
@@ -113,10 +122,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
-        self.backend.model_max_length = self.context
-        self._encoder.no_truncation()
         self.backend.save_pretrained(str(folder))
-        self._encoder.enable_truncation(self.context)
 
 
 def _open(source: str | Path) -> Any:

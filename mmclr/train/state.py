@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def take(t: Trainer) -> Snapshot | None:
         objectives=below(OBJECTIVES, whole),
         ema=below(t.ema_prefix, whole),
         optimizer=optimizer,
-        position=position,
+        position=copy.deepcopy(position),  # it is written while the run goes on
     )
 
 

@@ -1,14 +1,16 @@
 """Typed configs: frozen dataclasses, filled from YAML and dotted overrides, checked all at once.
 
 Machinery only: which settings there are stands with the code that they set. `base:` names a file that is
-merged beneath this one (deep merge, this one wins); there is no other composition rule.
+merged beneath this one (deep merge, this one wins). Of keys that a class calls `alternatives` the one that stands
+higher wins: `steps:` over a base's `epochs:`. There is no other composition rule. mmclr/yaml_text.py reads the YAML.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
+import functools
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -19,6 +21,7 @@ import pydantic
 import yaml
 from typing_extensions import dataclass_transform
 
+from mmclr import yaml_text
 from mmclr.errors import UserError
 from mmclr.secrets import redact_tree
 
@@ -33,21 +36,24 @@ class ConfigError(UserError):
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config(cls: type[T]) -> type[T]:
     """Make `cls` a frozen keyword-only dataclass in which unknown keys are errors."""
-    cls.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    cls.__pydantic_config__ = pydantic.ConfigDict(  # type: ignore[attr-defined]
+        extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 def load(cls: type[T], source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> T:
     """Read `source` (a YAML file or a tree), apply `a.b=value` overrides, and check it against `cls`."""
-    tree = read(source) if isinstance(source, (str, Path)) else dict(source)
+    tree = read(source, cls) if isinstance(source, (str, Path)) else dict(source)
+    above: Tree = {}
     for text in overrides:
-        tree = merge(tree, parse_override(text))
-    return check(cls, tree)
+        above = merge(above, parse_override(text, cls))
+    return check(cls, _home(lay_over(cls, _with_defaults(cls, tree, above), above)))
 
 
-def read(path: str | Path) -> Tree:
-    """Return the tree of a YAML file with its `base:` files merged beneath it."""
-    return _read(find(path), ())
+def read(path: str | Path, cls: Any = None) -> Tree:
+    """Return the tree of a YAML file with its `base:` files merged beneath it, by the rules of `cls`."""
+    return _read(find(path), (), cls)
 
 
 def find(path: str | Path) -> Path:
@@ -73,24 +79,36 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
     return out
 
 
-def parse_override(text: str) -> Tree:
-    """Return `a.b=value` as a tree; the value is read as YAML."""
+def lay_over(cls: Any, below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """Return `below` merged with `above`; of the alternatives of `cls` only those of `above` stay, if it sets any."""
+    for group in getattr(cls, "alternatives", ()):
+        if any(above.get(key) is not None for key in group):
+            below = {key: value for key, value in below.items() if key not in group}
+    return merge(below, above)
+
+
+def parse_override(text: str, cls: Any = None) -> Tree:
+    """Return `a.b=value` as a tree. The value is YAML, but text as it stands where `cls` has text there.
+
+    So `name=001`, `out=run #2`, `data.train={0..9}.tar` and `data.train=*.tar` mean what they say; quotes around the
+    whole value are taken off.
+    """
     path, equals, value = text.partition("=")
-    if not equals or not path:
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
         raise ConfigError(f"{text!r} is not an override: write key.key=value, for example optim.lr=5e-4")
-    try:
-        tree: Any = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{text!r}: the value is not YAML ({_one_line(error)}); quote it") from error
-    for key in reversed(path.split(".")):
+    kinds = set(_members(_kind_at(cls, keys)))
+    tree = yaml_text.of_argument(value, only_text=str in kinds and kinds <= {str, type(None)})
+    for key in reversed(keys):
         tree = {key: tree}
     return typing.cast(Tree, tree)
 
 
 def check(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     """Build `cls` from `tree`, or raise one ConfigError that lists every fault with its dotted path."""
+    _refuse_no_text(tree, where)
     try:
-        return pydantic.TypeAdapter(cls).validate_python(tree)
+        return _adapter(cls).validate_python(tree)
     except pydantic.ValidationError as error:
         lines = [_describe(cls, fault, where) for fault in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -98,7 +116,7 @@ def check(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
 
 def to_tree(value: Any) -> Tree:
     """Return the plain tree of a config, as YAML would hold it."""
-    return typing.cast(Tree, pydantic.TypeAdapter(type(value)).dump_python(value, mode="json"))
+    return typing.cast(Tree, _adapter(type(value)).dump_python(value, mode="json"))
 
 
 def stored(value: Any) -> str:
@@ -111,32 +129,61 @@ def save(value: Any, path: str | Path) -> None:
     Path(path).write_text(stored(value), encoding="utf-8")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as people mean it: `5e-4` is a number."""
+@functools.cache
+def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
+    """Return what checks a class; it costs far more to make than to use."""
+    return pydantic.TypeAdapter(cls)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-
-
-def _read(path: Path, seen: tuple[Path, ...]) -> Tree:
+def _read(path: Path, seen: tuple[Path, ...], cls: Any) -> Tree:
     if path.resolve() in seen:
         raise ConfigError(f"{path}: `base:` leads back to this file")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except yaml.YAMLError as error:
+        tree = yaml_text.parse(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path}: not YAML: {_one_line(error)}") from error
-    if not isinstance(tree, dict):
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, not a {type(tree).__name__}")
     base = tree.pop("base", None)
     if base is None:
         return tree
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{path}: `base:` names one config file, not {_short(base)}")
     beside = path.parent / base
-    below = _read(beside if beside.is_file() else find(base), (*seen, path.resolve()))
-    return merge(below, tree)
+    below = _read(beside if beside.is_file() else find(base), (*seen, path.resolve()), cls)
+    return lay_over(cls, below, tree)
+
+
+def _with_defaults(cls: Any, tree: Tree, above: Tree) -> Tree:
+    """Return `tree` with the defaults of those mappings that only `above` sets: an override adds to a default."""
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    missing = {f.name: f.default_factory for f in fields if f.name in above and f.name not in tree}
+    made = {name: make() for name, make in missing.items() if make is not dataclasses.MISSING}
+    return {**tree, **{name: value for name, value in made.items() if isinstance(value, dict)}}
+
+
+def _home(value: Any) -> Any:
+    """Return a tree whose texts that begin with ~/ name the home folder: no shell expands a ~ behind a key."""
+    if isinstance(value, dict):
+        return {key: _home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_home(inner) for inner in value]
+    if isinstance(value, str) and ("~" in value):
+        return "::".join(os.path.expanduser(p) if p == "~" or p.startswith("~/") else p for p in value.split("::"))
+    return value
+
+
+def _refuse_no_text(tree: Any, where: str) -> None:
+    """Raise ConfigError for a text that no file name and no YAML file can hold."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            _refuse_no_text(value, f"{where}.{key}" if where else str(key))
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            _refuse_no_text(value, where)
+    elif isinstance(tree, str) and ("\0" in tree or any("\ud800" <= c <= "\udfff" for c in tree)):
+        raise ConfigError(f"{where}: {_short(tree)} holds a NUL or half of a character; write it as UTF-8 text")
 
 
 def _describe(cls: Any, fault: Any, where: str) -> str:
@@ -155,15 +202,26 @@ def _describe(cls: Any, fault: Any, where: str) -> str:
 
 def _keys_at(cls: Any, loc: list[str]) -> list[str]:
     """Return the keys that the dataclass at `loc` below `cls` has."""
+    kind = _without_none(_kind_at(cls, loc), loc[-1] if loc else "")
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def _kind_at(cls: Any, loc: list[str]) -> Any:
+    """Return the type that stands at `loc` below `cls`, None where there is none."""
     for part in loc:
+        cls = _without_none(cls, part)
         if dataclasses.is_dataclass(cls):
             cls = typing.get_type_hints(cls).get(part)
         elif typing.get_origin(cls) in (dict, Mapping):
             cls = typing.get_args(cls)[1]
         elif typing.get_origin(cls) in (list, tuple):
             cls = typing.get_args(cls)[0]
-        cls = _without_none(cls, part)
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    return cls
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
 def _without_none(kind: Any, part: str) -> Any:

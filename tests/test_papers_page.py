@@ -66,3 +66,20 @@ def test_the_command_prints_all_and_one(capsys):
 def test_an_unknown_key_names_the_nearest(capsys):
     with pytest.raises(UserError, match="no objective 'sigclip'; did you mean siglip"):
         papers.main(["sigclip"])
+
+
+def test_a_ready_config_far_below_plain_infonce_has_a_warning(capsys):
+    warned = {entry.key for entry in papers.entries() if entry.warning}
+    assert {"barlip", "amcl", "mcl", "siamlip"} <= warned
+    assert not warned & {"clip", "swav", "mochi"}
+    papers.main(["barlip"])
+    assert "compare the two on your own data" in capsys.readouterr().out
+
+
+def test_the_recalls_are_those_of_the_log():
+    from benchmarks import papers_recall
+
+    found = papers_recall.tables((ROOT / "LOG.md").read_text(encoding="utf-8"))
+    assert found == json.loads(papers.recalls.DATA.read_text())
+    assert all("clip" in rows for rows in found.values())
+    assert len(found) == 2

@@ -23,7 +23,7 @@ from mmclr.data.pure import PureOrder
 from mmclr.errors import UserError
 from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
-from mmclr.papers import costs
+from mmclr.papers import costs, recalls
 
 ROOT = Path(__file__).parent.parent.parent
 # What a user must have beyond pictures with captions, by the feature that an objective asks for.
@@ -67,6 +67,7 @@ class Entry:
     config: str  # what to write in a config
     presets: list[str]  # shipped configs that use it
     above: tuple[str, ...]  # keys of a config above its fields
+    warning: str = ""  # where its ready config was measured far below plain InfoNCE
 
 
 def entries() -> list[Entry]:
@@ -130,6 +131,7 @@ def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -
         fields=_fields(cls),
         config=f"objectives: {{clip: {{head: {{use: {key}}}}}}}" if room == "heads" else f"objectives: {{{key}: {{}}}}",
         above=above,
+        warning=recalls.warning(key),
         **own,
     )
 
@@ -219,6 +221,7 @@ def _describe(entry: Entry) -> str:
     """Return the entry's part of the page."""
     files = [entry.file, *entry.presets]
     facts = {
+        "**Warning**": entry.warning,
         "Reduces to": _plain(entry.reduces),
         "Differs from the paper": _plain(entry.differs),
         "Needs": ", ".join(f"`{name}`" for name in entry.needs) or "nothing but the objective's",
@@ -252,9 +255,11 @@ def _plain(text: str) -> str:
 def _show(found: list[Entry], console: Console) -> None:
     table = Table(Column("objective", no_wrap=True), "idea", "needs", "cost", "keeps", box=None, pad_edge=False)
     for entry in found:
-        table.add_row(entry.key, entry.title, " ".join(entry.needs), entry.cost, ", ".join(entry.state) or "-")
+        mark = " (!)" if entry.warning else ""
+        table.add_row(entry.key + mark, entry.title, " ".join(entry.needs), entry.cost, ", ".join(entry.state) or "-")
     console.print(table)
-    console.print("\nmmclr papers KEY shows one with its formula and fields.")
+    console.print("\n(!) The ready config was measured far below plain InfoNCE: mmclr papers KEY says how far.")
+    console.print("mmclr papers KEY shows one with its formula and fields.")
 
 
 def main(argv: list[str]) -> int | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from mmclr import config
+from mmclr import yaml_text
 from mmclr.config import find
 from mmclr.losses.headed import Headed
 from mmclr.losses.terms import build_terms
@@ -37,10 +37,12 @@ def configs() -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of what a config asks for, and of the code of its objectives and heads."""
-    tree = config.read(path)
-    digest = hashlib.sha256(yaml.dump(tree, sort_keys=True).encode())
-    for term in build_terms(tree["objectives"]).values():
+    """Return a hash of what a config says itself, its base aside, and of the code of its objectives and heads."""
+    own = yaml_text.parse(path.read_text(encoding="utf-8"))
+    own["objectives"] = {name: term for name, term in own["objectives"].items() if term is not None}
+    own.pop("base", None)
+    digest = hashlib.sha256(yaml.dump(own, sort_keys=True).encode())
+    for term in build_terms(own["objectives"]).values():
         o = term.objective
         for part in (o.objective, o.how) if isinstance(o, Headed) else (o,):
             digest.update(inspect.getsource(sys.modules[type(part).__module__]).encode())

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
@@ -26,6 +26,8 @@ from mmclr.train.settings import SaveConfig
 @config
 class RunConfig:
     """One training run."""
+
+    alternatives: ClassVar = (("steps", "epochs", "samples"),)  # a config's wins over its base's
 
     name: str = "run"
     out: str = ""  # the run's folder; empty: runs/NAME
@@ -61,6 +63,8 @@ class RunConfig:
         given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
         if "://" in self.out:
             raise ValueError(f"out: {self.out} is no folder of this machine; set save.remote to it, and out to one")
+        if self.name in ("", ".", "..") or "/" in self.name or len(self.name.encode()) > 200:
+            raise ValueError(f"name: {self.name!r} is no name of a folder; set out to a path")
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
         if not all(0 <= momentum <= 1 for momentum in (self.ema.first, self.ema.last)):

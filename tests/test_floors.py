@@ -15,7 +15,7 @@ FLOORS = {
     "mmclr.heads": 1, "mmclr.draws": 1,
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,
     "mmclr.checkpoints": 0,
-    "mmclr.errors": -1, "mmclr.heap": -1, "mmclr.files": -1, "mmclr.yaml_text": -1,  # the ground: importable from everywhere
+    "mmclr.errors": -1, "mmclr.heap": -1, "mmclr.files": -1, "mmclr.yaml_text": -1,  # the ground: for all
     "mmclr.output": -2, "mmclr.secrets": -2, "mmclr.terminal": -2,
 }  # fmt: skip
 ROOMS_OF = {

@@ -26,6 +26,7 @@ def warning(config: str) -> str:
         return ""
     worst = min(poor, key=lambda table: table[config] / table["clip"])
     return (
-        f"its ready config had a recall@10 of {worst[config]:.3f} where plain InfoNCE had {worst['clip']:.3f} after the "
-        "same short training (LOG.md, three seeds); compare the two on your own data (mmclr compare) before you rely on it"
+        f"its ready config had a recall@10 of {worst[config]:.3f} where plain InfoNCE had {worst['clip']:.3f} after "
+        "the same short training (LOG.md, three seeds); compare the two on your own data (mmclr compare) before you "
+        "rely on it"
     )

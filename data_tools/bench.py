@@ -16,6 +16,7 @@ from mmclr.data.decode import Picture
 from mmclr.data.loader import DataConfig, Loader
 from mmclr.data.shards import Sample, bounds
 from mmclr.data.text import Tokenizer
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     loader = Loader(config, Tokenizer.load("clip"), int(own["size"]), seed=0)
     torch.set_num_threads(1)
     for line in report(stages(loader), through(loader, own["seconds"]), config.workers, own["rate"]):
-        print(line)
+        say(line)
 
 
 def stages(loader: Loader, samples: int = 256) -> dict[str, float]:

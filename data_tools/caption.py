@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 
+from mmclr.console import Console
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
@@ -24,6 +24,7 @@ from mmclr.data.workers import run_ahead
 from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
 from mmclr.errors import UserError
 from mmclr.models.decoding import Decoding, add_arguments, decoding
+from mmclr.terminal import say
 
 EXAMPLES = """examples:
   mmclr caption runs/coca cat.jpg holiday/                            to the terminal
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
             unread += isinstance(caption, Fault)
             _print(file, pictures.names[number], caption)
     told = f"{args.out}: {len(pictures):,} pictures" if args.out else f"{len(pictures):,} pictures"
-    print(f"{told}, {unread} of them unreadable" if unread else told, file=sys.stderr)
+    say(f"{told}, {unread} of them unreadable" if unread else told, file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from data_tools import kmeans
+from mmclr.console import Console
 from mmclr.data import clusters
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
@@ -23,6 +23,7 @@ from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
 from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 EXAMPLES = """examples:
   mmclr data cluster 'shards/*.tar' --model runs/clip --k 1000 --top 8           for the objective mlcd:
@@ -65,9 +66,9 @@ def main(argv: list[str]) -> None:
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
     facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
     paths = write(shards, args.name, labels, kept, facts)
-    print(f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
+    say(f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
           f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable")  # fmt: skip
-    print(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
+    say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
 
 
 def embed(encoder: Encoder, shards: Shards, batch: int) -> tuple[Tensor, list[int]]:

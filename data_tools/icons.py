@@ -23,6 +23,7 @@ import PIL
 from PIL import Image, ImageDraw, ImageFont
 
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 SHARD_PAIRS = 1000  # samples per shard, about
 SEED = 0  # of the order that mixes the families over the shards
@@ -256,7 +257,5 @@ def main(argv: list[str]) -> None:
     summary = pack(args.folder, args.size)
     for split in ("train", "test"):
         count = sum(name.startswith(split) for name in summary["shards"])
-        print(
-            f"{split}: {summary[split]['pairs']:,} icons, {summary[split]['names']:,} different names, {count} shards"
-        )
-    print(f"left out, nothing drawn: {len(summary['blank'])} ({', '.join(summary['blank'])})")
+        say(f"{split}: {summary[split]['pairs']:,} icons, {summary[split]['names']:,} different names, {count} shards")
+    say(f"left out, nothing drawn: {len(summary['blank'])} ({', '.join(summary['blank'])})")

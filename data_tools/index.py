@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from mmclr.data.index import ShardIndex, open_indices
 from mmclr.data.sources import expand
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> int:
@@ -25,8 +26,8 @@ def main(argv: list[str]) -> int:
     indices = open_indices(expand(args.shards))
     seconds = time.perf_counter() - begin
     for line in describe(indices):
-        print(line)
-    print(f"took {seconds:.1f} s")
+        say(line)
+    say(f"took {seconds:.1f} s")
     return int(any(index.problems for index in indices))
 
 

@@ -20,6 +20,7 @@ from mmclr.data.decode import Picture
 from mmclr.data.ledger import Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.workers import run_ahead
+from mmclr.terminal import say
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 FIRST_ERRORS = 5  # shown in full
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> int:
     if not writer.finished:
         pack(read_records(args.source, (args.image, args.caption)), writer, encoder, args.workers)
     written = sum(shard["samples"] for shard in writer.state["shards"])
-    print(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
+    say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
     for reason, count in writer.state["left_out"].items():
-        print(f"  {count:,} left out: {reason}")
+        say(f"  {count:,} left out: {reason}")
     return int(written == 0)
 
 
@@ -125,7 +126,7 @@ def pack(records: Iterator[Record], writer: ShardWriter, encoder: Encoder, worke
             writer.leave_out(members[0])
             shown += 1
             if shown <= FIRST_ERRORS:
-                print(f"left out: {members[0]}: {members[1]}", file=sys.stderr)
+                say(f"left out: {members[0]}: {members[1]}", file=sys.stderr)
         return writer.finish(at)
 
 

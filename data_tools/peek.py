@@ -24,6 +24,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 SIDE, TEXT, GAP = 160, 54, 8  # pixels: of a picture, of its caption below, between pictures
 LINE = 26  # letters
@@ -57,9 +58,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"{args.out}: name a .png or .html file")
     data = page(found, args.shards).encode() if suffix == ".html" else _png(sheet(found))
     Path(args.out).write_bytes(data)
-    print(f"{args.out}: {len(found)} of {len(shards):,} samples")
+    say(f"{args.out}: {len(found)} of {len(shards):,} samples")
     for line in ledger.lines():
-        print(line)
+        say(line)
 
 
 def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -> Iterator[Look]:

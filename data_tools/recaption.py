@@ -18,6 +18,7 @@ from mmclr.data.sources import expand
 from mmclr.encoder import Encoder
 from mmclr.errors import UserError
 from mmclr.models.decoding import add_arguments, decoding
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -47,11 +48,11 @@ def main(argv: list[str]) -> None:
         shards = every_sample(open_indices(urls), ledger)
         recaption(shards, writer, ledger, written(encoder, _pictures(shards), writer.done, how, args.batch), args.field)
     written_ = sum(shard["samples"] for shard in writer.state["shards"])
-    print(f"{args.out}: {len(writer.state['shards'])} shards, {written_:,} samples with json:{args.field}")
+    say(f"{args.out}: {len(writer.state['shards'])} shards, {written_:,} samples with json:{args.field}")
     for reason, count in writer.state["left_out"].items():
-        print(f"  {count} samples without a caption: {reason}")
+        say(f"  {count} samples without a caption: {reason}")
     for line in ledger.lines():
-        print(f"  {line}")
+        say(f"  {line}")
 
 
 def recaption(

@@ -17,6 +17,7 @@ from mmclr.data.random import key
 from mmclr.data.shards import Sample, Shards
 from mmclr.data.sources import expand
 from mmclr.data.subset import read_subset
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -42,9 +43,9 @@ def main(argv: list[str]) -> None:
     if not writer.finished:
         reshard(every_sample(open_indices(urls), ledger, args.subset), writer, ledger, args.shuffle)
     written = sum(shard["samples"] for shard in writer.state["shards"])
-    print(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
+    say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
     for line in ledger.lines():
-        print(f"  {line}")
+        say(f"  {line}")
 
 
 def every_sample(indices: Sequence[ShardIndex], ledger: Ledger, subset: str | None = None) -> Shards:

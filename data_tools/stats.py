@@ -18,6 +18,7 @@ from mmclr.data.random import key
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.text import Tokenizer
+from mmclr.terminal import say
 
 PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -36,9 +37,9 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     indices = open_indices(expand(args.shards))
     for line in describe(indices):
-        print(line)
+        say(line)
     for line in look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples):
-        print(line)
+        say(line)
 
 
 def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0) -> Iterator[str]:

@@ -11,6 +11,7 @@ from mmclr.data.ledger import Fault, Ledger
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.text import Tokenizer
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -30,8 +31,8 @@ def main(argv: list[str]) -> None:
     tokenizer = Tokenizer.train(captions(args.shards, args.caption, ledger), args.size, args.context)
     tokenizer.save(args.out)
     for line in ledger.lines():
-        print(line)
-    print(f"{args.out}: {tokenizer.vocab_size} tokens, context {tokenizer.context}")
+        say(line)
+    say(f"{args.out}: {tokenizer.vocab_size} tokens, context {tokenizer.context}")
 
 
 def captions(urls: str | Sequence[str], caption: str, ledger: Ledger) -> Iterator[str]:

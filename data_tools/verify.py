@@ -19,6 +19,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
+from mmclr.terminal import say
 
 TOGETHER = 64  # samples of one job
 
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
         with open(args.json, "w", encoding="utf-8") as out:
             out.writelines(json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in report.faults)
     for line in lines(report):
-        print(line)
+        say(line)
     return int(not report.sound)
 
 

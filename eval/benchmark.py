@@ -16,6 +16,7 @@ from eval import options, ranks, tasks
 from eval.embedder import Embedder
 from mmclr.config import nearest
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 SUITES = {"zeroshot_classification": "zero_shot", "zeroshot_retrieval": "retrieval", "linear_probe": "linear_probe"}
 OUTPUT = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
@@ -60,7 +61,7 @@ def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: st
     result = tasks.SUITES[SUITES[task]].measure(given, embedder)
     if ranks.speaks():
         result.show()
-        print(f"written: {result.save(out)}")
+        say(f"written: {result.save(out)}")
 
 
 def models(args: argparse.Namespace) -> Iterator[tuple[str, Embedder]]:

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from eval.measurement import Measurement
 from eval.result import Result
+from mmclr.console import Console
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 COLUMNS = ("dataset", "task", "model", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
 
@@ -150,11 +151,11 @@ def main(argv: list[str]) -> int | None:
     if len(args.results) < 2:
         raise UserError("name two results or more")
     results = [Result.load(path) for path in args.results]
-    print(f"first : {results[0].model}")
+    say(f"first : {results[0].model}")
     rows = []
     for second in results[1:]:
         table = table_of([results[0], second])
-        print(f"second: {second.model}, n = {', '.join(str(n) for n in dict.fromkeys(row[-1] for row in table))}")
+        say(f"second: {second.model}, n = {', '.join(str(n) for n in dict.fromkeys(row[-1] for row in table))}")
         show(table, Console())
         rows += table
     for path, text in (
@@ -164,7 +165,7 @@ def main(argv: list[str]) -> int | None:
     ):
         if path:
             path.write_text(text, encoding="utf-8")
-            print(f"written: {path}")
+            say(f"written: {path}")
 
 
 EXAMPLES = """examples:

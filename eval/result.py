@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from eval.examples import save
 from eval.measurement import Measurement
+from mmclr.console import Console
 from mmclr.errors import UserError
-from mmclr.secrets import redact_tree
+from mmclr.secrets import redact, redact_tree
+from mmclr.terminal import plain
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
 BESIDE = {"measurements", "examples"}  # kept in files of their own
@@ -116,7 +118,10 @@ class Result:
     def show(self, console: Console | None = None) -> None:
         """Print a table of the metrics with their intervals."""
         console = console or Console()
-        console.print(f"[bold]{self.task}[/] of {self.model} on {self.dataset}", highlight=False, soft_wrap=True)
+        console.print(
+            Text.assemble((plain(self.task), "bold"), plain(redact(f" of {self.model} on {self.dataset}"))),
+            soft_wrap=True,
+        )
         table = Table()
         for head, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
             table.add_column(head, justify=justify)

@@ -11,6 +11,7 @@ from typing import Any
 from eval import options, ranks
 from eval.embedder import Embedded, Embedder
 from eval.result import Result
+from mmclr.terminal import say
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Suite:
         """Load model and set, run, print and save the result."""
         args = self.parser().parse_args(argv)
         if args.skip_existing and args.out and args.out.is_file():
-            print(f"{args.out} exists: nothing done")
+            say(f"{args.out} exists: nothing done")
             return
         ranks.join()
         data = self.open(args)
@@ -52,7 +53,7 @@ class Suite:
             written = result.save(args.out) if args.out else None  # first: its reader may be gone
             result.show()
             if written:
-                print(f"written: {written}")
+                say(f"written: {written}")
         ranks.leave()
 
     def measure(self, argv: list[str], embedder: Embedder) -> Result:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from eval import (
@@ -35,7 +34,9 @@ from eval.embedder import Embedder
 from eval.result import Result
 from eval.suite import Suite
 from mmclr.config import nearest
+from mmclr.console import Console
 from mmclr.errors import UserError
+from mmclr.terminal import say
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
@@ -58,7 +59,7 @@ def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -
         if key in done:
             continue
         if ranks.speaks():
-            print(f"{number}/{len(tasks)} {key}", flush=True)
+            say(f"{number}/{len(tasks)} {key}", flush=True)
         try:
             result = SUITES[task["suite"]].measure(_argv(task), embedder)
         except UserError as error:
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> int | None:
     run(options.embedder(args), tasks, args.out)
     if ranks.speaks():
         for key in left_out:
-            print(f"left out: {key} (its metric is DataComp's own)")
+            say(f"left out: {key} (its metric is DataComp's own)")
         show(args.out / RESULTS)
     ranks.leave()
 

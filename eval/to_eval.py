@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from eval import layout, options
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> int | None:
@@ -21,9 +22,9 @@ def main(argv: list[str]) -> int | None:
     )
     args = parser.parse_args(argv)
     data = options.dataset(args)
-    print(f"written: {layout.write(data, args.out, split=args.split, shards=args.shards)} ({len(data)} pictures)")
+    say(f"written: {layout.write(data, args.out, split=args.split, shards=args.shards)} ({len(data)} pictures)")
     for reason, count in data.skipped.items():
-        print(f"left out: {count} ({reason})")
+        say(f"left out: {count} ({reason})")
 
 
 EXAMPLES = """examples:

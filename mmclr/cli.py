@@ -9,6 +9,8 @@ from mmclr import __version__, output
 from mmclr.config import nearest
 from mmclr.errors import run
 from mmclr.heap import keep_freed_memory
+from mmclr.secrets import redact
+from mmclr.terminal import say
 
 # command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
 # and returns None or an exit status.
@@ -87,13 +89,13 @@ def _dispatch(args: list[str]) -> int:
         print(_help())
         return 0
     if args[0] == "--version":
-        print(f"mmclr {__version__}")
+        say(f"mmclr {__version__}")
         return 0
     name = next((n for n in (" ".join(args[:2]), args[0]) if n in COMMANDS), None)
     if name is None:
         return _unknown(args)
     module, function = COMMANDS[name][0].split(":")
-    sys.argv[0] = f"mmclr {name}"
+    sys.argv = [f"mmclr {name}", *map(redact, args)]  # trackers keep it with the run
     keep_freed_memory()
     command = getattr(importlib.import_module(module), function)
     with output.swallowed(name in GO_ON):
@@ -103,15 +105,15 @@ def _dispatch(args: list[str]) -> int:
 def _unknown(args: list[str]) -> int:
     inside = [name for name in COMMANDS if name.startswith(args[0] + " ")]
     if inside and len(args) > 1 and args[1] not in ("-h", "--help"):
-        print(
+        say(
             f"mmclr: no command {' '.join(args[:2])!r}{nearest(' '.join(args[:2]), inside)}",
             file=sys.stderr,
         )
         return 2
     if inside:
-        print(_help(args[0] + " "))
+        say(_help(args[0] + " "))
         return 0
-    print(f"mmclr: there is no command {args[0]!r}{nearest(args[0], COMMANDS)}", file=sys.stderr)
+    say(f"mmclr: there is no command {args[0]!r}{nearest(args[0], COMMANDS)}", file=sys.stderr)
     return 2
 
 

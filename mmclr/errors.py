@@ -8,11 +8,13 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 from mmclr.output import ReaderGone
 from mmclr.secrets import redact
-from mmclr.terminal import plain
+from mmclr.terminal import plain, say
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 NUMBER = re.compile(r"\b(?:os error|errno:?) (\d+)", re.IGNORECASE)  # libraries in Rust and C++ say it in words
@@ -34,20 +36,22 @@ def note(text: str) -> None:
     if text not in _noted:
         _noted.add(text)
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
-            print(f"mmclr: {text}", file=sys.stderr, flush=True)
+            say(f"mmclr: {text}", file=sys.stderr, flush=True)
 
 
 def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) -> int:
     """Run a command and return its exit status; a UserError is printed without its traceback."""
     rank = os.environ.get("RANK", "0")
     who = name if rank == "0" else f"{name} [rank {rank}]"
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _unforeseen
     try:
         return _flushed(command, args)
     except UserError as error:
-        print(f"{who}: {error}", file=sys.stderr, flush=True)
+        say(f"{who}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print(f"{who}: interrupted", file=sys.stderr, flush=True)
+        say(f"{who}: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
     except (
         BrokenPipeError,
@@ -62,12 +66,17 @@ def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) 
         if not number:
             raise
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(
+        say(
             f"{who}: {where}{os.strerror(number)}; make room or give access there, or write to another folder",
             file=sys.stderr,
             flush=True,
         )
         return 2
+
+
+def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as Python does, without the secrets of what libraries put into their errors."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip(), file=sys.stderr, flush=True)
 
 
 def _flushed(command: Callable[[list[str]], int | None], args: list[str]) -> int:

@@ -6,12 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-
 from eval.sources import open_set
 from mmclr.compare import standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import find
+from mmclr.console import Console
 from mmclr.errors import UserError
 
 EXAMPLES = """examples:
@@ -69,11 +68,11 @@ def main(argv: list[str]) -> int:
         for config in configs
     ]
     for number, trial in enumerate(trials):
-        console.print(f"[bold]{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", highlight=False)
+        console.print(f"{number + 1}/{len(trials)} {trial.name}, seed {trial.seed}", style="bold")
         if fault := trial.run(args.test, args.relation, args.label):
             if trial is trials[0]:
                 raise UserError(f"{trial.name}, with which the others are compared: {fault}")
-            console.print(f"  failed: {fault}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  failed: {fault}", soft_wrap=True)
     table = standings.Standings.of(trials, args.metric)
     table.show(console)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
 from eval.compare import compare
 from eval.result import Result
 from mmclr.compare.trial import Trial
+from mmclr.console import Console
 from mmclr.errors import UserError
 from mmclr.report import Page, charts
 
@@ -120,7 +120,7 @@ class Standings:
             )  # fmt: skip
         console.print(table)
         for text in self.faults():
-            console.print(text, highlight=False)
+            console.print(text)
 
     def faults(self) -> list[str]:
         """Return a sentence for each config of which runs failed."""

@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_tools import icons
 from data_tools.tokenizer import captions
 from mmclr.config import load
+from mmclr.console import Console
 from mmclr.data.ledger import Ledger
 from mmclr.data.text import Tokenizer
 from mmclr.demo.evaluation import Evaluation
 from mmclr.demo.naming import Captions, learn
 from mmclr.export.transformers import export
 from mmclr.report import Page
+from mmclr.secrets import redact
+from mmclr.terminal import plain
 
 STAGES = 8
 QUERIES = ["cloud off", "music", "shopping cart", "arrow left", "heart", "camera", "lock", "bluetooth",
@@ -74,7 +77,7 @@ class Demo:
         self._conclude(found, written, report)
 
     def _stage(self, name: str, work: Any, *inputs: Any) -> Any:
-        self.console.print(f"[bold]{len(self.times) + 1}/{STAGES} {name}")
+        self.console.print(f"{len(self.times) + 1}/{STAGES} {name}", style="bold")
         began = time.monotonic()
         out = work(*inputs)
         self.times.append((name, time.monotonic() - began))
@@ -154,4 +157,4 @@ class Demo:
             "train on your own": "mmclr train base.yaml 'data.train=SHARDS/{00000..00099}.tar' epochs=30",
         }
         for name, command in steps.items():  # no table, which would cut what people copy
-            self.console.print(f"[bold]{name:<18}[/]{command}", highlight=False, soft_wrap=True)
+            self.console.print(Text.assemble((f"{name:<18}", "bold"), plain(redact(command))), soft_wrap=True)

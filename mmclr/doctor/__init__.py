@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from mmclr.doctor import environment
 from mmclr.doctor.finding import Finding
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> int:
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     broken = 0
     for finding in examine(args.config, args.overrides, args.fix):
-        print(finding, flush=True)
+        say(finding, flush=True)
         broken += finding.level == "BROKEN"
     return 1 if broken else 0
 

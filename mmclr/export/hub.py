@@ -11,6 +11,7 @@ from pathlib import Path
 from mmclr.errors import UserError
 from mmclr.export import card, open_clip, parity, transformers
 from mmclr.export.source import Source, add_arguments, written
+from mmclr.terminal import say
 
 FORMATS = ("transformers", "open_clip", "both")
 
@@ -35,11 +36,11 @@ def main(argv: list[str]) -> None:
     with _folder(args.keep) as folder:
         write(source, folder, args.repository, card.About(args.results, args.license), args.format)
         for path, size in files(folder):
-            print(f"{size / 1e6:10.3f} MB  {path}")
+            say(f"{size / 1e6:10.3f} MB  {path}")
         if args.dry_run:
-            print(f"{args.repository}: nothing was sent (--dry-run)")
+            say(f"{args.repository}: nothing was sent (--dry-run)")
         else:
-            print(f"{args.repository}: {upload(folder, args.repository, args.private)}")
+            say(f"{args.repository}: {upload(folder, args.repository, args.private)}")
 
 
 def write(source: Source, out: Path, repository: str, about: card.About, format: str = "transformers") -> None:

@@ -14,6 +14,7 @@ from mmclr.export.source import Source, written
 from mmclr.models import pretrained
 from mmclr.models.contract import fill, valid
 from mmclr.models.transformers_towers import quiet
+from mmclr.terminal import say
 
 Encode = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]  # pixels; ids and lengths
 
@@ -32,8 +33,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("out", help="folder to write; it must not exist, or be an earlier import")
     args = parser.parse_args(argv)
     for name, value in write(args.source, Path(args.out)).items():
-        print(f"{name.replace('_', ' ')}: {value:.3g}")
-    print(f"{args.out}: a model folder that agrees with {args.source}")
+        say(f"{name.replace('_', ' ')}: {value:.3g}")
+    say(f"{args.out}: a model folder that agrees with {args.source}")
 
 
 def write(name: str | Path, out: Path) -> dict[str, float]:

@@ -16,6 +16,7 @@ from mmclr.errors import UserError
 from mmclr.export import card, parity
 from mmclr.export.source import Source, add_arguments, written
 from mmclr.models.transformers import preprocessor, to_transformers
+from mmclr.terminal import say
 
 TOLERANCE = 1e-4  # other kernels, other orders of summation
 EXTRA = "mmclr export onnx needs onnx, onnxscript and onnxruntime: pip install 'mmclr[onnx]'"
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> None:
     source = Source.open(args.checkpoint, args.weights, head=args.head)
     about = card.About(args.results, args.license)
     for name, value in write(source, Path(args.out), about, args.int8, args.measure_on).items():
-        print(f"{name.replace('_', ' ')}: {value:.4g}")
-    print(f"{args.out}: graphs that agree with {args.checkpoint}")
+        say(f"{name.replace('_', ' ')}: {value:.4g}")
+    say(f"{args.out}: graphs that agree with {args.checkpoint}")
 
 
 def write(

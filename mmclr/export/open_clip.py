@@ -13,6 +13,7 @@ from mmclr.export.source import DTYPES, Source, add_arguments, written
 from mmclr.models import open_clip as form
 from mmclr.models.open_clip_weights import to_open_clip
 from mmclr.models.weights import write_weights
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -29,8 +30,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     source = Source.open(args.checkpoint, args.weights, args.dtype, args.head)
     for name, value in write(source, Path(args.out), card.About(args.results, args.license)).items():
-        print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
-    print(f"{args.out}: an open_clip folder that agrees with {args.checkpoint}")
+        say(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
+    say(f"{args.out}: an open_clip folder that agrees with {args.checkpoint}")
 
 
 def write(source: Source, out: Path, about: card.About | None = None) -> dict[str, float]:

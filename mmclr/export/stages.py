@@ -13,6 +13,7 @@ from mmclr.export import parity
 from mmclr.export.source import Source, written
 from mmclr.models import composed
 from mmclr.models.composed import Stages
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--weights", choices=["auto", "average", "model"], default="auto", help="of checkpoints")
     args = parser.parse_intermixed_args(argv)
     difference = write([Source.open(model, args.weights) for model in args.models], Path(args.out))
-    print(f"{args.out}: {len(args.models)} models side by side; largest difference to their mean: {difference:.3g}")
+    say(f"{args.out}: {len(args.models)} models side by side; largest difference to their mean: {difference:.3g}")
 
 
 def write(sources: Sequence[Source], out: Path) -> float:

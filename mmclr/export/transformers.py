@@ -15,6 +15,7 @@ from mmclr.export.source import DTYPES, Source, add_arguments, written
 from mmclr.models.transformers import preprocessor
 from mmclr.models.transformers_towers import quiet
 from mmclr.models.weights import write_weights
+from mmclr.terminal import say
 
 PROCESSORS = {
     "clip": "CLIPProcessor",
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> None:
     source = Source.open(args.checkpoint, args.weights, args.dtype, args.head)
     about = card.About(args.results, args.license)
     for name, value in write(source, Path(args.out), about, args.halves).items():
-        print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
-    print(f"{args.out}: a transformers folder that agrees with {args.checkpoint}")
+        say(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
+    say(f"{args.out}: a transformers folder that agrees with {args.checkpoint}")
 
 
 def export(checkpoint: Path, out: Path, weights: str = "auto") -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmclr.errors import UserError
 from mmclr.export import parity
 from mmclr.export.source import Source
+from mmclr.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -23,10 +24,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--weights", choices=["auto", "average", "model"], default="auto")
     args = parser.parse_args(argv)
     verify_files(Path(args.folder))
-    print(f"{args.folder}: all files are as they were exported")
+    say(f"{args.folder}: all files are as they were exported")
     if args.checkpoint:
         for name, value in verify(Path(args.folder), args.checkpoint, args.weights).items():
-            print(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
+            say(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
 
 
 def verify_files(folder: Path) -> None:

@@ -14,16 +14,17 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 from rich.table import Column, Table
 
 from mmclr import vocabulary
 from mmclr.config import find, nearest
+from mmclr.console import Console
 from mmclr.data.pure import PureOrder
 from mmclr.errors import UserError
 from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
 from mmclr.papers import costs, recalls
+from mmclr.terminal import say
 
 ROOT = Path(__file__).parent.parent.parent
 # What a user must have beyond pictures with captions, by the feature that an objective asks for.
@@ -275,14 +276,14 @@ def main(argv: list[str]) -> int | None:
     found = entries()
     if args.write:
         args.write.write_text(page(), encoding="utf-8")
-        print(f"wrote {args.write}: {len(found)} entries")
+        say(f"wrote {args.write}: {len(found)} entries")
     elif args.json:
-        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))
+        print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))  # whole, for programs
     elif args.key:
         one = [entry for entry in found if entry.key == args.key]
         if not one:
             raise UserError(f"there is no objective {args.key!r}{nearest(args.key, [e.key for e in found])}")
-        print(_describe(one[0]))
+        say(_describe(one[0]))
     else:
         _show(found, Console())
     return None

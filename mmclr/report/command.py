@@ -15,6 +15,7 @@ from mmclr.errors import UserError
 from mmclr.report import charts, planes
 from mmclr.report.gallery import Found, Prediction, Query, Written
 from mmclr.report.page import Page
+from mmclr.terminal import say
 
 EXAMPLES = """examples:
   mmclr report runs/clip                                   the curves of a run -> runs/clip/report.html
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int | None:
     args = parser.parse_intermixed_args(argv)
     first = args.sources[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report.html"
-    print(f"written: {build(args.sources, args.title).save(out)}")
+    say(f"written: {build(args.sources, args.title).save(out)}")
 
 
 def build(sources: Iterable[Path], title: str = "") -> Page:

@@ -8,8 +8,11 @@ output.guard()  # before anything is opened
 
 from mmclr.errors import run  # noqa: E402
 from mmclr.heap import keep_freed_memory  # noqa: E402
+from mmclr.secrets import redact  # noqa: E402
 from mmclr.train.run import main  # noqa: E402
 
 keep_freed_memory()
+given = sys.argv[1:]
+sys.argv[1:] = map(redact, given)  # trackers keep it with the run
 with output.swallowed(True):
-    sys.exit(run("mmclr train", main, sys.argv[1:]))
+    sys.exit(run("mmclr train", main, given))

@@ -16,6 +16,7 @@ from torch.utils import flop_counter
 from mmclr import parallel
 from mmclr.data.batch import Batch
 from mmclr.models import varlen
+from mmclr.terminal import say
 from mmclr.train import clock, forecast, processes, trackers
 from mmclr.train.forecast import GIB
 from mmclr.train.run import RunConfig
@@ -36,7 +37,7 @@ def dry_run(run: RunConfig) -> None:
         trainer = Trainer(dataclasses.replace(run, out=str(Path(folder) / "run"), resume="never"), accelerator)
         for line in report(trainer, run):
             if accelerator.is_main_process:
-                print(line, flush=True)
+                say(line, flush=True)
 
 
 def report(t: Trainer, run: RunConfig) -> Iterator[str]:

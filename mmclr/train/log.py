@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmclr.console import Console
 from mmclr.files import write_whole
 
 
@@ -83,13 +83,13 @@ class Display:
     def __init__(self, steps: int, done: int, quiet: bool) -> None:
         self.console = _Console(stderr=True, quiet=quiet)
         self._bar = Progress(
-            TextColumn("[bold]train"),
+            TextColumn("train", style="bold"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -114,10 +114,8 @@ class Display:
         self._bar.update(self._task, facts=facts)
         if not self.console.is_terminal and time.monotonic() - self._printed > every:
             self._printed = time.monotonic()
-            self.console.print(
-                f"step {row['step']}: {facts}  left {row['left_s']:.0f} s", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"step {row['step']}: {facts}  left {row['left_s']:.0f} s", soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Print a message above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
 from mmclr.errors import UserError
 from mmclr.models.decoding import Decoding, add_arguments, decoding
 from mmclr.terminal import say
+from mmclr.written import claim
 
 EXAMPLES = """examples:
   mmclr caption runs/coca cat.jpg holiday/                            to the terminal
@@ -49,10 +51,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_intermixed_args(argv)
     pictures, how = open_pictures(args.pictures), decoding(args)
+    out = claim(args.out, "captions", _is_line) if args.out else None
     encoder = Encoder.load(args.model, device=args.device)
-    done = _done(args.out, pictures)
+    done = _done(out, pictures)
     unread = 0
-    with open(args.out, "a", encoding="utf-8") if args.out else contextlib.nullcontext(sys.stdout) as file:
+    with open(out, "a", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
         for number, caption in written(encoder, pictures, done, how, args.batch):
             unread += isinstance(caption, Fault)
             _print(file, pictures.names[number], caption)
@@ -147,14 +150,25 @@ def _done(out: Path | None, pictures: Pictures) -> int:
     """Return how many pictures a file has lines of already; they must be the first of these."""
     if out is None or not out.is_file():
         return 0
-    text = out.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # the last line was cut short
-        out.write_text(whole, encoding="utf-8")
-    names = [json.loads(line)["picture"] for line in whole.splitlines()]
+    data = out.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        names = [json.loads(line)["picture"] for line in whole.splitlines()]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{out}: has lines that are no captions of ours; name another file, or delete it") from None
     if names != pictures.names[: len(names)]:
         raise UserError(f"{out} has captions of other pictures; name another file, or delete it")
+    if whole != data:  # the last line was cut short
+        os.truncate(out, len(whole))
     return len(names)
+
+
+def _is_line(start: bytes) -> bool:
+    """Whether a file begins as one that we wrote."""
+    try:
+        return "picture" in json.loads(start.split(b"\n")[0])
+    except (ValueError, TypeError):
+        return False
 
 
 def _print(file: IO[str], name: str, caption: str | Fault) -> None:

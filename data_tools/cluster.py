@@ -57,8 +57,7 @@ def main(argv: list[str]) -> None:
     if not 1 <= args.top <= args.k:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
     shards = Shards(open_indices(expand(args.shards)), (), (), Ledger())
-    for index in shards.indices:
-        clusters.place(index.url, args.name)  # refused before hours of work
+    clusters.check(shards.indices, args.name)  # before hours of work
     encoder = Encoder.load(args.model, device=args.device)
     vectors, kept = embed(encoder, shards, args.batch)
     if len(vectors) < args.k:

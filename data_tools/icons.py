@@ -11,7 +11,6 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import os
 import random
 import tarfile
 from collections import Counter
@@ -22,12 +21,14 @@ from pathlib import Path
 import PIL
 from PIL import Image, ImageDraw, ImageFont
 
+from mmclr import written
 from mmclr.errors import UserError
 from mmclr.terminal import say
 
 SHARD_PAIRS = 1000  # samples per shard, about
 SEED = 0  # of the order that mixes the families over the shards
 STAMP = "packed.json"  # written last: its presence says that the shards are whole
+KIND = "packed icons"  # in manifests
 FORMAT = 1  # raise it when the same settings give other bytes
 
 
@@ -108,16 +109,18 @@ def _write(folder: Path, fonts: Path, size: int, settings: dict) -> dict:
         random.Random(SEED).shuffle(splits[split])
     shards = {f"{split}-{i:05d}.tar": part for split, drawn in splits.items() for i, part in enumerate(_parts(drawn))}
     names = [*(path.name for path in old), *shards]
+    for name in names:
+        written.check(folder / name, KIND)
     claimed = {"settings": settings, "shards": dict.fromkeys(names)}  # without sizes: not whole yet
-    _write_atomic(folder / STAMP, json.dumps(claimed, indent=1).encode())
+    written.write(folder / STAMP, json.dumps(claimed, indent=1), KIND, _is_stamp)
     for path in old:
-        path.unlink()  # a larger earlier packing must not leave shards that a pattern would pick up
+        written.remove(path, KIND)  # a larger earlier packing must not leave shards that a pattern would pick up
     for name, part in shards.items():
-        _write_atomic(folder / name, _tar(part))
+        written.write(folder / name, _tar(part), KIND)
     counts = {split: _count(split, [icon for icon, _ in drawn]) for split, drawn in splits.items()}
     sizes = {name: (folder / name).stat().st_size for name in shards}
     summary = {"settings": settings, **counts, "blank": blank, "shards": sizes}
-    _write_atomic(folder / STAMP, json.dumps(summary, indent=1).encode())
+    written.write(folder / STAMP, json.dumps(summary, indent=1), KIND)
     return summary
 
 
@@ -129,7 +132,8 @@ def _parts(samples: list) -> list[list]:
 
 def _own_shards(folder: Path) -> list[Path]:
     """Return the shards of an earlier packing; refuse a folder with those of somebody else."""
-    folder.mkdir(parents=True, exist_ok=True)
+    written.make_folder(folder)
+    written.check(folder / STAMP, KIND, _is_stamp)
     there = sorted([*folder.glob("train-*.tar"), *folder.glob("test-*.tar")])
     for path in there:
         if path.name not in _stamp(folder).get("shards", ()):
@@ -144,6 +148,11 @@ def _stamp(folder: Path) -> dict:
         return json.loads((folder / STAMP).read_text())
     except (OSError, ValueError):
         return {}
+
+
+def _is_stamp(start: bytes) -> bool:
+    """Whether packed.json is one that this wrote, before there were manifests."""
+    return start.startswith(b'{\n "settings": {\n  "format"')
 
 
 def _packed(folder: Path, settings: dict) -> dict | None:
@@ -234,12 +243,6 @@ def _tar(samples: list[tuple[Icon, bytes]]) -> bytes:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
-
-
-def _write_atomic(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def main(argv: list[str]) -> None:

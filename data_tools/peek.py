@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from mmclr import written
 from mmclr.data.captions import Chooser, extensions
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
@@ -28,6 +29,7 @@ from mmclr.terminal import say
 
 SIDE, TEXT, GAP = 160, 54, 8  # pixels: of a picture, of its caption below, between pictures
 LINE = 26  # letters
+KIND = "contact sheet"
 
 
 class Look(NamedTuple):
@@ -50,14 +52,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=40, help="how many (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
     args = parser.parse_args(argv)
-    ledger = Ledger()
-    shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), (), ledger)
-    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger))
     suffix = Path(args.out).suffix.lower()
     if suffix not in (".png", ".html"):
         raise UserError(f"{args.out}: name a .png or .html file")
+    written.check(args.out, KIND)
+    ledger = Ledger()
+    shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), (), ledger)
+    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger))
     data = page(found, args.shards).encode() if suffix == ".html" else _png(sheet(found))
-    Path(args.out).write_bytes(data)
+    written.write(args.out, data, KIND)
     say(f"{args.out}: {len(found)} of {len(shards):,} samples")
     for line in ledger.lines():
         say(line)

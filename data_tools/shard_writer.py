@@ -11,22 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from mmclr.errors import UserError
+from mmclr.written import check, make_folder, write
 
-STATE = "packed.json"
+STATE, KIND = "packed.json", "packed shards"
 
 
 class ShardWriter:
     """Writes FOLDER/PREFIX-00000.tar, ... in USTAR with all times 0: the same samples give the same bytes.
 
     Each shard appears under its name when it is complete, and packed.json then says how many inputs are done:
-    another run with the same settings goes on from `done`. A shard is full at `samples` samples or `size` bytes.
+    another run with the same settings goes on from `done`. A shard is full at `samples` samples or `size` bytes. What
+    packed.json does not name is not ours: it is refused before the first sample, and never replaced.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any], samples: int, size: int, prefix: str = "") -> None:
         """Open a folder. Raises UserError when it holds shards that were written with other settings."""
         self.folder, self.samples, self.size, self.prefix = Path(folder), samples, size, prefix
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.state: dict[str, Any] = {
             "settings": settings,
             "digest": self._digest,
@@ -61,8 +63,7 @@ class ShardWriter:
     def add(self, key: str, members: dict[str, bytes], at: int) -> None:
         """Write one sample; `at` is the number of inputs that are done with it."""
         if self._tar is None:
-            self._part = self.folder / f"{self._name()}.tmp"
-            self._tar = tarfile.open(self._part, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._open(at)
         for extension, data in members.items():
             self._tar.addfile(_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
         self._count += 1
@@ -80,36 +81,70 @@ class ShardWriter:
         self._save(at)
         return self.state
 
+    def _open(self, at: int) -> None:
+        """Begin a shard under a name that packed.json says is ours."""
+        self._part = self.folder / f"{self._name()}.tmp"
+        self._refuse(self._part, self.folder / self._name())
+        if self.state.get("part") != self._part.name:
+            self.state["part"] = self._part.name
+            self._save(self.state["done"])
+        self._tar = tarfile.open(self._part, "x", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
     def _close(self, at: int) -> None:
         if self._tar is None:
             return
         self._tar.close()
         self._tar = None
-        self.state["shards"].append({"name": self._name(), "samples": self._count, "bytes": self._part.stat().st_size})
-        os.replace(self._part, self.folder / self.state["shards"][-1]["name"])
+        path = self.folder / self._name()
+        self.state["shards"].append({"name": path.name, "samples": self._count, "bytes": self._part.stat().st_size})
         self._count = 0
-        self._save(at)
+        self._refuse(path)
+        self._save(at)  # first: a shard with its name is always one that packed.json names
+        os.rename(self._part, path)
 
     def _name(self) -> str:
         return f"{self.prefix}{len(self.state['shards']):05d}.tar"
 
     def _save(self, at: int) -> None:
         self.state["done"] = at
-        temporary = self.folder / f"{STATE}.tmp"
-        temporary.write_text(json.dumps(self.state, indent=1))
-        os.replace(temporary, self.folder / STATE)
+        write(self.folder / STATE, json.dumps(self.state, indent=1), KIND, _is_state)
 
     def _resume(self) -> None:
         path = self.folder / STATE
+        check(path, KIND, _is_state)
         if path.is_file():
             state = json.loads(path.read_text())
-            if state.get("digest") != self._digest:
+            if state["digest"] == self._digest:
+                self.state = state
+            elif state["shards"]:
                 raise UserError(f"{path}: this folder was packed with other settings; name another folder or empty it")
-            self.state = state
+            self._mend(state)
         known = {shard["name"] for shard in self.state["shards"]}
-        foreign = [p.name for p in self.folder.glob(f"{self.prefix}*.tar") if p.name not in known]
-        if foreign and foreign != [self._name()]:  # a shard was complete, and the run ended before packed.json said so
-            raise UserError(f"{self.folder}/{foreign[0]} was not written by this command: name another folder")
+        self._refuse(*(p for p in sorted(self.folder.glob(f"{self.prefix}*.tar")) if p.name not in known))
+        if not self.finished:
+            self._refuse(self.folder / f"{self._name()}.tmp")
+
+    def _mend(self, state: dict[str, Any]) -> None:
+        """Give the last shard its name where a kill came before that; remove one that is not complete."""
+        part = self.folder / str(state.get("part", ""))
+        if part.suffix != ".tmp" or part.parent != self.folder or part.is_symlink() or not part.is_file():
+            return
+        last = state["shards"][-1] if state["shards"] else {}
+        whole = f"{last.get('name')}.tmp" == part.name and last["bytes"] == part.stat().st_size
+        if whole and not (self.folder / last["name"]).exists():
+            os.rename(part, self.folder / last["name"])
+        else:
+            part.unlink()
+
+    def _refuse(self, *paths: Path) -> None:
+        for path in paths:
+            if os.path.lexists(path):
+                raise UserError(f"{path} was not written by this command: name another folder")
+
+
+def _is_state(start: bytes) -> bool:
+    """Whether packed.json is one that this wrote."""
+    return start.startswith(b'{\n "settings": ') and b'"digest"' in start
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
+from mmclr import written
 from mmclr.data.captions import Chooser, extensions
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
@@ -28,8 +29,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
     args = parser.parse_args(argv)
     ledger = Ledger()
-    tokenizer = Tokenizer.train(captions(args.shards, args.caption, ledger), args.size, args.context)
-    tokenizer.save(args.out)
+    with written.folder(args.out, "tokenizer") as partial:
+        tokenizer = Tokenizer.train(captions(args.shards, args.caption, ledger), args.size, args.context)
+        tokenizer.save(partial)
     for line in ledger.lines():
         say(line)
     say(f"{args.out}: {tokenizer.vocab_size} tokens, context {tokenizer.context}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
+from mmclr import written
 from mmclr.data.captions import Chooser, extensions, identity
 from mmclr.data.decode import Picture
 from mmclr.data.index import ShardIndex, open_indices
@@ -22,6 +23,7 @@ from mmclr.data.workers import run_ahead
 from mmclr.terminal import say
 
 TOGETHER = 64  # samples of one job
+KIND = "list of faults"
 
 
 class Report(NamedTuple):
@@ -52,10 +54,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="write the whole list there, one JSON object a line")
     args = parser.parse_args(argv)
     urls = expand(args.shards)
+    if args.json:
+        written.check(args.json, KIND)
     report = verify(open_indices(urls), args.caption, args.workers)
     if args.json:
-        with open(args.json, "w", encoding="utf-8") as out:
-            out.writelines(json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in report.faults)
+        lines_ = (json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in report.faults)
+        with written.staged(args.json, KIND) as partial, open(partial, "w", encoding="utf-8") as out:
+            out.writelines(lines_)
     for line in lines(report):
         say(line)
     return int(not report.sound)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eval import options, ranks, tasks
 from eval.embedder import Embedder
+from eval.result import check
 from mmclr.config import nearest
 from mmclr.errors import UserError
 from mmclr.terminal import say
@@ -50,6 +51,7 @@ def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: st
     out = Path(args.output.format(**slugs))
     if args.skip_existing and out.is_file():
         return
+    check(out)
     given = ["--data", str(root), "--dataset", name, "--split", args.split, "--language", language]
     if task == "zeroshot_retrieval":
         given += ["--recall_k", *map(str, args.recall_k)]

@@ -22,11 +22,13 @@ from rich.table import Table
 
 from eval.measurement import Measurement
 from eval.result import Result
+from mmclr import written
 from mmclr.console import Console
 from mmclr.errors import UserError
 from mmclr.terminal import say
 
 COLUMNS = ("dataset", "task", "model", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
+KIND = "comparison of results"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def main(argv: list[str]) -> int | None:
     args = parser.parse_intermixed_args(argv)
     if len(args.results) < 2:
         raise UserError("name two results or more")
+    for path in filter(None, (args.out, args.csv, args.markdown)):
+        written.check(path, KIND)
     results = [Result.load(path) for path in args.results]
     say(f"first : {results[0].model}")
     rows = []
@@ -164,7 +168,7 @@ def main(argv: list[str]) -> int | None:
         (args.markdown, to_markdown(rows)),
     ):
         if path:
-            path.write_text(text, encoding="utf-8")
+            written.write(path, text, KIND)
             say(f"written: {path}")
 
 

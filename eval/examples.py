@@ -13,8 +13,10 @@ from torch import Tensor
 
 from eval.embedder import Embedded
 from eval.ranking import Ranks, Relevance, top
+from mmclr import written
 
 Example = dict[str, Any]
+KIND = "evaluation"  # in manifests: a result and what lies beside it
 
 
 def spread(ranks: Ranks, count: int) -> list[int]:
@@ -65,7 +67,7 @@ def collect(**kinds: Any) -> dict[str, Any]:
 
 def save(path: Path, examples: dict[str, Any]) -> None:
     """Write examples as JSON, pictures in base64."""
-    path.write_text(json.dumps(examples, default=lambda data: base64.b64encode(data).decode()), encoding="utf-8")
+    written.write(path, json.dumps(examples, default=lambda data: base64.b64encode(data).decode()), KIND)
 
 
 def _name(embedded: Embedded, number: int) -> str:

@@ -7,9 +7,8 @@ absent for a classification), ROOT/SPLIT/nshards.txt, ROOT/SPLIT/{0.tar, 1.tar, 
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,13 @@ import numpy as np
 from eval.progress import bar
 from eval.sets import PLAIN, EvalSet, read_lines
 from eval.shards import read as read_shards
+from mmclr import written
 from mmclr.config import nearest
 from mmclr.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 MEMBERS = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
+KIND = "evaluation set"
 MAGIC = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
 
@@ -43,32 +44,32 @@ def read(root: str | Path, split: str = "test", name: str = "") -> EvalSet:
     return table.make(labels=check(0, len(classnames)), classnames=classnames, templates=templates)
 
 
-def write(data: EvalSet, root: str | Path, *, split: str = "test", shards: int = 8) -> Path:
-    """Write a set: pictures as they are, dealt to `shards` files in turn; a shard is whole or not there.
+def write(
+    data: EvalSet, root: str | Path, *, split: str = "test", shards: int = 8, reads: Iterable[str | Path] = ()
+) -> Path:
+    """Write a set: pictures as they are, dealt to `shards` files in turn; the whole of it takes its place at the end.
 
     Eight shards are what CLIP_benchmark's four loader processes can share. Captions make a retrieval set, classes
-    a classification.
+    a classification. `root` is new, empty or was written by this; its other splits stay. Raises UserError where it
+    holds others' files, or what the set is read from (`reads`).
     """
     kind = "retrieval" if data.labels is None else "multilabel" if data.multilabel else "classification"
     data.need_captions() if kind == "retrieval" else data.need_classes()
-    folder = Path(root) / split
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.tar"), Path(root) / "dataset_type.txt"]:
-        old.unlink(missing_ok=True)
     shards = min(shards, len(data))
-    with bar(f"write {folder}", len(data)) as advance:
-        for number in range(shards):
-            partial = folder / f"{number}.tar.tmp"
-            with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for i in range(number, len(data), shards):
-                    _add(tar, f"s{i:07d}", dict(_members(data, i, MEMBERS[kind])))
-                    advance(1)
-            os.replace(partial, folder / f"{number}.tar")
-    if kind != "classification":
-        (Path(root) / "dataset_type.txt").write_text(kind + "\n")
-    if kind != "retrieval":
-        _write_classes(data, Path(root))
-    (folder / "nshards.txt").write_text(f"{shards}\n")
+    with written.folder(root, KIND, reads, lambda name: "/" not in name or name.startswith(f"{split}/")) as out:
+        folder = out / split
+        folder.mkdir(parents=True)
+        with bar(f"write {Path(root) / split}", len(data)) as advance:
+            for number in range(shards):
+                with tarfile.open(folder / f"{number}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                    for i in range(number, len(data), shards):
+                        _add(tar, f"s{i:07d}", dict(_members(data, i, MEMBERS[kind])))
+                        advance(1)
+        if kind != "classification":
+            (out / "dataset_type.txt").write_text(kind + "\n")
+        if kind != "retrieval":
+            _write_classes(data, out)
+        (folder / "nshards.txt").write_text(f"{shards}\n")
     return Path(root)
 
 

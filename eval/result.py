@@ -20,8 +20,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from eval.examples import save
+from eval.examples import KIND, save
 from eval.measurement import Measurement
+from mmclr import written
 from mmclr.console import Console
 from mmclr.errors import UserError
 from mmclr.secrets import redact, redact_tree
@@ -93,11 +94,12 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the JSON at `path`; beside it NAME.samples.npz (what each sample gave) and NAME.examples.json."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        check(path)
+        written.write(path, text + "\n", KIND)
         if self.measurements:
-            np.savez_compressed(path.with_suffix(".samples.npz"), **_arrays(self.measurements))
+            with written.staged(path.with_suffix(".samples.npz"), KIND) as partial, open(partial, "wb") as file:
+                np.savez_compressed(file, **_arrays(self.measurements))
         if self.examples:
             save(path.with_suffix(".examples.json"), self.examples)
         return path
@@ -139,6 +141,12 @@ class Result:
             console.print(f"skipped: {count} samples ({reason})", soft_wrap=True)
         for note in self.notes:
             console.print(f"note: {note}", soft_wrap=True)
+
+
+def check(path: str | Path) -> None:
+    """Raise UserError where a result, or what lies beside it, would replace what is not a result that we wrote."""
+    for suffix in ("", ".samples.npz", ".examples.json"):
+        written.check(Path(path).with_suffix(suffix) if suffix else path, KIND)
 
 
 def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval import options, ranks
 from eval.embedder import Embedded, Embedder
-from eval.result import Result
+from eval.result import Result, check
 from mmclr.terminal import say
 
 
@@ -46,6 +46,8 @@ class Suite:
         if args.skip_existing and args.out and args.out.is_file():
             say(f"{args.out} exists: nothing done")
             return
+        if args.out:
+            check(args.out)
         ranks.join()
         data = self.open(args)
         result = self.run(options.embedder(args), data, args)

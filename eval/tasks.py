@@ -31,8 +31,9 @@ from eval import (
     zero_shot,
 )
 from eval.embedder import Embedder
-from eval.result import Result
+from eval.result import Result, check
 from eval.suite import Suite
+from mmclr import written
 from mmclr.config import nearest
 from mmclr.console import Console
 from mmclr.errors import UserError
@@ -53,7 +54,9 @@ MAIN = ("acc1", "mean_recall@1", "mean_average_precision", "text_acc", "lp_acc1"
 def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -> list[Result]:
     """Do all tasks that have no line yet; one that fails is reported and leaves no line."""
     done = {line["key"] for line in _lines(out / RESULTS)}
-    out.mkdir(parents=True, exist_ok=True)
+    lines = written.claim(out / RESULTS, "lines of evaluations", _is_line)
+    for key in tasks:
+        check(_place(out, key))
     results, failed = [], {}
     for number, (key, task) in enumerate(tasks.items(), 1):
         if key in done:
@@ -67,12 +70,24 @@ def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -
             continue
         results.append(result)
         if ranks.speaks():
-            result.save(out / f"{key.replace('/', '-')}.json")
-            with open(out / RESULTS, "a", encoding="utf-8") as file:
+            result.save(_place(out, key))
+            with open(lines, "a", encoding="utf-8") as file:
                 file.write(json.dumps(_line(key, task, result)) + "\n")
     if failed:
         raise UserError("\n".join(f"{key}: {error}" for key, error in failed.items()))
     return results
+
+
+def _place(out: Path, key: str) -> Path:
+    return out / f"{key.replace('/', '-')}.json"
+
+
+def _is_line(start: bytes) -> bool:
+    """Whether a file is one of these, or DataComp's own, to which lines may be added."""
+    try:
+        return {"key", "metrics"} <= set(json.loads(start.split(b"\n")[0]))
+    except (ValueError, TypeError):
+        return False
 
 
 def read(path: Path, root: Path | None) -> tuple[dict[str, dict[str, Any]], list[str]]:

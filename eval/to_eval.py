@@ -22,7 +22,9 @@ def main(argv: list[str]) -> int | None:
     )
     args = parser.parse_args(argv)
     data = options.dataset(args)
-    say(f"written: {layout.write(data, args.out, split=args.split, shards=args.shards)} ({len(data)} pictures)")
+    reads = [*filter(None, str(args.data).split("::")), *filter(None, [args.images])]
+    root = layout.write(data, args.out, split=args.split, shards=args.shards, reads=reads)
+    say(f"written: {root} ({len(data)} pictures)")
     for reason, count in data.skipped.items():
         say(f"left out: {count} ({reason})")
 

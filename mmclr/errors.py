@@ -16,7 +16,8 @@ from mmclr.output import ReaderGone
 from mmclr.secrets import redact
 from mmclr.terminal import plain, say
 
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+                  errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # fmt: skip
 NUMBER = re.compile(r"\b(?:os error|errno:?) (\d+)", re.IGNORECASE)  # libraries in Rust and C++ say it in words
 _noted: set[str] = set()
 

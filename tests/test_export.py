@@ -197,6 +197,7 @@ def test_missing_files_are_named(exported, checkpoint, tmp_path):
     with pytest.raises(UserError, match="no model there; name a run's folder, a checkpoint with average or model/"):
         export(tmp_path, tmp_path / "other")
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not an export"):
         export(checkpoint, tmp_path / "mine")
     with pytest.raises(UserError, match="no parity.json"):

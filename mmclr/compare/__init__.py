@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 
 from eval.sources import open_set
+from mmclr import written
 from mmclr.compare import standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import find
 from mmclr.console import Console
 from mmclr.errors import UserError
+from mmclr.report import page
 
 EXAMPLES = """examples:
   mmclr compare base.yaml siglip.yaml --budget samples=200000 --test 'shards/test-*.tar' 'data.train=shards/train-*.tar'
   mmclr compare papers/clip.yaml configs/papers/*.yaml --budget minutes=3 --seeds 3 --test ... --out runs/papers
 A comparison that was stopped goes on where it was when the same command is given again.
 """
+KIND = "comparison of configs"
 
 
 def main(argv: list[str]) -> int:
@@ -52,6 +55,9 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--seeds {args.seeds}: at least one run of each config is needed")
     budget, heads = Budget.parse(args.budget), _heads(args.head, list(names.values()))
     console = Console()
+    for name in ("compare.json", "compare.md"):
+        written.check(args.out / name, KIND)
+    written.check(args.out / "compare.html", page.KIND)
     for label in dict.fromkeys(("", args.label)):
         open_set(args.test, label=label)  # faults now, not after hours
     trials = [
@@ -75,9 +81,8 @@ def main(argv: list[str]) -> int:
             console.print(f"  failed: {fault}", soft_wrap=True)
     table = standings.Standings.of(trials, args.metric)
     table.show(console)
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "compare.json").write_text(json.dumps(table.to_dict(), indent=2) + "\n")
-    (args.out / "compare.md").write_text(table.to_markdown())
+    written.write(args.out / "compare.json", json.dumps(table.to_dict(), indent=2) + "\n", KIND)
+    written.write(args.out / "compare.md", table.to_markdown(), KIND)
     console.print(f"written: {table.page().save(args.out / 'compare.html')}, compare.json, compare.md", soft_wrap=True)
     return 1 if table.failed else 0
 

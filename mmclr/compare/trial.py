@@ -17,6 +17,7 @@ from eval import retrieval, zero_shot
 from eval.embedder import Embedder
 from eval.result import Result
 from eval.sources import open_set
+from mmclr import written
 from mmclr.config import load
 from mmclr.errors import UserError
 from mmclr.report.curves import read
@@ -126,7 +127,7 @@ class Trial:
                 )
             return
         self._process([f"out={self.folder}", f"seed={self.seed}", *self._length()])
-        done.write_text(json.dumps(wanted))
+        written.write(done, json.dumps(wanted), "trained config")
 
     def _process(self, settings: list[str]) -> None:
         command = [sys.executable, "-m", "mmclr.train", str(self.config), *self.overrides, *settings]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmclr import written
 from mmclr.data import sources
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.shards import Shards, bounds
@@ -25,6 +25,7 @@ from mmclr.errors import UserError
 
 Labels = NDArray[np.int32]
 MAKE = "make them with mmclr data cluster"
+KIND = "cluster labels"
 
 
 def place(url: str, name: str) -> Path:
@@ -42,14 +43,19 @@ def write(indices: Sequence[ShardIndex], name: str, labels: Sequence[Labels], fa
     if len(set(paths)) < len(paths):
         raise UserError(f"{paths[0].parent}: several shards have the same name; their labels need folders of their own")
     for path, rows in zip(paths, labels):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
+        with written.staged(path, KIND) as partial, open(partial, "wb") as file:
             np.save(file, np.ascontiguousarray(rows, np.int32))
-        os.replace(temporary, path)
     for folder in {path.parent for path in paths}:
-        _facts(folder, name).write_text(json.dumps(facts, indent=2) + "\n")
+        written.write(_facts(folder, name), json.dumps(facts, indent=2) + "\n", KIND)
     return paths
+
+
+def check(indices: Sequence[ShardIndex], name: str) -> None:
+    """Raise UserError where labels of these shards could not be written."""
+    for index in indices:
+        path = place(index.url, name)
+        written.check(path, KIND)
+        written.check(_facts(path.parent, name), KIND)
 
 
 class Clusters:

@@ -104,6 +104,8 @@ def open_index(url: str, reader: sources.Reader | None = None) -> ShardIndex:
             return index
     index = build(url, stat, reader or sources.Reader())
     for path in _places(url):
+        if not _replaceable(path):
+            continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             index.save(path)
@@ -233,6 +235,18 @@ def _load(url: str, path: Path) -> ShardIndex | None:
         return ShardIndex(url, facts, path) if facts.get("version") == VERSION else None
     except (OSError, ValueError, KeyError, OverflowError, MemoryError):
         return None  # not there, or half a file of another program: it is made again
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether there is no file, or a sidecar of ours, whole or not, and of any version: other tools use the ending."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not path.is_symlink() and start[8:].startswith(b'{"__metadata__":{"') and b'"stamp":"' in start
 
 
 @functools.lru_cache(MAPS)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from data_tools import icons
 from data_tools.tokenizer import captions
+from mmclr import written
 from mmclr.config import load
 from mmclr.console import Console
 from mmclr.data.ledger import Ledger
@@ -88,7 +89,8 @@ class Demo:
         return {part: str(self.out / "shards" / packed[part]["url"]) for part in ("train", "test")}
 
     def _learn_tokenizer(self, packed: dict[str, str]) -> None:
-        Tokenizer.train(captions(packed["train"], "txt", Ledger()), size=2000, context=16).save(self.out / "tokenizer")
+        with written.folder(self.out / "tokenizer", "tokenizer") as partial:
+            Tokenizer.train(captions(packed["train"], "txt", Ledger()), size=2000, context=16).save(partial)
 
     def _train(self, packed: dict[str, str]) -> Path:
         from mmclr.train.run import RunConfig

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
 
 def write(source: Source, out: Path, repository: str, about: card.About, format: str = "transformers") -> None:
     """Write the folder that becomes the repository."""
-    with written(out) as partial:
+    with written(out, source) as partial:
         differences: dict[str, float] = {}
         if format in ("transformers", "both"):
             transformers.fill(source, partial)
@@ -60,9 +60,10 @@ def write(source: Source, out: Path, repository: str, about: card.About, format:
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """Return the files of a folder with their sizes in bytes."""
+    """Return the files of a folder that are sent, with their sizes in bytes."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(path.relative_to(folder)), path.stat().st_size) for path in found]
+    names = [path.relative_to(folder) for path in found]
+    return [(str(name), (folder / name).stat().st_size) for name in names if not name.parts[0].startswith(".")]
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
@@ -77,7 +78,7 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
             repo_id=repository,
             folder_path=folder,
             commit_message="Upload a model with mmclr",
-            ignore_patterns=".cache*",
+            ignore_patterns=[".*"],  # nothing of ours has such a name but the manifest; others are .git and .cache
         )
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set, so nothing can be sent; unset it, or use --dry-run") from None

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 def write(name: str | Path, out: Path) -> dict[str, float]:
     """Write a model folder and return the largest differences to what its own library computes."""
     source = Source.open(name)
-    with written(out) as partial:
+    with written(out, source, by="import") as partial:
         source.model.save(partial)
         source.tokenizer.save(partial)
         differences = compare(source, Source.open(partial))

@@ -56,7 +56,7 @@ def write(
     from mmclr.export import graphs
     from mmclr.export.int8 import cost, quantise
 
-    with written(out) as partial:
+    with written(out, source) as partial:
         graphs.trace(source.model, partial)
         tree = to_transformers(source.model.config)
         scalars = {name: float(v) for name, v in source.model.state_dict().items() if name.startswith("logit_")}

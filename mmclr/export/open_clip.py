@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
 
 def write(source: Source, out: Path, about: card.About | None = None) -> dict[str, float]:
     """Write an open_clip folder and return the largest differences to its source."""
-    with written(out) as partial:
+    with written(out, source) as partial:
         fill(source, partial, out.name)
         differences = parity.compare(source, load(partial))
         parity.insist(source, differences, partial)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from mmclr.data.plain import normalise, plain
 from mmclr.errors import UserError
 from mmclr.export import captioner
 from mmclr.export.source import Source
+from mmclr.manifest import sha256
 from mmclr.models.clip import ImageConfig
 from mmclr.trained import open_model
 
@@ -129,17 +129,10 @@ def bound(differences: Mapping[str, float], folder: Path, tolerance: float = TOL
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of what computes in a folder: every file but the card and the report."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md", REPORT))
-    return {str(path.relative_to(folder)): _sha256(path) for path in files if ".cache" not in path.parts}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    """Return the SHA-256 of what computes in a folder: every file but the card, the report and hidden ones."""
+    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return {str(name): sha256(folder / name) for name in shown if name.name not in ("README.md", REPORT)}
 
 
 def unit(features: Tensor) -> Tensor:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mmclr.data.text import Tokenizer
-from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 from mmclr.trained import open_model
+from mmclr.written import folder
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,21 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser, dtype: bool = True) -> None:
     parser.add_argument("--license", default="", help="the model's licence, for the card (mit, apache-2.0, ...)")
 
 
-@contextlib.contextmanager
-def written(out: Path) -> Iterator[Path]:
-    """Give an empty folder beside `out` that takes its name at the end, if nothing was raised.
-
-    `out` must be new, or an earlier export.
-    """
-    if out.exists() and not (out / "parity.json").is_file():
-        raise UserError(f"{out} exists and is not an export of mmclr; name another folder")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+def written(out: Path, *sources: Source, by: str = "export") -> contextlib.AbstractContextManager[Path]:
+    """Give an empty folder beside `out` that takes its place at the end; see `mmclr.written.folder`."""
+    return folder(out, by, [source.folder for source in sources])

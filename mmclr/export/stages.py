@@ -38,7 +38,7 @@ def write(sources: Sequence[Source], out: Path) -> float:
     for source in sources[1:]:
         if source.tokenizer.encode(names) != sources[0].tokenizer.encode(names):
             raise UserError(f"{source.folder}: its tokenizer is another than that of {sources[0].folder}")
-    with written(out) as partial:
+    with written(out, *sources) as partial:
         Stages([source.model for source in sources]).save(partial)
         sources[0].tokenizer.save(partial)
         difference = _compare(sources, partial)

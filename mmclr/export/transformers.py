@@ -55,7 +55,7 @@ def export(checkpoint: Path, out: Path, weights: str = "auto") -> dict[str, floa
 
 def write(source: Source, out: Path, about: card.About | None = None, halves: bool = False) -> dict[str, float]:
     """Write a transformers folder and return the largest differences to its source."""
-    with written(out) as partial:
+    with written(out, source) as partial:
         fill(source, partial)
         differences = parity.compare(source, load(partial))
         if halves:

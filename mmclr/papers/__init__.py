@@ -16,7 +16,7 @@ import torch
 import yaml
 from rich.table import Column, Table
 
-from mmclr import vocabulary
+from mmclr import vocabulary, written
 from mmclr.config import find, nearest
 from mmclr.console import Console
 from mmclr.data.pure import PureOrder
@@ -275,7 +275,7 @@ def main(argv: list[str]) -> int | None:
     args = parser.parse_args(argv)
     found = entries()
     if args.write:
-        args.write.write_text(page(), encoding="utf-8")
+        written.write(args.write, page(), "catalogue of objectives", lambda start: page().encode()[:60] == start[:60])
         say(f"wrote {args.write}: {len(found)} entries")
     elif args.json:
         print(json.dumps([dataclasses.asdict(entry) for entry in found], indent=1))  # whole, for programs

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from mmclr import written
 from mmclr.errors import UserError
 from mmclr.report import charts, planes
 from mmclr.report.gallery import Found, Prediction, Query, Written
-from mmclr.report.page import Page
+from mmclr.report.page import KIND, Page
 from mmclr.terminal import say
 
 EXAMPLES = """examples:
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int | None:
     args = parser.parse_intermixed_args(argv)
     first = args.sources[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    written.check(out, KIND)
     say(f"written: {build(args.sources, args.title).save(out)}")
 
 

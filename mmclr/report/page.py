@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mmclr import __version__
+from mmclr import __version__, written
 from mmclr.report import curves, gallery, tables
 from mmclr.report.gallery import Prediction, Query, Written
 from mmclr.report.tables import Number
+
+KIND = "report"  # in manifests
 
 
 class Page:
@@ -97,11 +99,8 @@ class Page:
         )  # fmt: skip
 
     def save(self, path: str | Path) -> Path:
-        """Write the page to `path`."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.html(), encoding="utf-8")
-        return path
+        """Write the page to `path`, which is new or such a page that we wrote."""
+        return written.write(path, self.html(), KIND)
 
 
 def _section(key: str, title: str, html: str) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmclr import written
 from mmclr.checkpoints import POSITION, all_of, fault, latest, read_position, refuse, seal
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
@@ -36,6 +37,7 @@ from mmclr.train.log import step_of
 __all__ = ["POSITION", "Snapshot", "all_of", "fault", "find", "latest", "read_position"]
 
 PARTIAL, REPLACED = ".partial-", ".replaced-"
+PARTS = ("model", "average", "state", "config.yaml", POSITION)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Snapshot:
 def put_in_place(partial: Path, folder: Path) -> None:
     """Give a whole folder its name. One of that name stays until then, and `sweep` puts it back after a kill."""
     replaced = folder.with_name(REPLACED + folder.name)
-    shutil.rmtree(replaced, ignore_errors=True)
+    discard(replaced, folder if folder.exists() else None)
     if folder.exists():
         folder.rename(replaced)
     try:
@@ -94,7 +96,21 @@ def put_in_place(partial: Path, folder: Path) -> None:
             replaced.rename(folder)
         raise
     sync_folder(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    discard(replaced, folder)
+
+
+def discard(folder: Path, heir: Path | None = None) -> None:
+    """Remove what a checkpoint is made of; what somebody else put there stays, or moves to the folder `heir`."""
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink()}
+    try:
+        listed = {POSITION, *read_position(folder)["files"]}
+    except (OSError, ValueError, KeyError, TypeError):  # not whole, or written before there was a list
+        listed = {name for name in there if name.partition("/")[0] in PARTS}
+    for name in there - listed if heir else ():
+        (heir / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (heir / name).exists():
+            (folder / name).rename(heir / name)
+    written.remove_listed(folder, [POSITION, *(listed & there)])  # position.json first: what lacks it is not whole
 
 
 def folder_of(out: Path, step: int) -> Path:
@@ -120,18 +136,18 @@ def prune(out: Path, keep: int, pinned: int | None = None) -> None:
     whole = [path for path in all_of(out) if (path / POSITION).is_file()]
     for old in whole[:-keep] if keep else []:
         if old != kept:
-            shutil.rmtree(old)
+            discard(old)
 
 
 def sweep(out: Path) -> list[Path]:
     """Put back what a killed save was about to replace, delete what it had begun; return that."""
-    for path in sorted((out / "checkpoints").glob(REPLACED + "*")):
+    for path in sorted((out / "checkpoints").glob(REPLACED + "step-*")):
         folder = path.with_name(path.name.removeprefix(REPLACED))
         if folder.exists():
-            shutil.rmtree(path)
+            discard(path, folder)
         else:
             path.rename(folder)
-    left = sorted((out / "checkpoints").glob(PARTIAL + "*"))
+    left = sorted((out / "checkpoints").glob(PARTIAL + "step-*"))
     for path in left:
         shutil.rmtree(path)
     return left

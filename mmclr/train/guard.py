@@ -7,6 +7,7 @@ trainer puts running statistics back.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from annotated_types import Ge, Gt
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmclr import parallel
+from mmclr import parallel, written
 from mmclr.config import config
 from mmclr.data.batch import Batch
 from mmclr.errors import UserError
@@ -25,6 +26,8 @@ from mmclr.train.step import DENSE, PER_SAMPLE
 
 if TYPE_CHECKING:
     from mmclr.train.strategies import Plain  # a config must not wait for what it imports
+
+KIND = "kept batch"
 
 
 @config
@@ -91,10 +94,14 @@ class Guard:
         self.in_a_row, self.total, self._recent = state["in_a_row"], state["total"], state.get("recent", [])
 
     def _keep(self, name: str, batch: Batch) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.safetensors"
         tensors = {name: value.cpu().contiguous() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-        save_file(tensors, path, metadata={"keys": "\n".join(batch.keys)})
+        try:
+            written.check(path, KIND)
+        except UserError:  # somebody else's: training goes on, beside it
+            path = path.with_name(f"{name}-{uuid.uuid4().hex[:8]}.safetensors")
+        with written.staged(path, KIND) as partial:
+            save_file(tensors, partial, metadata={"keys": "\n".join(batch.keys)})
         return path
 
 

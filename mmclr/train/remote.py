@@ -5,6 +5,7 @@ What is written there is whole once its position.json is: it is copied last, and
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -95,5 +96,10 @@ class Remote:
 
     def _delete(self, step: int) -> None:
         folder = f"{self.root}/checkpoints/{folder_of(Path(), step).name}"
-        self.files.rm_file(f"{folder}/{POSITION}")
-        self.files.rm(folder, recursive=True)
+        position = json.loads(self.files.cat_file(f"{folder}/{POSITION}"))
+        self.files.rm_file(f"{folder}/{POSITION}")  # first: what lacks it is not whole
+        for name in position.get("files", ()):
+            if self.files.exists(f"{folder}/{name}"):
+                self.files.rm_file(f"{folder}/{name}")
+        if not self.files.find(folder) and self.files.exists(folder):  # storage that has folders
+            self.files.rm(folder, recursive=True)

@@ -15,11 +15,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mmclr import parallel
+from mmclr import parallel, written
 from mmclr.config import nearest
 from mmclr.errors import UserError
-from mmclr.files import write_whole
-from mmclr.train import checkpoint
+from mmclr.train import checkpoint, ownership
 from mmclr.train.checkpoint import Snapshot
 from mmclr.train.remote import Remote
 from mmclr.train.settings import SaveConfig
@@ -193,7 +192,8 @@ class Saver:
             snapshot.write(folder)
             checkpoint.prune(self.out, keep, pinned)
             if pinned is not None:
-                write_whole(self.out / "best.json", json.dumps(snapshot.position["best"]))
+                best = json.dumps(snapshot.position["best"])
+                written.write(self.out / "best.json", best, *ownership.BEST)
         except Exception as error:
             self._failed = error
             return

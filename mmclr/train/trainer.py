@@ -25,7 +25,7 @@ from mmclr.losses.terms import build_terms, needs
 from mmclr.models.compiling import compile_blocks
 from mmclr.models.recomputing import recompute
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import accumulate, lock, optimizer, processes, state, strategies, trackers
+from mmclr.train import accumulate, lock, optimizer, ownership, processes, state, strategies, trackers
 from mmclr.train.average import Average
 from mmclr.train.begin import begin
 from mmclr.train.evaluation import Evaluations
@@ -51,6 +51,8 @@ def train_until_stopped(run: RunConfig, quiet: bool = False) -> tuple[Path, str]
         processes.joined(run.timeout, **trackers.settings(run)) as accelerator,
         lock.held(run.folder, accelerator.is_main_process),
     ):
+        if accelerator.is_main_process:
+            ownership.claim(run.folder)
         trainer = Trainer(run, accelerator)
         trackers.start(accelerator, run)
         return trainer.fit(quiet), trainer.stopped

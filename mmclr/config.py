@@ -26,6 +26,7 @@ from mmclr.errors import UserError
 from mmclr.secrets import redact_tree
 
 T = TypeVar("T")
+_adapter: Any = functools.cache(pydantic.TypeAdapter)  # costs far more to make than to use
 Tree = dict[str, Any]
 
 
@@ -108,7 +109,7 @@ def check(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     """Build `cls` from `tree`, or raise one ConfigError that lists every fault with its dotted path."""
     _refuse_no_text(tree, where)
     try:
-        return _adapter(cls).validate_python(tree)
+        return typing.cast(T, _adapter(cls).validate_python(tree))
     except pydantic.ValidationError as error:
         lines = [_describe(cls, fault, where) for fault in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
@@ -127,12 +128,6 @@ def stored(value: Any) -> str:
 def save(value: Any, path: str | Path) -> None:
     """Write a config as YAML."""
     Path(path).write_text(stored(value), encoding="utf-8")
-
-
-@functools.cache
-def _adapter(cls: type[T]) -> pydantic.TypeAdapter[T]:
-    """Return what checks a class; it costs far more to make than to use."""
-    return pydantic.TypeAdapter(cls)
 
 
 def _read(path: Path, seen: tuple[Path, ...], cls: Any) -> Tree:

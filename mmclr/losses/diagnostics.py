@@ -33,7 +33,7 @@ def diagnose(
 
     With `caption_id` [b] equal captions are no wrong answers to each other, and `tolerance` tells how alike their
     images are. `real` bool [b] says which rows are samples; others are left out. A number is NaN where the batch has
-    nothing that it could be about: no wrong answer, no caption that occurs twice, no sample.
+    nothing that it could be about: no wrong answer, or no caption twice. Without samples only the scale is told.
 
     matched_*, hardest_*        quantiles and mean of the cosine of a pair, and of an image's hardest wrong caption
     margin                      mean of the one less the other
@@ -51,6 +51,8 @@ def diagnose(
 
 
 def _numbers(image: Tensor, text: Tensor, scale: Tensor | float, caption_id: Tensor | None) -> dict[str, float]:
+    if not parallel.count(image):
+        return {"scale": float(scale)}
     same = Pairs() if caption_id is None else Equal(caption_id)
     matched = (image * text).sum(1)
     of_image, of_text = (top(x, y, 1, exclude=same).values[:, 0] for x, y in ((image, text), (text, image)))

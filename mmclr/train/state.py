@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmclr.config import stored
 from mmclr.errors import UserError
+from mmclr.heads.follower import pairs
 from mmclr.models.pretrained import read_state
 from mmclr.models.two_tower import load_weights, read_weights
 from mmclr.train.checkpoint import Snapshot, read_position
@@ -54,7 +55,11 @@ def take(t: Trainer) -> Snapshot | None:
 def give_weights(t: Trainer, source: Path) -> None:
     """Fill the model and the objectives: before they are shared out among processes."""
     load_weights(t.model, read_state(source / "model"), str(source / "model"))
-    load_weights(t.step.objectives, read_weights(source / "state" / "objectives.safetensors"), str(source / "state"))
+    kept = read_weights(source / "state" / "objectives.safetensors")
+    for own, followed in pairs(t.step.objectives).items():  # heads had no teachers once
+        if own not in kept and followed in kept:
+            kept[own] = kept[followed]
+    load_weights(t.step.objectives, kept, str(source / "state"))
     if t.ema is not None:
         path = source / "state" / "ema.safetensors"
         if not path.is_file():

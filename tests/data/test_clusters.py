@@ -261,3 +261,10 @@ def test_the_loss_of_the_card():
     pairs = ([(1, 0), (0.6, 0.8)], [(0.8, 0.6), (1, 0)])
     values = [evaluate("clip", pairs, 0.5, {"image_weight": w}).item() for w in (1.0, 0.0, 0.5)]
     assert values == pytest.approx([1.014805, 1.018497, 1.016651], abs=6e-7)
+
+
+def test_what_has_no_cluster_is_in_no_group_with_others():
+    first, second = np.array([0, 0, -1, -1, 1, 0]), np.array([2, 2, 2, 2, 2, -1])
+    found = groups([first, second])
+    assert found[0] == found[1]
+    assert len(set(found.tolist())) == 5

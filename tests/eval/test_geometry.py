@@ -1,5 +1,7 @@
 """Geometry: the worked numbers of the papers' cards, loops, scikit-learn, and limits that are known."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from eval import geometry, logistic
 from eval.embedder import Embedder
+from eval.measurement import Measurement
 from eval.shards import ordinary
 from eval.sources import open_set
 
@@ -111,3 +114,13 @@ def test_the_suite_runs_on_a_set(shards, model_folder):
     assert geometry.run(embedder, both).metrics == result.metrics
     pictures = geometry.run(embedder, ordinary(shards, caption="", label="json:colour"))
     assert "alignment" not in pictures.metrics
+
+
+def test_one_pair_and_samples_without_a_class_are_no_infinity():
+    x, y = unit(3, 4, 0), unit(3, 4, 1)
+    found = geometry.cloud(x[:1], "image") | geometry.between(x[:1], y[:1], 14.3)
+    values = [v.mean if isinstance(v, Measurement) else v for v in found.values()]
+    assert all(v is None or math.isfinite(v) for v in values), found
+    assert found["margin"] is None
+    labels = torch.tensor([1, -1, -1])
+    assert geometry.tolerance(x, labels) is None

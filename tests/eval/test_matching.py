@@ -105,6 +105,24 @@ def test_the_crop_of_genecis_is_the_cards():
     assert conditional.crop_box((10, 5, 40, 20), 640, 480) == (0, 0, 68, 34)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_crop_of_genecis_is_what_pillow_makes_of_the_papers_numbers(seed):
+    """Their code keeps fractions to the end and gives them to Image.crop, which rounds."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (int(rng.integers(30, 90)), int(rng.integers(30, 90)), 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    for _ in range(40):
+        x, y = (int(rng.integers(0, side - 5)) for side in image.size)
+        w, h = int(rng.integers(2, 30)), int(rng.integers(2, 30))
+        left, top = max(0, x - 0.7 * w), max(0, y - 0.7 * h)
+        box = left, top, min(image.width, left + 1.7 * w), min(image.height, top + 1.7 * h)
+        theirs = image.crop(box)
+        ours = image.crop(conditional.crop_box((x, y, w, h), *image.size))
+        assert ours.size == theirs.size
+        assert ours.tobytes() == theirs.tobytes()
+    assert conditional.crop_box((5, 7, 3, 9), 100, 100) == (3, 1, 8, 16)  # 2.9, 0.7, 8.0, 16.0
+
+
 def test_a_box_is_padded_to_a_square_in_the_middle(toy):
     image = Image.open(io.BytesIO(instances.cut(toy.picture(0), (0, 0, 30, 10), square=True)))
     pixels = np.asarray(image)

@@ -15,6 +15,7 @@ from mmclr.losses.terms import build_terms
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "amcl": [{"form": "top", "k": 3}, {"heads": 1, "duplicates": "negative"}],
+    "byolip": [{"head": {"use": "mlp", "hidden": 6, "out": 5}}],
     "cacr": [{"detach_weights": False, "t_push": 0.9}],
     "clip": [
         {"duplicates": "negative", "keep_mib": 0, "label_smoothing": 0.1},
@@ -45,7 +46,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "swalip": [{"hidden": 0, "iterations": 1}],
     "swav": [{"queue": 20, "queue_begin": 0.0, "prototypes": 6}, {"freeze": 1.0, "eps": 0.5}],
     "swav_views": [{"queue": 20, "queue_begin": 0.0, "prototypes": 6}],
-    "wscol": [{"hidden": 0, "prototypes": 3, "delta": 0.3}, {"self_positive": True, "prototypes": 2, "eta": 1.0}],
+    "wscol": [
+        {"hidden": 0, "prototypes": 3, "delta": 0.3},
+        {"self_positive": True, "prototypes": 2, "eta": 1.0},
+        {"prototypes": 3, "head": {"use": "mlp", "hidden": 6, "out": 5}},
+    ],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
 CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]

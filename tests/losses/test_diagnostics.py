@@ -108,3 +108,56 @@ def test_every_number_is_explained():
     stems = [word.strip(",").strip("*").strip("_") for word in explained]
     for name in diagnose(image, text, scale, torch.arange(40)):
         assert any(stem and stem in name for stem in stems), name
+
+
+UNUSUAL = {
+    "one pair": lambda x, y, ids: (x[:1], y[:1], ids[:1]),
+    "two pairs": lambda x, y, ids: (x[:2], y[:2], ids[:2]),
+    "no pair": lambda x, y, ids: (x[:0], y[:0], ids[:0]),
+    "one caption": lambda x, y, ids: (x, y, ids * 0),
+    "no captions known": lambda x, y, ids: (x, y, ids * 0 - 1),
+    "all equal": lambda x, y, ids: (x[:1].expand_as(x), x[:1].expand_as(x), ids),
+    "zeros": lambda x, y, ids: (x * 0, y * 0, ids),
+    "one feature": lambda x, y, ids: (x[:, :1].sign(), y[:, :1].sign(), ids),
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_is_infinite(what, dtype):
+    """A number is finite, or NaN where the batch has nothing that it could be about."""
+    image, text, scale = batch()
+    given = UNUSUAL[what](image.to(dtype), text.to(dtype), torch.arange(40))
+    for ids in (given[2], None):
+        found = diagnose(*given[:2], scale, ids)
+        assert not any(math.isinf(value) for value in found.values()), found
+    lacks = {name for name, value in diagnose(*given[:2], scale, given[2]).items() if math.isnan(value)}
+    negatives = {"hardest_mean", "hardest_5%", "hardest_50%", "hardest_95%", "margin", "effective_negatives_of_image",
+                 "effective_negatives_of_text"}  # fmt: skip
+    expected = {"one pair": negatives, "one caption": negatives}.get(what, set())
+    assert lacks - {"tolerance"} == expected
+
+
+def test_blank_rows_are_left_out():
+    image, text, scale = batch()
+    ids, real = torch.arange(40) // 2, torch.arange(40) % 3 > 0
+    alone = diagnose(image[real], text[real], scale, ids[real])
+    assert diagnose(image, text, scale, torch.where(real, ids, -1), real) == alone
+    nothing = diagnose(image, text, scale, ids, torch.zeros(40, dtype=torch.bool))
+    assert nothing == {"scale": 12}
+
+
+def blank_rank(image, text, scale, ids, real):
+    return diagnose(
+        *(parallel.own_rows(x) for x in (image, text)), scale, parallel.own_rows(ids), parallel.own_rows(real)
+    )
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("kept", [17, 1, 0])
+def test_blank_rows_are_left_out_on_ranks(kept):
+    image, text, scale = batch()
+    ids, real = torch.arange(40) // 2, torch.arange(40) < kept
+    alone = diagnose(image[real], text[real], scale, ids[real])
+    for found in run(2, blank_rank, image, text, scale, ids, real):
+        assert found == pytest.approx(alone, rel=1e-9, nan_ok=True)

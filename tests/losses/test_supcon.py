@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -77,3 +78,23 @@ def test_labels_instead_of_captions():
     labels = {name: value for name, value in features.items() if name != "caption_id"}
     by_label = build("supcon_label", {})(**labels, label=features["caption_id"])
     torch.testing.assert_close(by_label, build("supcon", {})(**features))
+
+
+def numpy_supcon(image, text, scale, labels):
+    """The mean over both directions, each sample's positives those of its class; without a class it is alone."""
+    s, total = scale * image @ text.T, 0.0
+    for m in (s, s.T):
+        for i, row in enumerate(m):
+            positives = [j for j in range(len(m)) if j == i or labels[i] == labels[j] != -1]
+            total += np.log(np.exp(row).sum()) - np.mean(row[positives])
+    return total / (2 * len(s))
+
+
+@pytest.mark.parametrize("labels", [[-1, 2, -1, 2, -1, 0], [-1] * 6, [3] * 6, [0, 1, 2, 3, 4, -1]])
+def test_samples_without_a_label_are_no_class(labels):
+    g = torch.Generator().manual_seed(2)
+    image, text = (F.normalize(torch.randn(6, 5, generator=g, dtype=torch.float64)) for _ in "ab")
+    value = build("supcon_label", {})(
+        image=image, text=text, scale=7.3, label=torch.tensor(labels), weights=torch.ones(6, dtype=torch.float64)
+    )
+    assert value.item() == pytest.approx(numpy_supcon(image.numpy(), text.numpy(), 7.3, labels), rel=1e-13)

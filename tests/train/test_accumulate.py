@@ -1,5 +1,7 @@
 """A batch in micro-batches against the same batch at once: every parameter's gradient, for every objective."""
 
+import dataclasses
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -61,13 +63,29 @@ def plain(step):
     return Plain(Accelerator(), step, lambda module: torch.optim.SGD(module.parameters(), 0.1), None)
 
 
-def take(objectives, captions, size):
+def with_blanks(batch, at):
+    """Return the batch with blank rows at the places `at`: what they show is noise, and the first has a number."""
+    b, captions = len(batch.weights), len(batch.lengths) // len(batch.weights)
+    order = torch.full((b + len(at),), -1)
+    order[[place for place in range(len(order)) if place not in at]] = torch.arange(b)
+    blank, texts = order < 0, (order[:, None] * captions + torch.arange(captions)).flatten()
+    cut = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("keys", "faults")}
+    more = {name: x[texts if name in ("tokens", "lengths") else order] for name, x in cut.items()}
+    for name in ("image_id", "caption_id", "label", "index", "clusters"):
+        more[name][blank] = -1
+    more["index"][at[0]] = 77  # that of a skipped sample
+    more["weights"][blank] = 0
+    return Batch(**more, keys=["" if n < 0 else batch.keys[n] for n in order.tolist()])
+
+
+def take(objectives, captions, size, blanks=()):
     """Return loss, terms, gradients and state after one step, whole (size 10) or in micro-batches."""
     batch = make_batch(captions=captions)
+    batch = with_blanks(batch, blanks) if blanks else batch
     batch.weights = batch.weights.double()
     step = make_step(objectives, captions)
     torch.manual_seed(5)
-    if size == 10:
+    if size >= 10:
         loss, terms = step(batch, 0.3)
         loss.backward()
     else:
@@ -77,10 +95,10 @@ def take(objectives, captions, size):
     return loss.detach(), terms, grads, step.objectives.state_dict()
 
 
-def compare(objectives, captions):
+def compare(objectives, captions, size=3, blanks=()):
     """Compare a batch at once with the same in micro-batches, with patches dropped."""
     loss, terms, grads, state = take(objectives, captions, 10)
-    loss_b, terms_b, grads_b, state_b = take(objectives, captions, 3)
+    loss_b, terms_b, grads_b, state_b = take(objectives, captions, size, blanks)
     torch.testing.assert_close(loss_b, loss, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(terms_b, terms, rtol=1e-12, atol=1e-12)
     assert any(g is not None and g.abs().sum() > 0 for g in grads.values())
@@ -97,6 +115,19 @@ def compare(objectives, captions):
 def test_micro_batches_equal_the_whole(key):
     """Also the objective's state after it."""
     compare({"term": {"use": key, "weight": 0.7}}, captions=2 if "texts" in catalogue()[key].needs else 1)
+
+
+BLANK = ({"clip": {}, "uniformity": {}, "swav": {"prototypes": 6}, "caption": {}, "whitened_cse": {}},
+         {"pixpro": {"out": 12}, "byolip": {"out": 8}, "swalip": {}, "supcon_label": {}, "cacr": {}},
+         {"wscol": {"prototypes": 4, "head": {"use": "mlp", "hidden": 6, "out": 8}}, "ctvis": {},
+          "cwcl": {}})  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [99, 3])
+@pytest.mark.parametrize("objectives", BLANK, ids=["+".join(tree) for tree in BLANK])
+def test_blank_rows_of_a_batch_change_nothing(objectives, size):
+    """Weights of towers and heads, and all state: whole, and in micro-batches of which one has nothing else."""
+    compare(objectives, 2, size, blanks=(1, 3, 4, 5, 12))
 
 
 @pytest.mark.parametrize("captions", [1, 2])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from eval.embedder import Embedder
@@ -26,6 +25,8 @@ from eval.ranking import Ranks
 from eval.result import Result
 from eval.sets import EvalSet, text_hash
 from eval.suite import Suite, about
+from mmclr.data.decode import open_image
+from mmclr.data.ledger import Fault
 from mmclr.errors import UserError
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
@@ -130,8 +131,10 @@ def _load(root: Path, source: tuple[str, Any]) -> bytes:
     encoded = (root / file).read_bytes()
     if box is None:
         return encoded
-    with Image.open(root / file) as image:
-        return cut(encoded, crop_box(box, *image.size), square=True)
+    try:
+        return cut(encoded, crop_box(box, *open_image(encoded).size), square=True)
+    except Fault:
+        return encoded  # left out and counted where it is decoded
 
 
 def _ranks(queries: Tensor, images: Tensor, galleries: Sequence[Sequence[int]]) -> Ranks:

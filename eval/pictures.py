@@ -18,7 +18,7 @@ from mmclr.data.decode import Picture
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import plain
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it suspects a decompression bomb
+MAX_PIXELS = 178_956_970  # larger images are left out and counted
 PORTION = 16  # pictures a thread takes at a time: handing over one costs more than reading it
 WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 

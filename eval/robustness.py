@@ -19,9 +19,12 @@ from PIL import Image, ImageEnhance, ImageFilter
 from eval import zero_shot
 from eval.embedder import Embedder
 from eval.measurement import Measurement
+from eval.pictures import MAX_PIXELS
 from eval.result import Result
 from eval.sets import EvalSet
 from eval.suite import Suite
+from mmclr.data.decode import as_stored
+from mmclr.data.ledger import Fault
 from mmclr.errors import UserError
 
 Corruption = Callable[[Image.Image, float, np.random.Generator], Image.Image]
@@ -99,8 +102,8 @@ def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:
         seed = hashlib.sha256(f"{data.keys[number]} {name} {level}".encode()).digest()[:8]
         encoded = data.read(number)
         try:
-            image = Image.open(io.BytesIO(encoded)).convert("RGB")
-        except OSError:
+            image = as_stored(encoded, MAX_PIXELS)
+        except Fault:
             return encoded  # left out and counted as in the clean set
         out = io.BytesIO()
         spoilt = how(image, strengths[level], np.random.default_rng(int.from_bytes(seed, "little")))

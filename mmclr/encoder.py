@@ -19,10 +19,10 @@ from typing import Any, Literal, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from mmclr.data.decode import Picture, flatten
+from mmclr.data.decode import Picture, flatten, upright
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import normalise, plain
 from mmclr.data.text import Tokenizer
@@ -35,7 +35,7 @@ from mmclr.trained import open_model
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
-MAX_PIXELS = 178_956_970  # Pillow's own limit, above which it suspects a decompression bomb
+MAX_PIXELS = 178_956_970  # larger images are refused
 WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 
 
@@ -161,7 +161,7 @@ def _read(image: AnyImage, number: int) -> Image.Image:
         if isinstance(image, (str, Path)):
             return Picture(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
         if isinstance(image, Image.Image):
-            return flatten(ImageOps.exif_transpose(image), WHITE)
+            return flatten(upright(image), WHITE)
         array = np.asarray(image)
         if array.dtype != np.uint8 or array.ndim not in (2, 3):
             raise ValueError(f"{array.dtype} of shape {list(array.shape)}; give uint8 [H, W, 3], [3, H, W] or [H, W]")

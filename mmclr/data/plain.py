@@ -24,6 +24,8 @@ from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
 
+THIN = 1 << 25  # pixels of a resized image above which only its middle is made
+
 
 @dataclass
 class Rows:
@@ -121,11 +123,26 @@ def plain(image: Image.Image, size: int, resample: str = "bicubic", resize: str 
         return image.resize((size, size), Image.Resampling[resample.upper()])
     width, height = image.size
     short = min(width, height)
+    before = image.size
     if short != size:
         width, height = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-        image = image.resize((width, height), Image.Resampling[resample.upper()])
     left, top = round((width - size) / 2.0), round((height - size) / 2.0)
+    if max(width, height) * size > THIN:
+        return _middle(image, size, resample, (left, top, width, height))
+    if before != (width, height):
+        image = image.resize((width, height), Image.Resampling[resample.upper()])
     return image.crop((left, top, left + size, top + size))
+
+
+def _middle(image: Image.Image, size: int, resample: str, place: tuple[int, int, int, int]) -> Image.Image:
+    """Make the middle alone of a thin image, whose whole would be millions of pixels; place: left, top, width, height.
+
+    It is the same up to the rounding of where the filter's taps lie.
+    """
+    left, top, width, height = place
+    across, down = image.width / width, image.height / height
+    right, bottom = min((left + size) * across, image.width), min((top + size) * down, image.height)
+    return image.resize((size, size), Image.Resampling[resample.upper()], (left * across, top * down, right, bottom))
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmclr.data.decode import open_image
+
 Picture = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
@@ -28,9 +30,9 @@ def to_image(picture: Picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         image = picture.copy()
     elif isinstance(picture, (bytes, bytearray)):
-        image = Image.open(io.BytesIO(picture))
+        image = open_image(bytes(picture))
     elif isinstance(picture, (str, Path)):
-        image = Image.open(picture)
+        image = open_image(Path(picture).read_bytes())
     else:
         pixels = np.asarray(picture)
         image = Image.fromarray(pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels)

@@ -23,7 +23,8 @@ from mmclr.terminal import say
 def main(argv: list[str]) -> None:
     """Write the samples of shards into new shards, every member and key as it is."""
     parser = argparse.ArgumentParser(
-        description="Write samples of shards into new shards. Keys and all members stay as they are, byte for byte; "
+        description="Write samples of shards into new shards. Keys and all members stay as they are, byte for byte "
+        "(extensions in lower case); "
         "half samples stay too. A shard appears when it is complete; the same command goes on where it stopped.",
         epilog="example: mmclr data reshard 'pool/*.tar' out --subset best.npy --samples 10000 --shuffle 0",
     )
@@ -68,6 +69,7 @@ def reshard(shards: Shards, writer: ShardWriter, ledger: Ledger, shuffle: int | 
 
 def _read(shards: Shards, number: int, ledger: Ledger) -> Iterator[Sample]:
     try:
-        yield shards.read(number)
+        shard, row = shards.locate(number)
+        yield shards.read(number)._replace(key=shards.indices[shard].key(row, "surrogateescape"))
     except Fault as fault:
         ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])

@@ -19,6 +19,8 @@ STATE, KIND = "packed.json", "packed shards"
 class ShardWriter:
     """Writes FOLDER/PREFIX-00000.tar, ... in USTAR with all times 0: the same samples give the same bytes.
 
+    A name beyond what USTAR holds (100 bytes, and folders before it) is written with a PAX header.
+
     Each shard appears under its name when it is complete, and packed.json then says how many inputs are done:
     another run with the same settings goes on from `done`. A shard is full at `samples` samples or `size` bytes. What
     packed.json does not name is not ours: it is refused before the first sample, and never replaced.
@@ -65,7 +67,9 @@ class ShardWriter:
         if self._tar is None:
             self._open(at)
         for extension, data in members.items():
-            self._tar.addfile(_header(f"{key}.{extension}", len(data)), io.BytesIO(data))
+            info = _header(f"{key}.{extension}", len(data))
+            self._tar.format = _format(info)
+            self._tar.addfile(info, io.BytesIO(data))
         self._count += 1
         if self._count >= self.samples or self._tar.offset >= self.size:
             self._close(at)
@@ -150,4 +154,16 @@ def _is_state(start: bytes) -> bool:
 def _header(name: str, size: int) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
+    if "\0" in name:  # a header's field would end there
+        info.pax_headers = {"path": name}
     return info
+
+
+def _format(info: tarfile.TarInfo) -> int:
+    if len(info.name) <= 33 and not info.pax_headers:  # 100 bytes at most, whatever letters
+        return tarfile.USTAR_FORMAT
+    try:
+        info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
+    except ValueError:
+        return tarfile.PAX_FORMAT
+    return tarfile.PAX_FORMAT if info.pax_headers else tarfile.USTAR_FORMAT

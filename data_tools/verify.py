@@ -12,6 +12,7 @@ from typing import NamedTuple
 from rich.progress import track
 
 from mmclr import written
+from mmclr.data import addresses
 from mmclr.data.captions import Chooser, extensions, identity
 from mmclr.data.decode import Picture
 from mmclr.data.index import ShardIndex, open_indices
@@ -31,14 +32,14 @@ class Report(NamedTuple):
 
     samples: int  # usable, as far as their members tell
     problems: list[tuple[str, int, str]]  # shard, byte, what
-    faults: list[Entry]  # half samples, then those that cannot be decoded
+    faults: list[Entry]  # half samples, then those that cannot be decoded, and members that belong to no sample
     same_key: int  # samples whose key another sample of the same shard has
     same_picture: int  # samples whose picture another sample has, byte for byte
 
     @property
     def sound(self) -> bool:
-        """Whether every sample can be used."""
-        return not (self.problems or self.faults)
+        """Whether every sample can be used; notes that webdataset leaves out, too, are none."""
+        return not (self.problems or any(entry.reason != "note" for entry in self.faults))
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +59,8 @@ def main(argv: list[str]) -> int:
         written.check(args.json, KIND)
     report = verify(open_indices(urls), args.caption, args.workers)
     if args.json:
-        lines_ = (json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in report.faults)
+        places = [Entry(shard, -1, f"byte {at}", "damaged", what) for shard, at, what in report.problems]
+        lines_ = (json.dumps(entry._asdict()) + "\n" for entry in places + report.faults)
         with written.staged(args.json, KIND) as partial, open(partial, "w", encoding="utf-8") as out:
             out.writelines(lines_)
     for line in lines(report):
@@ -69,7 +71,8 @@ def main(argv: list[str]) -> int:
 def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0) -> Report:
     """Read and decode every sample of the shards."""
     ledger = Ledger(limit=1 << 40)
-    shards = Shards(indices, extensions([caption]), (), ledger)
+    every = sorted({extension for index in indices for extension in index.extensions})
+    shards = Shards(indices, extensions([caption]), every, ledger)  # a member that is not used may run over others
     checker = _Checker(shards, caption)
     starts = range(0, len(shards), TOGETHER)
     faults: list[Entry] = []
@@ -80,8 +83,8 @@ def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0
         pictures.update(seen)
     return Report(
         samples=len(shards),
-        problems=[(index.url, at, what) for index in indices for at, what in index.problems],
-        faults=[entry for entries in ledger.examples.values() for entry in entries] + faults,
+        problems=[(addresses.identity(index.url), at, what) for index in indices for at, what in index.problems],
+        faults=[entry for entries in ledger.examples.values() for entry in entries if not _place(entry)] + faults,
         same_key=sum(sum(n - 1 for n in Counter(index.keys()).values()) for index in indices),
         same_picture=sum(count - 1 for count in pictures.values()),
     )
@@ -94,7 +97,8 @@ def lines(report: Report, most: int = 20) -> Iterator[str]:
         yield f"{shard}: at byte {at:,}: {what}"
     for reason, count in Counter(entry.reason for entry in report.faults).items():
         shown = [entry for entry in report.faults if entry.reason == reason]
-        yield f"{count:,} samples: {REASONS[reason]}"
+        left_out = "members left out" if shown[0].row < 0 else "samples"
+        yield f"{count:,} {left_out}: {REASONS[reason]}"
         yield from (f"  {entry}" for entry in shown[:most])
         if len(shown) > most:
             yield f"  ... and {len(shown) - most:,} more (--json FILE lists all)"
@@ -103,6 +107,11 @@ def lines(report: Report, most: int = 20) -> Iterator[str]:
     if report.same_picture:
         yield f"note: {report.same_picture:,} pictures were there before, byte for byte"
     yield "all of them can be used" if report.sound else "training goes on without these samples and counts them"
+
+
+def _place(entry: Entry) -> bool:
+    """Whether an entry is a damaged place, which `problems` has."""
+    return entry.row < 0 and entry.reason in ("damaged", "truncated")
 
 
 class _Checker:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mmclr import written
 from mmclr.data import sources
+from mmclr.data.addresses import base
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.shards import Shards, bounds
 from mmclr.errors import UserError
@@ -33,7 +34,7 @@ def place(url: str, name: str) -> Path:
     folder, _, plain = name.rpartition("/")
     if sources.is_remote(url) and not folder:
         raise UserError(f"{url}: labels cannot lie beside a remote shard; name a folder for them, FOLDER/{name}")
-    path = Path(url.rsplit("/", 1)[-1] if sources.is_remote(url) else sources.local(url))
+    path = Path(base(url) if sources.is_remote(url) else sources.local(url))
     return (Path(folder) if folder else path.parent) / f"{path.name}.{plain}.npy"
 
 

@@ -1,15 +1,13 @@
 """The index of a shard: where each member of each sample lies, kept beside the shard and verified when it is used.
 
-A sidecar `SHARD.index` is a safetensors file (arrays that are mapped into memory, and a few strings). Members
-belong to a sample by their key, wherever in the shard they stand; the same member twice starts a second sample.
+Members belong to a sample by their key, wherever in the shard they stand; the same member twice starts a second
+sample. Keys are webdataset's: what stands before the first dot of the last part of a name. We differ from it in three
+points: members of a sample need not be neighbours, a member twice is no error, and what is left out is counted.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
-from mmclr.data import sources, tar
+from mmclr.data import sidecar, sources, tar
+from mmclr.data.addresses import identity
+from mmclr.data.sidecar import Places
 from mmclr.data.streams import copy_stream
+from mmclr.data.tar_headers import BLOCK
 from mmclr.errors import UserError
 
-VERSION = "2"
-NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's rule: the key ends at the first dot of the last part
-MAPS = 16_384  # sidecars mapped at once; Linux allows a process 65,530 maps
+NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)  # webdataset's rule (base_plus_ext)
+NOTE = re.compile(r"__[^/]*__($|/)")  # webdataset leaves these out (tar_file_iterator)
 SCANS = 16  # shards scanned at the same time: remote ones wait for their server
+EXTENSIONS = 4096  # told apart in a shard; more come from dots in keys
+EXAMPLES = 20  # of members that are left out, kept for each reason
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 
 Ints = NDArray[np.int64]
 
@@ -49,6 +50,11 @@ class ShardIndex:
         self.kinds: list[frozenset[str]] = [frozenset(kind) for kind in json.loads(facts["kinds"])]
         self.kind_counts: list[int] = json.loads(facts["kind_counts"])
         self.problems: list[tuple[int, str]] = [(at, what) for at, what in json.loads(facts["problems"])]
+        # members of no sample: reason (see the ledger), how many, (offset, name, what) of the first
+        self.left_out: dict[str, tuple[int, list[tuple[int, str, str]]]] = {
+            reason: (count, [(at, name, what) for at, name, what in first])
+            for reason, (count, first) in json.loads(facts["left_out"]).items()
+        }
         self.stat = sources.Stat(int(facts["size"]), facts["stamp"])
 
     def __len__(self) -> int:
@@ -56,8 +62,17 @@ class ShardIndex:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by name."""
-        return _mapped(self._arrays, self.stat) if isinstance(self._arrays, Path) else self._arrays
+        """Return the arrays by name; those of a damaged sidecar are made again."""
+        if not isinstance(self._arrays, Path):
+            return self._arrays
+        try:
+            return sidecar.mapped(self._arrays, self.stat)
+        except sidecar.Damaged:
+            again = build(self.url, self.stat, sources.Reader())
+            if again._facts != self._facts:
+                raise UserError(f"{identity(self.url)}: has changed while it was used; start again") from None
+            self._arrays = again.arrays
+            return self._arrays
 
     @property
     def kind(self) -> NDArray[np.uint16]:
@@ -69,11 +84,11 @@ class ShardIndex:
         """Whether the shard ends before its archive does."""
         return any(what.startswith("truncated") for _, what in self.problems)
 
-    def key(self, row: int) -> str:
-        """Return the key of a sample."""
+    def key(self, row: int, errors: str = "replace") -> str:
+        """Return the key of a sample; `errors` "surrogateescape" keeps bytes that are no UTF-8."""
         arrays = self.arrays
         start = int(arrays["key_end"][row - 1]) if row else 0
-        return arrays["keys"][start : int(arrays["key_end"][row])].tobytes().decode("utf-8", "replace")
+        return arrays["keys"][start : int(arrays["key_end"][row])].tobytes().decode("utf-8", errors)
 
     def keys(self) -> list[str]:
         """Return the keys of all samples."""
@@ -88,31 +103,25 @@ class ShardIndex:
 
     def save(self, path: Path) -> None:
         """Write the sidecar; a reader sees the whole of it or none."""
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(save(self.arrays, {**self._facts, "version": VERSION}))
-        os.replace(temporary, path)
+        sidecar.save(path, self.arrays, self._facts)
 
 
 def open_index(url: str, reader: sources.Reader | None = None) -> ShardIndex:
-    """Return the index of a shard: from its sidecar when that is still true, else by a scan that renews it."""
+    """Return the index of a shard: from its sidecar when that is still true, else by a scan that renews it.
+
+    Raises UserError when the shard is not there, cannot be read, or is none.
+    """
     if sources.is_stream(url):
         url = copy_stream(url)
     stat = sources.stat(url)
-    for path in _places(url):
-        index = _load(url, path)
-        if index is not None and index.stat == stat:
-            return index
+    places = Places(url)
+    for path in places:
+        facts = sidecar.load(path, places.name)
+        if facts is not None and sources.Stat(int(facts["size"]), facts["stamp"]) == stat:
+            return ShardIndex(url, facts, path)
     index = build(url, stat, reader or sources.Reader())
-    for path in _places(url):
-        if not _replaceable(path):
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index.save(path)
-            return _load(url, path) or index
-        except OSError:
-            continue  # a folder that is read-only: the next place
-    return index
+    kept = places.keep(index.save)
+    return ShardIndex(url, index._facts, kept) if kept else index
 
 
 def open_indices(urls: Sequence[str], reader: sources.Reader | None = None) -> list[ShardIndex]:
@@ -129,11 +138,28 @@ def build(url: str, stat: sources.Stat, reader: sources.Reader) -> ShardIndex:
     try:
         with reader.opened(url) as read:
             scan = tar.scan(read, stat.size)
+            begin = b"" if scan.names else read(0, BLOCK)
+    except IsADirectoryError:
+        raise UserError(
+            f"{url}: is a directory, no shard; name the shards in it, '{url}/*.tar'. Pairs that are not in shards yet: "
+            f"mmclr data pack {url} OUT"
+        ) from None
     except OSError as error:
-        raise UserError(f"{url}: cannot be read: {error}") from error
-    if not scan.names and scan.problems and stat.size and not scan.cut:
-        raise UserError(f"{url}: not a tar file ({scan.problems[0][1]})")
+        raise UserError(f"{identity(url)}: cannot be read: {sources.why(error)}") from error
+    if not scan.names and not scan.left_out and scan.problems and stat.size and not scan.cut:
+        raise UserError(f"{identity(url)}: not a tar file ({_what(url, begin, scan)})")
     return _group(url, stat, scan)
+
+
+def _what(url: str, begin: bytes, scan: tar.Scan) -> str:
+    """Say what a file is that is no shard, and what to do."""
+    packed = next((name for magic, name in PACKED.items() if begin.startswith(magic)), "")
+    if packed:
+        tool = {"gzip": "gunzip", "zstd": "zstd -d", "bzip2": "bunzip2", "xz": "unxz", "zip": "unzip"}[packed]
+        return f"it is compressed with {packed}; unpack it first, {tool} FILE: samples are read at their places"
+    if url.lower().endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")):
+        return f"it is a table; write shards from it first: mmclr data pack {url} OUT"
+    return scan.problems[0][1]
 
 
 def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
@@ -145,6 +171,7 @@ def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
     keys: list[str] = []
     owner: list[int] = []  # the sample of each member, -1 for a file without a key
     extension: list[int] = []  # as a bit
+    lost = _LeftOut(scan)
     last, row = None, -1
     for name in scan.names:
         key, dot, ending = name.partition(".")
@@ -152,13 +179,21 @@ def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
             if "/" in ending or key[-1:] in ("", "/"):  # a dot in a folder's name, or no key before it
                 match = NAME.match(name)
                 key, dot, ending = (match[1], ".", match[2]) if match else ("", "", "")
-            if not dot or key.startswith("__"):  # no key; webdataset's notes about the shard
+            note = key[:2] == "__" or name[:2] == "__"
+            if not dot or (note and NOTE.match(name)):
+                lost.add("note" if note and NOTE.match(name) else "no_key", len(owner), name)
                 owner.append(-1)
                 extension.append(1)
+                last = None
                 continue
             last, row = key, rows.get(key, -1)
         bit = bits.get(ending)
         if bit is None:
+            if len(extensions) >= EXTENSIONS and ending.lower() not in extensions:
+                lost.add("dotted_key", len(owner), name)
+                owner.append(-1)
+                extension.append(1)
+                continue
             bit = bits[ending] = extensions.setdefault(ending.lower(), 1 << len(extensions))
         if row < 0 or masks[row] & bit:
             row = rows[key] = len(keys)
@@ -171,11 +206,29 @@ def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:
     if scan.cut and (match := NAME.match(scan.cut)) and match[1] not in rows:
         keys.append(match[1])  # so that the sample is counted, although nothing of it is left
         masks.append(0)
-    if len(extensions) > 62:
-        raise UserError(f"{url}: {len(extensions)} different extensions: are there dots in the keys of its samples?")
-    members = np.array(owner, np.int64), np.array(extension, np.int64)
+    numbers = {bit: number for number, bit in enumerate(extensions.values())}
+    members = np.array(owner, np.int64), np.array([numbers.get(bit, 0) for bit in extension], np.int64)
     arrays, facts = _arrays(stat, scan, extensions, keys, masks, *members)
-    return ShardIndex(url, facts, arrays)
+    return ShardIndex(url, {**facts, "name": sidecar.name_of(url), "left_out": json.dumps(lost.found)}, arrays)
+
+
+class _LeftOut:
+    """Counts the members that belong to no sample, by reason, with the first of them."""
+
+    def __init__(self, scan: tar.Scan) -> None:
+        self.scan = scan
+        self.found: dict[str, tuple[int, list[tuple[int, str, str]]]] = {}
+        for at, name, what in scan.left_out:
+            self._count("no_file", at, name, f"it is {what}")
+
+    def add(self, reason: str, member: int, name: str) -> None:
+        """Count a file; folders of old archives are none."""
+        if not (name.endswith("/") and not self.scan.size[member]):
+            self._count(reason, int(self.scan.offset[member]) - BLOCK, name, "")
+
+    def _count(self, reason: str, at: int, name: str, what: str) -> None:
+        count, first = self.found.get(reason, (0, []))
+        self.found[reason] = count + 1, [*first, (at, name[:300], what)] if len(first) < EXAMPLES else first
 
 
 def _arrays(
@@ -185,18 +238,19 @@ def _arrays(
     keys: list[str],
     masks: list[int],
     owner: Ints,
-    bit: Ints,
+    extension: Ints,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     kinds = {mask: number for number, mask in enumerate(dict.fromkeys(masks))}
-    kind = np.array([kinds[mask] for mask in masks], np.uint16)
-    names = [[name for name, bit in extensions.items() if mask & bit] for mask in kinds]
+    kind = np.array([kinds[mask] for mask in masks], np.uint16 if len(kinds) < 1 << 16 else np.uint32)
+    told = list(extensions)
+    names = [[told[number] for number in _bits(mask)] for mask in kinds]
     order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
     encoded = [key.encode("utf-8", "surrogateescape") for key in keys]
     arrays: dict[str, NDArray[Any]] = {
         "first": np.concatenate([[0], np.cumsum(np.bincount(owner[order], minlength=len(keys)))]).astype(np.int64),
         "offset": scan.offset[order],
         "size": scan.size[order],
-        "extension": np.log2(bit[order]).astype(np.uint16),
+        "extension": extension[order].astype(np.uint16),
         "kind": kind,
         "key_end": np.cumsum([len(key) for key in encoded], dtype=np.int64),
         "keys": np.frombuffer(b"".join(encoded), np.uint8),
@@ -213,52 +267,6 @@ def _arrays(
     return arrays, facts
 
 
-def _places(url: str) -> list[Path]:
-    """Return where the sidecar of a shard may be: beside it, or in the user's cache folder."""
-    cache = sources.cache_folder() / "index"
-    if sources.is_remote(url):
-        return [cache / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.index"]
-    path = Path(sources.local(url)).resolve()
-    hidden = cache / f"{hashlib.sha256(bytes(path)).hexdigest()[:32]}.index"
-    read_only = not path.parent.stat().st_mode & 0o222  # which root could write to all the same
-    return [hidden] if read_only else [path.with_name(path.name + ".index"), hidden]
-
-
-_DTYPES = {"I64": np.int64, "U16": np.uint16, "U8": np.uint8}
-
-
-def _load(url: str, path: Path) -> ShardIndex | None:
-    """Open a sidecar; None when there is none or it is not one of this version."""
-    try:
-        with open(path, "rb") as file:
-            facts = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__", {})
-        return ShardIndex(url, facts, path) if facts.get("version") == VERSION else None
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError):
-        return None  # not there, or half a file of another program: it is made again
-
-
-def _replaceable(path: Path) -> bool:
-    """Whether there is no file, or a sidecar of ours, whole or not, and of any version: other tools use the ending."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(1 << 16)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return not path.is_symlink() and start[8:].startswith(b'{"__metadata__":{"') and b'"stamp":"' in start
-
-
-@functools.lru_cache(MAPS)
-def _mapped(path: Path, stat: sources.Stat) -> dict[str, NDArray[Any]]:
-    """Map the arrays of a sidecar into memory, which all workers share. No file stays open."""
-    view = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
-    start = 8 + int.from_bytes(view[:8].tobytes(), "little")
-    header = json.loads(view[8:start].tobytes())
-    facts = header.pop("__metadata__")
-    if sources.Stat(int(facts["size"]), facts["stamp"]) != stat:
-        raise UserError(f"{path}: its shard has changed while it was used; start again")
-    return {
-        name: view[start + spec["data_offsets"][0] : start + spec["data_offsets"][1]].view(_DTYPES[spec["dtype"]])
-        for name, spec in header.items()
-    }
+def _bits(mask: int) -> list[int]:
+    """Return the numbers of the bits that are set."""
+    return [number for number, bit in enumerate(reversed(bin(mask))) if bit == "1"]

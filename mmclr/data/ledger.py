@@ -16,6 +16,11 @@ EXAMPLES = 5  # kept for each reason, to be shown to people
 
 # reason: what it means. The order is the order of the counts that ranks add up.
 REASONS = {
+    "damaged": "the shard is damaged at that place",
+    "no_file": "the member is no plain file",
+    "no_key": "the member belongs to no sample: its name has no extension",
+    "note": "the member is a note about the shard, as webdataset names them (__NAME__)",
+    "dotted_key": "the key has a dot, and webdataset's keys end at the first one: rename the members",
     "truncated": "the shard ends inside the sample",
     "not_in_subset": "data.subset does not name the sample",
     "small_group": "its group has fewer samples than a batch (data.pure)",
@@ -42,7 +47,7 @@ class Fault(Exception):
 
 
 class Entry(NamedTuple):
-    """One sample with a fault."""
+    """One sample with a fault; `row` is -1 for a place in a shard that belongs to no sample."""
 
     shard: str
     row: int
@@ -51,8 +56,8 @@ class Entry(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        where = f"{address(self.shard)}, sample {self.row} ({one_line(self.key)})"
-        return f"{where}: {REASONS[self.reason]}: {redact(one_line(self.detail))}"
+        where = f"sample {self.row} ({one_line(self.key)})" if self.row >= 0 else one_line(self.key) or "no sample"
+        return f"{address(self.shard)}, {where}: {REASONS[self.reason]}: {redact(one_line(self.detail))}"
 
 
 class Ledger:

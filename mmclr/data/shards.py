@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmclr.data.addresses import identity
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.ledger import Entry, Fault, Ledger
-from mmclr.data.sources import Reader, is_remote
+from mmclr.data.sources import Reader, is_remote, why
 from mmclr.data.subset import contains, shard_uids
+from mmclr.data.tar_headers import BLOCK, holds_header
 from mmclr.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp", "tif", "tiff", "ppm")
+LARGEST = 1 << 29  # bytes of a sample that are read at once: no image is as large
 GAP = 1 << 16  # bytes between two members that are read over rather than read around
 
 
@@ -78,7 +81,7 @@ class Shards:
     @property
     def fingerprint(self) -> str:
         """Return a hash that changes when the number or order of the samples may have changed."""
-        text = ";".join(f"{index.url.rsplit('/', 1)[-1]}:{index.stat.size}" for index in self.indices)
+        text = ";".join(f"{identity(index.url).rsplit('/', 1)[-1]}:{index.stat.size}" for index in self.indices)
         return hashlib.sha256(f"{text};{self._ends.tolist()}".encode()).hexdigest()[:16]
 
     def locate(self, number: int) -> tuple[int, int]:
@@ -98,29 +101,37 @@ class Shards:
         index = self.indices[shard]
         wanted = self.wanted if extensions is None else frozenset(extensions)
         members = [member for member in index.members(row) if member[0] in wanted]
-        return Sample(index.url, row, index.key(row), dict(self._bytes(index, row, members)))
+        return Sample(identity(index.url), row, index.key(row), dict(self._bytes(index, row, members)))
 
     def where(self, number: int) -> Entry:
         """Return shard, row and key of a sample, to be completed with a reason."""
         shard, row = self.locate(number)
-        return Entry(self.indices[shard].url, row, self.indices[shard].key(row), "unreadable", "")
+        return Entry(identity(self.indices[shard].url), row, self.indices[shard].key(row), "unreadable", "")
 
     def _bytes(self, index: ShardIndex, row: int, members: list[tuple[str, int, int]]) -> Iterable[tuple[str, bytes]]:
         try:
             for group in _near(members):
                 start = group[0][1]
                 end = max(offset + size for _, offset, size in group)
-                data = self.reader.read(index.url, start, end - start, self.alone)
+                if end - start > LARGEST:
+                    raise Fault("unreadable", f"a sample of {end - start} bytes: more than {LARGEST} are not read")
+                data = self.reader.read(index.url, start, end - start, self.alone, index.stat)
                 if len(data) < end - start:
                     raise Fault("unreadable", f"the shard is shorter than when it was indexed, at byte {start}")
                 for extension, offset, size in group:
-                    yield extension, data[offset - start : offset - start + size]
+                    member = data[offset - start : offset - start + size]
+                    if size >= BLOCK and extension != "tar" and holds_header(member):
+                        raise Fault("damaged", f"its {extension} runs over other members: the size at byte {offset}")
+                    yield extension, member
         except OSError as error:
             raise Fault("unreadable", f"{error.strerror or error}") from error
+        except UserError as error:
+            raise Fault("unreadable", str(error)) from error
 
     def _select(self, index: ShardIndex, ledger: Ledger) -> int:
         """Choose the usable rows of a shard and count the others; return how many are usable."""
         reasons = [self._lack(kind) for kind in index.kinds]
+        self._count_places(index, ledger)
         if not any(reasons) and self._subset is None:
             self._rows.append(None)
             return len(index)
@@ -135,6 +146,24 @@ class Shards:
         self._exclude(index, "truncated", [row for row in lost if row == last and index.truncated], ledger)
         return len(usable)
 
+    def _count_places(self, index: ShardIndex, ledger: Ledger) -> None:
+        """Count what the index could not make samples of: damage, members without a key, pairs with dots in keys."""
+        shard = identity(index.url)
+        cut = len(index) and self._lack(index.kinds[index.kind[-1]])  # counted as a sample of its own
+        for at, what in index.problems:
+            if not (what.startswith("truncated") and cut):
+                reason = "truncated" if what.startswith("truncated") else "damaged"
+                ledger.exclude(reason, 1, [Entry(shard, -1, f"byte {at}", reason, what)])
+        for reason, (count, first) in index.left_out.items():
+            entries = [Entry(shard, -1, name, reason, what or f"at byte {at}") for at, name, what in first]
+            ledger.exclude(reason, count, entries[: ledger.limit])
+        for number, kind in enumerate(index.kinds):
+            pairs = _pairs(kind, self._captions) if self._images else []
+            if pairs and index.kind_counts[number]:
+                row = int((index.kind == number).argmax())
+                entry = Entry(shard, row, index.key(row), "dotted_key", f"its members end in {_list(pairs)}")
+                ledger.exclude("dotted_key", len(pairs) * index.kind_counts[number], [entry])
+
     def _named(self, index: ShardIndex, rows: Ints, ledger: Ledger) -> Ints:
         """Return the rows that the subset names."""
         if self._subset is None or not len(rows):
@@ -142,15 +171,16 @@ class Shards:
         try:
             named = contains(self._subset, shard_uids(index, self.reader)[rows])
         except OSError as error:
-            raise UserError(f"{index.url}: cannot be read: {error}") from error
+            raise UserError(f"{identity(index.url)}: cannot be read: {why(error)}") from error
         if not named.all():
             ledger.exclude("not_in_subset", int((~named).sum()))
         return rows[named]
 
     def _exclude(self, index: ShardIndex, reason: str, rows: list[Any], ledger: Ledger) -> None:
         if rows:
-            has = [", ".join(sorted(index.kinds[index.kind[row]])) or "nothing" for row in rows[: ledger.limit]]
-            entries = [Entry(index.url, int(row), index.key(row), reason, f"it has {h}") for row, h in zip(rows, has)]
+            shard = identity(index.url)
+            has = [_list(sorted(index.kinds[index.kind[row]])) or "nothing" for row in rows[: ledger.limit]]
+            entries = [Entry(shard, int(row), index.key(row), reason, f"it has {h}") for row, h in zip(rows, has)]
             ledger.exclude(reason, len(rows), entries)
 
     def _lack(self, kind: frozenset[str]) -> str | None:
@@ -163,9 +193,25 @@ class Shards:
         seen = sorted({extension for index in self.indices for extension in index.extensions})
         lines = "\n".join(ledger.lines())
         return (
-            f"no usable sample in {len(urls)} shards ({urls[0]}, ...): their members are {', '.join(seen) or 'none'}; "
+            f"no usable sample in {len(urls)} shards ({identity(urls[0])}, ...): "
+            f"their members are {_list(seen, 30) or 'none'}; "
             f"captions are looked for in {', '.join(sorted(self._captions))}\n{lines}"
         )
+
+
+def _pairs(kind: frozenset[str], captions: frozenset[str]) -> list[str]:
+    """Return the beginnings that an image and a caption share in extensions with dots: samples whose keys have dots."""
+    dotted = [extension.rpartition(".") for extension in kind if "." in extension]
+    if len(dotted) < 2:
+        return []
+    images = {begin for begin, _, ending in dotted if ending in IMAGES}
+    return sorted(images & {begin for begin, _, ending in dotted if ending in captions})
+
+
+def _list(names: Sequence[str], most: int = 10) -> str:
+    """Return names in a row, of many the first."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def _near(members: list[tuple[str, int, int]]) -> Iterable[list[tuple[str, int, int]]]:

@@ -1,28 +1,33 @@
-"""Where bytes come from: the shards that a pattern names, read at (offset, size) from disk or anything fsspec opens."""
+"""Where bytes come from: shards read at (offset, size) from disk, from a web server or any store fsspec opens."""
 
 from __future__ import annotations
 
 import errno
-import glob
+import hashlib
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from webdataset.shardlists import expand_urls
-
+from mmclr.data import addresses, cache, web
+from mmclr.data.addresses import identity, is_remote, is_stream, local
+from mmclr.data.cache import cache_folder
 from mmclr.errors import UserError
+
+__all__ = ["Reader", "Stat", "cache_folder", "expand", "is_remote", "is_stream", "local", "stat"]
 
 OPEN_FILES = 64  # per process
 BLOCK = 4 << 20  # bytes of one remote read
 CACHE = 64  # remote blocks kept per process (256 MiB)
 TIMEOUT = 60.0  # seconds for one remote read
 PATIENCE = (0.2, 0.8, 3.2, 10.0)  # seconds to wait before each new try of a remote read
+LONGEST_WAIT = 30.0  # seconds that a server may ask to wait (Retry-After) before a new try
+AT_MOST = 120.0  # seconds after which nothing is tried again
 
 
 class Stat(NamedTuple):
@@ -37,50 +42,33 @@ def expand(urls: str | Sequence[str], allow_pipe: bool = False) -> list[str]:
 
     Raises UserError when a pattern matches nothing, and for `pipe:` when it is not allowed.
     """
-    parts = [part for url in ([urls] if isinstance(urls, str) else urls) for part in _split(url)]
-    shards = [shard for part in parts for shard in _match(part, allow_pipe)]
-    if not shards:
-        raise UserError(f"{urls!r} names no shard")
-    return shards
-
-
-def cache_folder() -> Path:
-    """Return where mmclr keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmclr"
-
-
-def is_remote(url: str) -> bool:
-    """Whether `url` has a scheme other than file://."""
-    return "://" in url and not url.startswith("file://")
-
-
-def is_stream(url: str) -> bool:
-    """Whether `url` can only be read from its start to its end."""
-    return url.startswith("pipe:")
+    return addresses.expand(urls, allow_pipe, _listing)
 
 
 def stat(url: str) -> Stat:
     """Return size and stamp of a shard. Raises UserError when it is not there."""
     try:
         return _stat(url)
-    except OSError as error:
-        raise UserError(f"{url}: {_why(error)}; check the path of this shard") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in a path
+        raise UserError(f"{identity(url)}: {why(error)}; check the path of this shard") from error
 
 
 def _stat(url: str) -> Stat:
     if not is_remote(url):
         status = os.stat(local(url))
         return Stat(status.st_size, str(status.st_mtime_ns))
-    info = _retry(url, lambda fs, path: fs.info(path))
-    if info.get("size") is None:
-        raise UserError(f"{url}: the server does not tell its size; read it as pipe: with data.allow_pipe=true")
+    size, stamp = _retry(url, _remote_stat)
+    if size is None:
+        raise UserError(f"{identity(url)}: the server does not tell its size; copy it to a disk and read it there")
+    return Stat(size, stamp)
+
+
+def _remote_stat(fs: Any, path: str) -> tuple[int | None, str]:
+    if web.speaks(fs):
+        return web.stat(fs, path, TIMEOUT)
+    info = fs.info(path)
     stamp = next((str(info[k]) for k in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(k)), "")
-    return Stat(int(info["size"]), stamp)
-
-
-def local(url: str) -> str:
-    """Return the path of a local shard."""
-    return url.removeprefix("file://")
+    return None if info.get("size") is None else int(info["size"]), stamp
 
 
 class Reader:
@@ -101,20 +89,23 @@ class Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._reset()
 
-    def read(self, url: str, offset: int, size: int, alone: bool = False) -> bytes:
+    def read(self, url: str, offset: int, size: int, alone: bool = False, stat: Stat | None = None) -> bytes:
         """Return up to `size` bytes at `offset`, fewer only at the end of the file. Raises OSError.
 
         A remote read fetches whole blocks, because what follows will be wanted; `alone` fetches the bytes and no more.
+        With `stat`, a web server must still have the file that this was of.
         """
         if self._owner != os.getpid():
             self._reset()
+        url = _copies.get(url, url)
         if not is_remote(url):
             return self._local(url, offset, size)
-        return _fetch(url, offset, offset + size) if alone else self._remote(url, offset, size)
+        return _fetch(url, offset, offset + size, stat) if alone else self._remote(url, offset, size, stat)
 
     @contextmanager
     def opened(self, url: str) -> Iterator[Callable[[int, int], bytes]]:
         """Give read(offset, size) of one shard that is read from end to end."""
+        url = _copies.get(url, url)
         if is_remote(url):
             yield lambda offset, size: self.read(url, offset, size)
             return
@@ -145,12 +136,12 @@ class Reader:
         self._files[url] = os.open(local(url), os.O_RDONLY)
         return self._files[url]
 
-    def _remote(self, url: str, offset: int, size: int) -> bytes:
+    def _remote(self, url: str, offset: int, size: int, stat: Stat | None) -> bytes:
         first, last = offset // BLOCK, max(offset, offset + size - 1) // BLOCK
-        whole = b"".join(self._block(url, number) for number in range(first, last + 1))
+        whole = b"".join(self._block(url, number, stat) for number in range(first, last + 1))
         return whole[offset - first * BLOCK : offset - first * BLOCK + size]
 
-    def _block(self, url: str, number: int) -> bytes:
+    def _block(self, url: str, number: int, stat: Stat | None) -> bytes:
         with self._lock:
             block = self._blocks.get((url, number))
             mine = block is None
@@ -161,35 +152,74 @@ class Reader:
                 self._blocks.popitem(last=False)
         if mine:
             try:
-                block.set_result(_fetch(url, number * BLOCK, (number + 1) * BLOCK))
-            except (OSError, UserError) as error:
+                block.set_result(_fetch(url, number * BLOCK, (number + 1) * BLOCK, stat))
+            except BaseException as error:  # whatever it is, who waits for the block must hear of it
                 with self._lock:
                     self._blocks.pop((url, number), None)
                 block.set_exception(error)
         return block.result()
 
 
-def _fetch(url: str, start: int, end: int) -> bytes:
-    return _retry(url, lambda fs, path: fs.cat_file(path, start=start, end=end, **_limit(fs)))
+_copies: dict[str, str] = {}  # of shards whose server ignores ranges: the path of the local copy
+
+
+def _fetch(url: str, start: int, end: int, stat: Stat | None = None) -> bytes:
+    """Return bytes `start` to `end` of a remote shard. Raises OSError."""
+
+    def action(fs: Any, path: str) -> bytes:
+        if not web.speaks(fs):
+            return bytes(fs.cat_file(path, start=start, end=end, **_limit(fs)))
+        part = web.get(fs, path, start, end, TIMEOUT)
+        if stat is not None and (part.size != stat.size or (part.stamp and stat.stamp and part.stamp != stat.stamp)):
+            raise web.Lasting(errno.ESTALE, "the shard has changed since it was indexed; start again")
+        return part.data
+
+    try:
+        data: bytes = _retry(url, action)
+        return data
+    except web.NoRanges as answer:
+        _copies[url] = _copy(url, stat or Stat(answer.size, answer.stamp))
+    with open(_copies[url], "rb") as file:
+        return os.pread(file.fileno(), end - start, start)
+
+
+def _copy(url: str, stat: Stat) -> str:
+    """Copy a shard whose server gives nothing but the whole; return the path of the copy, which later runs find."""
+    room = cache.room("copies") if stat.stamp else cache.passing("copies")  # without a stamp nothing tells its age
+    path = Path(room) / f"{hashlib.sha256(f'{identity(url)} {stat}'.encode()).hexdigest()[:32]}.tar"
+    with cache.one_at_a_time(path):
+        if not path.is_file() or path.stat().st_size != stat.size:
+            cache.note(url, f"{identity(url)}: its server ignores ranges (Range); it is copied whole to {path}")
+            with cache.whole(path) as out:
+                _retry(url, lambda fs, remote: web.copy(fs, remote, out, stat.size))
+    return str(path)
 
 
 def _retry(url: str, action: Any) -> Any:
     """Do `action(filesystem, path)`, again after a pause when it fails. Raises UserError or OSError at the end."""
     import fsspec
 
+    begin = time.monotonic()
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(addresses.allowed(url))
     except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: {error}") from error
-    for pause in (*PATIENCE, None):
+        raise UserError(f"{identity(url)}: {error}") from error
+    for tries, pause in enumerate((*PATIENCE, None), 1):
         try:
             return action(fs, path)
         except FileNotFoundError as error:
-            raise OSError(errno.ENOENT, "there is no such shard", url) from error
+            raise OSError(errno.ENOENT, "there is no such shard", identity(url)) from error
+        except (web.Lasting, web.NoRanges):
+            raise
+        except PermissionError as error:
+            raise OSError(errno.EACCES, f"access is refused: {why(error)}", identity(url)) from error
         except Exception as error:  # every store has its own kinds of errors
-            if pause is None:
-                raise OSError(errno.EIO, f"{len(PATIENCE) + 1} tries failed, the last with {error!r}", url) from error
-            time.sleep(pause)
+            wait = max(pause or 0, min(getattr(error, "wait", 0), LONGEST_WAIT))
+            last = pause is None or type(error).__name__ == "OfflineModeIsEnabled"
+            if last or time.monotonic() - begin + wait > AT_MOST:
+                text = f"{tries} tries failed, the last with {web.tell(error)}"
+                raise OSError(errno.EIO, text, identity(url)) from error
+            time.sleep(wait)
     raise AssertionError("unreachable")
 
 
@@ -197,33 +227,17 @@ def _limit(fs: Any) -> dict[str, float]:
     return {"timeout": TIMEOUT} if fs.async_impl else {}
 
 
-def _split(url: str) -> list[str]:
-    return [url] if is_stream(url) else url.split("::")
+def _listing(pattern: str) -> list[str]:
+    """Return the addresses that a remote glob matches."""
+    name = addresses.scheme(pattern)
+    try:
+        found = _retry(pattern, lambda fs, path: fs.glob(path))
+    except OSError as error:
+        raise UserError(f"{identity(pattern)}: cannot be listed: {why(error)}") from error
+    return [f"{name}://{path.split('://')[-1]}" for path in found]
 
 
-def _match(part: str, allow_pipe: bool) -> Iterable[str]:
-    if is_stream(part):
-        if not allow_pipe:
-            raise UserError(f"{part!r} runs a shell command; write data.allow_pipe=true when you trust it")
-        return expand_urls(part)
-    urls = expand_urls(part)
-    return [shard for url in urls for shard in (_glob(url) if _has_magic(url) else [url])]
-
-
-def _has_magic(url: str) -> bool:
-    return "*" in url if is_remote(url) else glob.has_magic(url)  # "?" begins the query of an address
-
-
-def _glob(pattern: str) -> list[str]:
-    if is_remote(pattern):
-        scheme = pattern.split("://")[0]
-        found = [f"{scheme}://{path.split('://')[-1]}" for path in _retry(pattern, lambda fs, path: fs.glob(path))]
-    else:
-        found = glob.glob(local(pattern), recursive=True)
-    if not found:
-        raise UserError(f"{pattern}: no shard matches this pattern; check its folder and its braces")
-    return sorted(found)
-
-
-def _why(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def why(error: Exception) -> str:
+    """Return the reason of an error, to follow a colon: names in it keep their capitals."""
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]

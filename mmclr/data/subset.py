@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmclr.data import cache
+from mmclr.data.addresses import identity
 from mmclr.data.fields import find, tree
 from mmclr.data.index import ShardIndex
 from mmclr.data.ledger import Fault
-from mmclr.data.sources import Reader, cache_folder
+from mmclr.data.sources import Reader
 from mmclr.errors import UserError
 
 UID = np.dtype("u8,u8")
@@ -75,22 +77,39 @@ def uid_of(key: str, data: bytes | None) -> str | None:
 
 def shard_uids(index: ShardIndex, reader: Reader) -> NDArray[Any]:
     """Return the uid of each sample of a shard, zeros where there is none; kept in the cache folder."""
-    path = cache_folder() / "uids" / f"{hashlib.sha256(f'{index.url} {index.stat}'.encode()).hexdigest()[:32]}.npy"
-    if path.is_file():
-        return np.load(path)
+    folder = cache.cache_folder()
+    name = hashlib.sha256(f"{identity(index.url)} {index.stat}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    path = folder / "uids" / f"{name}.npy" if folder else None
+    kept = _kept(path, len(index)) if path else None
+    if kept is not None:
+        return kept
     found = []
     for row in range(len(index)):
         json_member = next(((offset, size) for name, offset, size in index.members(row) if name == "json"), None)
         data = reader.read(index.url, *json_member) if json_member else None
         found.append(uid_of(index.key(row), data) or "0" * 32)
     uids = parse_uids(found) if found else np.zeros(0, UID)
-    with contextlib.suppress(OSError):  # without a cache it is read again next time
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.save(file, uids)
-        os.replace(temporary, path)
+    if path:
+        with contextlib.suppress(OSError):  # without a cache it is read again next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with cache.whole(path) as file:
+                np.save(file, np.concatenate([uids, _seal(uids)]))
     return uids
+
+
+def _seal(uids: NDArray[Any]) -> NDArray[Any]:
+    """Return a last row that tells whether those before it are whole."""
+    return np.array([(len(uids), zlib.crc32(uids.tobytes()))], UID)
+
+
+def _kept(path: Path, count: int) -> NDArray[Any] | None:
+    """Return uids that were kept; None when there are none, or other bytes than were written."""
+    try:
+        found = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = found.dtype == UID and found.shape == (count + 1,) and found[-1:] == _seal(found[:-1])
+    return found[:-1] if whole else None
 
 
 def _is_uid(text: str) -> bool:

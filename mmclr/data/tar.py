@@ -1,29 +1,34 @@
 """Tar headers, scanned without reading the data between them: ustar, PAX (x, g), GNU long names, base-256 sizes.
 
-A damaged header costs its member and no more: the scan goes on at the next block that is a header.
+Damage costs what it hits and no more: after a damaged header, a hole, the end of a joined archive or a size that is
+wrong, the scan goes on at the next header. What lies between is a problem with its offset, and members that are no
+plain files are listed, so that nothing is lost unsaid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 512
+from mmclr.data import tar_headers
+from mmclr.data.tar_headers import BLOCK, Read, next_header
+
 ZEROS = bytes(BLOCK)
-FILE, EMPTY, EXTENSION, SPARSE, OTHER = range(5)
+FILE, FOLDER, LINK, EXTENSION, SPARSE, OTHER = range(6)
 KINDS = [OTHER] * 256  # of a type flag
-for flags, kind in ((b"0\x007", FILE), (b"123456", EMPTY), (b"xgLK", EXTENSION), (b"S", SPARSE)):
+for flags, kind in ((b"0\x007", FILE), (b"5", FOLDER), (b"12346", LINK), (b"xgLKX", EXTENSION), (b"S", SPARSE)):
     for flag in flags:
         KINDS[flag] = kind
-SEARCH = 1 << 20  # bytes read at once while looking for the next header
+LEFT_OUT = {LINK: "a link or device", SPARSE: "a sparse file", OTHER: "a member of an unknown type"}
 WINDOW = 4096  # bytes read at once: small members, as captions are, share one read
 RUN = 4096  # headers whose checksums are compared at once
-
-Read = Callable[[int, int], bytes]  # (offset, size) -> bytes, fewer at the end of the file
+RESUMED = 16  # after damage, where the next is near; then more and more
+EXTENDED = 1 << 20  # bytes of a PAX or GNU header; a longer one is damaged
+ENDING = 1024 + 10_240  # zero bytes at the end of a healthy archive: two blocks, and the rest of a record
+LAST = 64 << 20  # bytes of the last member that are looked through
 
 
 class Scan(NamedTuple):
@@ -34,6 +39,7 @@ class Scan(NamedTuple):
     size: NDArray[np.int64]
     problems: list[tuple[int, str]]  # (offset, what)
     cut: str | None  # name of the member whose data the end of the file cuts; not among `names`
+    left_out: list[tuple[int, str, str]]  # (offset, name, what) of members that are no plain files, folders aside
 
 
 @dataclass
@@ -43,150 +49,179 @@ class _Run:
     blocks: list[bytes] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)  # of the data after each
     sizes: list[int] = field(default_factory=list)
-    files: list[bool] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)  # where a PAX or GNU header gives it
     problems: list[tuple[int, str]] = field(default_factory=list)
-    next: int | None = None  # where to go on; None at the end of the archive
+    extended: dict[str, str] = field(default_factory=dict)  # of the next member: from PAX x or GNU L
+    next: int = 0  # where it goes on
+    ended: bool = False  # by a zero block, or by the end of the file
+
+
+@dataclass
+class _Found:
+    """What the scan has found so far."""
+
+    names: list[str] = field(default_factory=list)
+    places: list[NDArray[np.int64]] = field(default_factory=lambda: [np.zeros((2, 0), np.int64)])
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    left_out: list[tuple[int, str, str]] = field(default_factory=list)
+    data: int = 0  # where the data of the last sound header begins
+    file: bool = False  # whether that one is a regular file
+
+    def drop(self) -> str:
+        """Take the last file away again; return its name."""
+        while not self.places[-1].shape[1]:
+            self.places.pop()
+        self.places[-1] = self.places[-1][:, :-1]
+        return self.names.pop()
 
 
 def scan(read: Read, size: int) -> Scan:
     """List the regular files of the archive of `size` bytes that `read` gives."""
-    names: list[str] = []
-    places: list[NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
-    problems: list[tuple[int, str]] = []
-    everywhere: dict[str, str] = {}  # from PAX g
+    found = _Found()
     offset: int | None = 0
+    extended: dict[str, str] = {}
+    most, cut = RUN, None
     while offset is not None:
-        run = _walk(read, offset, size, everywhere)
-        table = np.frombuffer(b"".join(run.blocks), np.uint8).reshape(-1, BLOCK)
-        good = _sound(table)
-        files = np.flatnonzero(run.files[:good])
-        names += _names(table, files, run.names)
-        places.append(np.array([run.offsets, run.sizes], np.int64)[:, files])
-        offset = run.next
+        run = _walk(read, offset, size, most, extended)
+        good = _take(found, run)
+        if good == len(run.blocks) and not run.ended:
+            offset, extended, most = run.next, run.extended, min(4 * most, RUN)
+            continue
         bad = run.offsets[good] - BLOCK if good < len(run.blocks) else None
-        problems += [problem for problem in run.problems if bad is None or problem[0] < bad]
+        extended, most = {}, RESUMED
+        offset = _swallowed(read, found, run.next if bad is None else bad, size, bad is None and run.next < size)
+        if offset is not None:
+            continue
         if bad is not None:  # what follows a damaged header was found with a size that means nothing
-            offset = _next_header(read, bad + BLOCK, size)
-            problems.append((bad, f"damaged header: {(offset or size) - bad} bytes skipped"))
-    offsets, sizes = np.concatenate(places, 1)
-    if not names or offsets[-1] + sizes[-1] <= size:
-        return Scan(names, offsets, sizes, problems, None)
-    missing = int(offsets[-1] + sizes[-1] - size)
-    problems[-1:] = [(int(offsets[-1]), f"truncated: {missing} bytes of {names[-1]} are missing")]
-    return Scan(names[:-1], offsets[:-1], sizes[:-1], problems, names[-1])
+            offset = next_header(read, bad + BLOCK, size)
+            found.problems.append((bad, f"damaged header: {(size if offset is None else offset) - bad} bytes skipped"))
+        elif run.next <= size - BLOCK:
+            offset = _behind_zeros(read, found, run.next, size)
+        else:
+            cut = _truncated(found, run.next, size)
+    offsets, sizes = np.concatenate(found.places, 1)
+    return Scan(found.names, offsets, sizes, sorted(found.problems), cut, sorted(found.left_out))
 
 
-def _walk(read: Read, offset: int, size: int, everywhere: dict[str, str]) -> _Run:
-    """Follow the headers from `offset` on, by their sizes alone."""
+def _walk(read: Read, offset: int, size: int, most: int, extended: dict[str, str]) -> _Run:
+    """Follow at most `most` headers from `offset` on, by their sizes alone."""
     run = _Run()
-    blocks, offsets, sizes, files = run.blocks, run.offsets, run.sizes, run.files
-    extended: dict[str, str] = {}  # of the next member: from PAX x or GNU L
+    blocks, offsets, sizes, kinds = run.blocks, run.offsets, run.sizes, run.kinds
     window, start = b"", 0
-    while len(blocks) < RUN or extended:
+    while len(blocks) < most:
         if not start <= offset <= start + len(window) - BLOCK:
             window, start = read(offset, WINDOW) if offset <= size else b"", offset
         block = window[offset - start : offset - start + BLOCK]
-        if len(block) < BLOCK:
-            run.problems.append((min(offset, size), "truncated: the archive ends without its two zero blocks"))
-            return run
-        if block[0] == 0 and block == ZEROS:
-            return run
+        if len(block) < BLOCK or (block[0] == 0 and block == ZEROS):
+            run.ended = True
+            break
         kind, offset = KINDS[block[156]], offset + BLOCK
         try:
             length = int(block[124:135], 8)
         except ValueError:
-            length = _number(block[124:136])
+            length = tar_headers.number(block[124:136])
         if kind == EXTENSION:
-            letter, data = chr(block[156]), read(offset, min(length, max(0, size - offset)))
-            _extend(everywhere if letter == "g" else extended, letter, data)
-        elif extended or everywhere:
-            fields = {**everywhere, **extended}
-            length, extended = _decimal(fields.get("size"), length), {}
-            if "path" in fields:
-                run.names[len(blocks)] = fields["path"]
-        if kind == EMPTY:
-            length = 0  # links, devices, folders, fifos: no data follows
-        elif kind == SPARSE:
-            run.problems.append((offset, "a sparse member is left out"))
+            _extension(run, read, chr(block[156]), offset, length, extended)
+        elif extended:
+            length = int(extended.get("size", length))
+            if "path" in extended:
+                run.names[len(blocks)] = extended["path"]
+            if "sparse" in extended:
+                kind = SPARSE
+            extended = {}
+        if kind in (FOLDER, LINK):
+            length = 0  # no data follows
+        elif length < 0:
+            run.problems.append((offset - BLOCK, "a size that is none: taken as 0"))
+            length = 0
         blocks.append(block)
         offsets.append(offset)
         sizes.append(length)
-        files.append(kind == FILE)
-        offset += (max(length, 0) + BLOCK - 1) & -BLOCK
-    run.next = offset
+        kinds.append(kind)
+        offset += (length + BLOCK - 1) & -BLOCK
+    run.next, run.extended = offset, extended
     return run
 
 
-def _number(text: bytes) -> int:
-    """Read a size: octal, or base 256 when its first bit is set. A damaged one is 0: the checksum will tell."""
-    if text[0] & 0x80:
-        return int.from_bytes(text[1:], "big") % (1 << 62)
-    digits = text.strip(b" \0")
-    try:
-        return int(digits, 8) if digits.isdigit() else 0
-    except ValueError:
-        return 0
+def _extension(run: _Run, read: Read, letter: str, offset: int, length: int, extended: dict[str, str]) -> None:
+    """Read a PAX or GNU header."""
+    if length > EXTENDED:
+        wrong = f"a header of {length} bytes: ignored"
+    else:
+        wrong = tar_headers.extend(extended, letter, read(offset, max(length, 0)))
+    if wrong:
+        run.problems.append((offset - BLOCK, wrong))
 
 
-def _decimal(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdecimal() else default
+def _take(found: _Found, run: _Run) -> int:
+    """Add the members of a run up to its first damaged header; return how many headers these are."""
+    table = np.frombuffer(b"".join(run.blocks), np.uint8).reshape(-1, BLOCK)
+    right = tar_headers.sound(table)
+    good = len(right) if right.all() else int(right.argmin())
+    kinds = np.array(run.kinds[:good], np.int64)
+    files = np.flatnonzero(kinds == FILE)
+    found.names += tar_headers.names(table, files, run.names)
+    found.places.append(np.array([run.offsets, run.sizes], np.int64)[:, files])
+    bad = run.offsets[good] - BLOCK if good < len(right) else None
+    found.problems += [problem for problem in run.problems if bad is None or problem[0] < bad]
+    for number, what in LEFT_OUT.items():
+        rows = np.flatnonzero(kinds == number)
+        for row, name in zip(rows.tolist(), tar_headers.names(table, rows, run.names)):
+            found.left_out.append((run.offsets[row] - BLOCK, name, what))
+    if good:
+        found.data, found.file = run.offsets[good - 1], run.kinds[good - 1] == FILE
+    return good
 
 
-def _names(table: NDArray[np.uint8], files: NDArray[np.int64], given: dict[int, str]) -> list[str]:
-    """Return the names of the headers `files`."""
-    if not len(files):
-        return []
-    fields = np.ascontiguousarray(table[files, :100]).view("S100")[:, 0].tolist()
-    names = b"\0".join(name.split(b"\0", 1)[0] for name in fields).decode("utf-8", "surrogateescape").split("\0")
-    prefixed = (table[files, 345] != 0) & (table[files, 262] == 0)  # POSIX only: GNU keeps other things there
-    for at in np.flatnonzero(prefixed):
-        prefix = table[files[at], 345:500].tobytes().split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-        names[at] = f"{prefix}/{names[at]}"
-    if given:
-        names = [given.get(row, name) for row, name in zip(files.tolist(), names)]
-    return names
+def _swallowed(read: Read, found: _Found, stop: int, size: int, healthy: bool) -> int | None:
+    """Look for headers in the data of the last member, where the chain of headers has ended; return the first.
+
+    If there is one, the member's size was wrong, and the member is left out.
+    """
+    if found.file and found.names[-1].lower().endswith(".tar"):
+        return None
+    inner = next_header(read, found.data, min(stop, size, found.data + LAST if healthy else size))
+    if inner is not None:
+        name = found.drop() if found.file else "a header"
+        where = found.data - BLOCK
+        found.problems.append((where, f"the size of {name[:200]!r} is wrong, it runs over others: left out"))
+        found.file = False
+    return inner
 
 
-def _extend(fields: dict[str, str], letter: str, data: bytes) -> None:
-    """Add what a PAX (x, g) or GNU (L, K) header says about the members after it."""
-    if letter == "L":
-        fields["path"] = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    elif letter != "K" and (b"path=" in data or b"size=" in data):  # most hold only times
-        fields.update(_pax(data))
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """Read the records "LENGTH KEY=VALUE\\n" of a PAX header."""
-    out = {}
-    while data[:1].isdigit():
-        length, space, _ = data.partition(b" ")
-        end = int(length) if length.isdigit() else 0
-        key, equals, value = data[len(length) + 1 : end].removesuffix(b"\n").partition(b"=")
-        if not space or not equals:
+def _behind_zeros(read: Read, found: _Found, offset: int, size: int) -> int | None:
+    """Look behind the zero block at `offset` for more than the end of an archive; return the next header."""
+    at, first, step = offset, None, 1 << 14
+    while at < size and first is None:
+        data = read(at, step)
+        if not data:
             break
-        out[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[end:]
-    return out
+        rest = data.lstrip(b"\0")
+        first = at + len(data) - len(rest) if rest else None
+        at, step = at + len(data), min(4 * step, tar_headers.SEARCH)
+    if first is None:
+        if size - offset > ENDING:
+            what = "more than the end of an archive has: a hole?"
+            found.problems.append((offset, f"{size - offset} zero bytes at the end, {what}"))
+        return None
+    following = next_header(read, first - (first - offset) % BLOCK, size)
+    if following is None:
+        found.problems.append((offset, f"{size - offset} bytes behind the end of the archive are no members of it"))
+    else:
+        what = "a hole, or archives that were joined; what is behind is used"
+        found.problems.append((offset, f"{following - offset} bytes without a header: {what}"))
+    return following
 
 
-def _sound(table: NDArray[np.uint8]) -> int:
-    """Return how many headers, from the first on, carry their own checksum."""
-    digits = table[:, 148:156].astype(np.int64)
-    stored = np.zeros(len(table), np.int64)
-    for digit in digits.T:
-        stored = np.where((digit >= 48) & (digit < 56), stored * 8 + digit - 48, stored)
-    strange = ((digits < 48) | (digits > 55)) & (digits != 0) & (digits != ord(" "))
-    wrong = strange.any(1) | (table.sum(1, dtype=np.uint32) - digits.sum(1) + 8 * ord(" ") != stored)
-    return int(wrong.argmax()) if wrong.any() else len(table)
-
-
-def _next_header(read: Read, offset: int, size: int) -> int | None:
-    """Return the offset of the next block that is a whole header, or None."""
-    for start in range(offset, size, SEARCH):
-        data = read(start, SEARCH)
-        table = np.frombuffer(data, np.uint8, len(data) // BLOCK * BLOCK).reshape(-1, BLOCK)
-        for at in np.flatnonzero((table[:, 257:262] == np.frombuffer(b"ustar", np.uint8)).all(1)):
-            if _sound(table[at : at + 1]):
-                return start + int(at) * BLOCK
+def _truncated(found: _Found, offset: int, size: int) -> str | None:
+    """Say that the file ends before its archive; return the name of the member that this cuts."""
+    if found.file:
+        begin, length = (int(value) for value in next(p for p in reversed(found.places) if p.shape[1])[:, -1])
+        if begin + length > size:
+            name = found.drop()
+            found.problems.append((begin, f"truncated: {begin + length - size} bytes of {name[:200]} are missing"))
+            return name
+    where = min(offset, size)
+    found.problems.append((where, "truncated: the archive ends without its two zero blocks"))
     return None

@@ -114,7 +114,7 @@ def _faults(url: str) -> list[Finding]:
         index = open_index(url)
     except (UserError, OSError) as error:
         return [Finding("BROKEN", str(error))]
-    why = "the samples before it are used, what is behind it may be lost"
+    why = "the samples around it are used; mmclr data verify lists what is lost"
     return [Finding("note", f"{url}: {what}", why, "copy it again") for _, what in index.problems]
 
 

@@ -63,8 +63,9 @@ def test_members_belong_by_key_wherever_they_stand(tmp_path, fmt):
     path = write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names], fmt)
     index = open_index(str(path))
     assert members(index) == [
-        ("b/0", {"jpg", "txt"}), ("b/1", {"jpg", "txt", "seg.png"}), ("a/0", {"txt", "jpg"})
+        ("b/0", {"jpg", "txt"}), ("b/1", {"jpg", "txt", "seg.png"}), ("a/0", {"txt", "jpg"}), ("__note__", {"json"})
     ]  # fmt: skip
+    assert {reason: count for reason, (count, _) in index.left_out.items()} == {"no_key": 1}
     shards = Shards([index])
     read = [shards.read(n).members for n in range(3)]
     assert read[0] == {"jpg": b"b/0.jpg", "txt": b"b/0.TXT"}

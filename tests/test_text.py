@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from mmclr.data import text
 from mmclr.data.text import BOS, EOS, Tokenizer
 from mmclr.errors import UserError
 
@@ -49,6 +50,35 @@ def test_saved_equals_used(name, request, tmp_path):
     assert again.context == tokenizer.context
     assert again.encode(texts) == rows
     assert plain(texts, truncation=True)["input_ids"] == rows
+
+
+HOSTILE = ["x" * 6_000, "cat " * 1_500, " " * 6_000 + "cat", "a" + "\u0301" * 6_000, "&amp;" * 1_200, "\ufdfa" * 6_000,
+           "\u202e\u05d0" * 3_000, "\x01\x02" * 3_000, "7" * 6_000, "\u65e5" * 6_000, "a\n" * 3_000,
+           f"{EOS} " * 450, "an ordinary story, of a dog &amp; a cat. " * 150,
+           " \u00a0" * 3_000 + "a dog"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["clip", "small"])
+def test_long_texts_have_the_ids_of_the_whole(name, request):
+    """The beginning that is looked at is enough, and what is looked at does not grow with the text."""
+    tokenizer = request.getfixturevalue(name)
+    whole = [tokenizer._encoder.encode(text).ids for text in HOSTILE]
+    assert tokenizer.encode(HOSTILE) == whole
+    assert all(len(row) <= tokenizer.context for row in whole)
+
+
+def test_a_megabyte_costs_what_its_beginning_does(clip, monkeypatch):
+    seen = []
+    begin = text._begin
+    monkeypatch.setattr(text, "_begin", lambda *args: seen.append(begin(*args)) or seen[-1])
+    clip.encode(["x" * (1 << 20), "a cat " * (1 << 17), "short"])
+    assert max(map(len, seen)) <= 64 * clip.context
+
+
+@pytest.mark.parametrize("bad", ["a \ud83d", None, 3, b"a"])
+def test_what_is_not_text_is_named(clip, bad):
+    with pytest.raises(UserError, match="text 1 .*(surrogate|not a string)"):
+        clip.encode(["fine", bad])
 
 
 @pytest.mark.parametrize("name", ["clip", "small"])

@@ -33,6 +33,8 @@ CLEANING = {
     "&lt;": "<", "&gt;": ">", "&quot;": '"', "&#39;": "'", "&apos;": "'", "&nbsp;": " ", "&amp;": "&",
     "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"',
 }  # fmt: skip
+LONG = 64  # characters for each token of the context: of longer texts the beginning is tried first
+LEARNED = 10_000  # characters of a caption that a vocabulary is learned from
 
 
 class Tokenizer:
@@ -97,7 +99,7 @@ class Tokenizer:
             end_of_word_suffix="</w>",
             show_progress=False,
         )
-        tokenizer.train_from_iterator(captions, trainer)
+        tokenizer.train_from_iterator((caption[:LEARNED] for caption in captions), trainer)
         merges = [(a, b) for a, b in json.loads(tokenizer.to_str())["model"]["merges"]]
         return cls(_wrap(_bpe(merges[: size - BYTES - 2]), context), context)
 
@@ -106,8 +108,22 @@ class Tokenizer:
         return self.pad(self.encode(texts))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, unpadded."""
-        return [encoding.ids for encoding in self._encoder.encode_batch(list(texts))]
+        """Return the ids of each text, unpadded. Of a long text as much is looked at as fills the context.
+
+        Raises UserError for what is not text, half a character (a lone surrogate) included.
+        """
+        texts = list(texts)
+        most = LONG * self.context
+        try:
+            found = [encoding.ids for encoding in self._encoder.encode_batch([_begin(text, most) for text in texts])]
+        except (TypeError, UnicodeEncodeError):
+            raise UserError(_no_text(texts)) from None
+        for at, text in enumerate(texts):
+            size = most
+            while len(found[at]) < self.context and size < len(text):  # it begins with thousands of spaces
+                size *= 4
+                found[at] = self._encoder.encode(_begin(text, size)).ids
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out; spaces before punctuation, which no id tells of, go."""
@@ -123,6 +139,23 @@ class Tokenizer:
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""
         self.backend.save_pretrained(str(folder))
+
+
+def _begin(text: str, size: int) -> str:
+    """Return the first `size` characters of a text, without the last word of them, which may go on."""
+    if len(text) <= size:
+        return text
+    words = text[:size].rsplit(None, 1)
+    return words[0] if words and len(words[0]) > size // 2 else text[:size]
+
+
+def _no_text(texts: Sequence[Any]) -> str:
+    for at, text in enumerate(texts):
+        if not isinstance(text, str):
+            return f"text {at} is a {type(text).__name__}, not a string"
+        if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+            return f"text {at} ({text[:40]!r}) has half a character (a lone surrogate)"
+    return "a text cannot be encoded"
 
 
 def _open(source: str | Path) -> Any:

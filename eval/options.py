@@ -45,7 +45,7 @@ def embedder(args: argparse.Namespace) -> Embedder:
     source = args.source or args.model
     if not source:
         raise UserError("name a model: a run, a checkpoint, or an exported folder")
-    cache = None if args.cache == "none" else Path(args.cache or standard())
+    cache = None if args.cache == "none" else Path(args.cache) if args.cache else standard()
     return Embedder.load(source, device=args.device, precision=args.precision, batch=args.batch,
                          workers=args.workers, head=args.head, pretrained=args.pretrained,
                          cache=cache)  # fmt: skip

@@ -8,6 +8,7 @@ share is computed once.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from eval import ranks
+from mmclr.data.cache import cache_folder
+from mmclr.errors import note
 
 DIGEST = 16  # bytes of SHA-256 that tell contents apart
 
@@ -33,8 +36,8 @@ class Store:
         for path in sorted(folder.glob("*.safetensors")) if folder else []:
             try:
                 block = load_file(path)
-            except SafetensorError:
-                continue  # of a disk that was full
+            except (SafetensorError, OSError):
+                continue  # of a disk that was full, or of another user
             self.add([bytes(digest) for digest in block["digests"].numpy()], block["rows"])
         self._written = len(self._row)
 
@@ -58,20 +61,31 @@ class Store:
         return self._blocks[0][[self._row[digest] for digest in digests]]
 
     def flush(self) -> None:
-        """Write what is not on disk yet (the first process does); a reader sees the whole file or none."""
+        """Write what is not on disk yet (the first process does); a reader sees the whole file or none.
+
+        Where it cannot be written the evaluation goes on without, and that is said once.
+        """
         if self.folder is None or len(self._row) == self._written or not ranks.speaks():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = list(self._row)[self._written :]
-        digests = torch.from_numpy(np.frombuffer(b"".join(new), np.uint8).reshape(-1, DIGEST).copy())
-        path = self.folder / f"{new[0].hex()}-{len(new)}.safetensors"
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"digests": digests, "rows": self.get(new).contiguous()}, partial)
-        os.replace(partial, path)
+        try:
+            self._write(self.folder, list(self._row)[self._written :])
+        except (OSError, SafetensorError) as error:
+            note(f"{self.folder}: embeddings cannot be kept there ({error}); this evaluation goes on without")
+            self.folder = None
+            return
         self._written = len(self._row)
 
+    def _write(self, folder: Path, new: list[bytes]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = torch.from_numpy(np.frombuffer(b"".join(new), np.uint8).reshape(-1, DIGEST).copy())
+        path = folder / f"{new[0].hex()}-{len(new)}.safetensors"
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:  # other machines may have this pid
+            partial = Path(beside) / path.name
+            save_file({"digests": digests, "rows": self.get(new).contiguous()}, partial)
+            os.replace(partial, path)
 
-def standard() -> Path:
-    """Return the folder of this user's embeddings."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "mmclr" / "embeddings"
+
+def standard() -> Path | None:
+    """Return the folder of this user's embeddings; None for a user without a home."""
+    folder = cache_folder()
+    return folder / "embeddings" if folder else None

@@ -14,9 +14,13 @@ CHUNK = 8 << 20  # bytes
 def write_whole(path: str | Path, data: str | bytes) -> None:
     """Give `path` these contents: after a kill, a full disk or a lost power supply it has all of them or the old ones.
 
-    A link is followed, and permissions stay as they were. Raises OSError, and leaves nothing behind then.
+    A link is replaced and not followed; permissions stay as they were. What is no file (/dev/stdout, a pipe) is just
+    written to. Raises OSError, and leaves nothing behind then.
     """
-    path = Path(os.path.realpath(path))
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        return
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

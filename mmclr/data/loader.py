@@ -12,32 +12,24 @@ from typing import Any
 
 import torch
 
+from mmclr.data import resume
 from mmclr.data.assembly import Assembler, Start
 from mmclr.data.batch import Batch
 from mmclr.data.captions import extensions
-from mmclr.data.clusters import Clusters, digest, groups
+from mmclr.data.clusters import Clusters, groups
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Ledger
 from mmclr.data.order import Order
 from mmclr.data.plain import read_all
 from mmclr.data.pure import PureOrder
 from mmclr.data.settings import DataConfig, Source
-from mmclr.data.shards import Shards, fingerprint
+from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.subset import read_subset
 from mmclr.data.workers import run_ahead
 from mmclr.errors import UserError
 
 __all__ = ["Batch", "DataConfig", "Loader", "Source", "read_all"]
-
-
-WHAT = {  # of a loader's state must be that of its continuation
-    "samples": "number of samples",
-    "data": "shards",
-    "seed": "seed",
-    "groups": "groups of pure batches",
-    "batch": "data.batch with data.pure",
-}
 
 
 class Loader:
@@ -72,7 +64,7 @@ class Loader:
         self.assembler = Assembler(
             config, self.parts, self.order, self.clusters, tokenizer, image_size, seed, rank, world, captions
         )
-        self._seed = seed
+        self._identity = resume.identity(self.parts, self.order, seed)
         self._read = 0  # rows of this rank that were handed out
         self.position = 0  # samples of the global stream that were handed out
 
@@ -130,22 +122,11 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, for a checkpoint: the same on every rank. Every rank must call it."""
-        return {"position": self.position, **self._identity(), "faults": self.ledger.state_dict()}
-
-    def _identity(self) -> dict[str, Any]:
-        order = self.order
-        pure = {"groups": digest(order.groups), "batch": order.batch} if isinstance(order, PureOrder) else {}
-        return {"seed": self._seed, "samples": self.samples, "data": fingerprint(self.parts), **pure}
+        return {"position": self.position, **self._identity, "faults": self.ledger.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken. Raises UserError when the data or the seed are others."""
-        mine = self._identity()
-        for name, what in WHAT.items():
-            if state.get(name) != mine.get(name):
-                raise UserError(
-                    f"this checkpoint's {what} ({state.get(name)}) is not the config's ({mine.get(name)}): the stream "
-                    "cannot go on where it stopped; use the same data, or start without the loader's state"
-                )
+        """Go on where `state` was taken. Raises UserError when the order of the samples is another: see `resume`."""
+        resume.check(state, self._identity)
         self.position = int(state["position"])
         self.ledger.load_state_dict(state.get("faults", {}))
 

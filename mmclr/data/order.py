@@ -78,7 +78,7 @@ class Mixture:
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
-        counts = _whole(weights)
+        counts = self.ratio = _whole(weights)
         if min(counts) < 1:
             raise ConfigError(f"a source's weight is below 1 in {PERIOD} of all: leave it out or raise its weight")
         self.period = sum(counts)

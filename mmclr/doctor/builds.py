@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmclr.data.cache import cache_folder
 from mmclr.doctor.finding import Finding
 
 PATIENCE = 30 * 60  # seconds without a new file after which no compiler is still at work
@@ -14,7 +16,8 @@ PATIENCE = 30 * 60  # seconds without a new file after which no compiler is stil
 
 def root() -> Path:
     """Return the folder where torch builds extensions."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache_folder()
+    cache = folder.parent if folder else Path(tempfile.gettempdir())
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
 
 

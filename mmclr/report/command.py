@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mmclr import written
+from mmclr import checkpoints, written
 from mmclr.errors import UserError
 from mmclr.report import charts, planes
 from mmclr.report.gallery import Found, Prediction, Query, Written
@@ -75,8 +75,8 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
 
 def clamp(run: Path) -> dict[str, dict[str, float]]:
     """Return the limit of a run's scale, for the panel that shows it; {} before the first checkpoint."""
-    configs = sorted(run.glob("checkpoints/step-*/config.yaml"))
-    model = (yaml.safe_load(configs[-1].read_text("utf-8")) or {}).get("model", {}) if configs else {}
+    newest = checkpoints.latest(run, read=("config.yaml",))
+    model = (yaml.safe_load((newest / "config.yaml").read_text("utf-8")) or {}).get("model", {}) if newest else {}
     return {"scale": {"clamp": float(model["max_scale"])}} if "max_scale" in model else {}
 
 

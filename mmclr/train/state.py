@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from mmclr.config import stored
+from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.heads.follower import pairs
 from mmclr.models.pretrained import read_state
@@ -69,12 +70,31 @@ def give_weights(t: Trainer, source: Path) -> None:
 
 def give_rest(t: Trainer, source: Path) -> None:
     """Fill everything else."""
-    position: dict[str, Any] = read_position(source)
-    before = yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8"))["optim"]["kind"]
+    try:
+        position = read_position(source)
+    except ValueError as error:
+        raise UserError(f"{error}; resume=another checkpoint, or never") from None
+    try:
+        _give(t, source, position, yaml.safe_load((source / "config.yaml").read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        if "checksum" in position:
+            raise  # it is what was written, so this is a fault of ours
+        raise UserError(
+            f"{source}: position.json or config.yaml in it is damaged ({error!r}); resume=another checkpoint, or never"
+        ) from error
+
+
+def _give(t: Trainer, source: Path, position: dict[str, Any], config: dict[str, Any]) -> None:
+    before = config["optim"]["kind"]
     if before != t.run.optim.kind:
         raise UserError(
             f"{source}: it was saved with optim.kind={before}, whose state {t.run.optim.kind} cannot read; set it "
             f"back, or begin another run, with another out, from these weights: init.source={source}"
+        )
+    if Tokenizer.load(source / "model").backend.get_vocab() != t.tokenizer.backend.get_vocab():
+        raise UserError(
+            f"tokenizer: {t.run.tokenizer} has another vocabulary than the run had in {source}, whose weights would "
+            f"read nonsense; set tokenizer={source / 'model'}, or begin another run"
         )
     t.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
     if t.average is not None:
@@ -86,9 +106,15 @@ def give_rest(t: Trainer, source: Path) -> None:
     if t.strategy.scale is not None and position["scale"] is not None:
         t.strategy.scale.value, t.strategy.scale.held = position["scale"]
     t.taken = position["step"]
-    t.loader.load_state_dict(position["loader"])
+    t.loader.load_state_dict({**_blocks(config.get("data") or {}), **position["loader"]})
     t.guard.load_state_dict(position["guard"])
     t.saver.remember(position["best"])
+
+
+def _blocks(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a config says of the order, for checkpoints that do not say it themselves."""
+    block = data.get("block", 1)
+    return {} if data.get("pure") else {"block": block, **({"window": data.get("window", 16)} if block > 1 else {})}
 
 
 def copied(value: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="another process trains in this folder"):
         lock.hold(tmp_path / "run", patience=0.3)
 
-    held.close()
-    lock.hold(tmp_path / "run", patience=0).close()  # free again
+    held.release()
+    lock.hold(tmp_path / "run", patience=0).release()  # free again
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""How far rounding may take a right result: the only place where numeric tolerances of tests are made.
+
+Two kinds. `bound` is the error of a sum of `terms` numbers of at most `size`, each rounded, by its unit roundoff: for
+results whose arithmetic is simple. `own_errors` measures what the plain formula loses in the type under test when it
+adds in other orders, as another CPU, instruction set or number of threads does: for results whose conditioning is not
+(log-sum-exp at a scale of 200). Neither depends on the CPU that the tests run on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+SAFETY = 8  # errors of roundings add up like a random walk; this many deviations are not met by chance
+ORDERS = 4  # in which the plain formula adds
+
+
+def bound(dtype: torch.dtype = torch.float32, terms: int = 1, size: float = 1.0) -> float:
+    """Return 8 u sqrt(terms) size, u the unit roundoff: what `terms` rounded additions of numbers up to `size` lose."""
+    return SAFETY * torch.finfo(dtype).eps / 2 * max(1, terms) ** 0.5 * size
+
+
+def own_errors(
+    formula: Callable[..., Sequence[Tensor]], leaves: Sequence[Tensor | None], exact: Sequence[Tensor]
+) -> list[float]:
+    """Return per result how far `formula` in the leaves' type is from `exact`, at most, over several orders of sums.
+
+    leaves: [n, D] and [m, D] first, whose features are permuted alike; what follows stays. Results that are infinite
+    in `exact` do not count.
+    """
+    width, worst = leaves[0].shape[1], [0.0] * len(exact)
+    for seed in range(ORDERS):
+        order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+        turned = [v[:, order] if i < 2 else v for i, v in enumerate(leaves)]
+        for i, (value, true) in enumerate(zip(formula(*turned), exact)):
+            some = true.isfinite() & value.isfinite()
+            if some.any():
+                worst[i] = max(worst[i], (value.double() - true)[some].abs().max().item())
+    return worst

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import html
 import io
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
 from mmclr import written
@@ -25,6 +25,8 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.errors import UserError
+from mmclr.html import render
+from mmclr.secrets import address
 from mmclr.terminal import say
 
 SIDE, TEXT, GAP = 160, 54, 8  # pixels: of a picture, of its caption below, between pictures
@@ -59,7 +61,7 @@ def main(argv: list[str]) -> None:
     ledger = Ledger()
     shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), (), ledger)
     found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger))
-    data = page(found, args.shards).encode() if suffix == ".html" else _png(sheet(found))
+    data = page(found, address(args.shards)).encode() if suffix == ".html" else _png(sheet(found))
     written.write(args.out, data, KIND)
     say(f"{args.out}: {len(found)} of {len(shards):,} samples")
     for line in ledger.lines():
@@ -98,20 +100,15 @@ def sheet(found: Sequence[Look], columns: int = 8) -> Image.Image:
 
 def page(found: Sequence[Look], title: str) -> str:
     """Return a self-contained HTML page."""
-    cells = "".join(
-        f'<figure><img alt="" src="data:image/png;base64,{base64.b64encode(_png(look.image)).decode()}">'
-        f"<figcaption>{'<br>'.join(map(html.escape, look.captions))}<br><small>{html.escape(look.key)}</small>"
-        "</figcaption></figure>"
+    cells = [
+        {
+            "image": Markup("data:image/png;base64," + base64.b64encode(_png(look.image)).decode()),
+            "captions": look.captions,
+            "key": look.key,
+        }
         for look in found
-    )
-    style = (
-        "body{font:14px system-ui;margin:1rem}main{display:flex;flex-wrap:wrap;gap:12px}"
-        f"figure{{margin:0;width:{SIDE}px}}figcaption{{overflow-wrap:anywhere}}small{{color:#777}}"
-    )
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
-    return (
-        f"<!doctype html><html><head>{head}</head><body><h1>{html.escape(title)}</h1><main>{cells}</main></body></html>"
-    )
+    ]
+    return str(render("peek.html", title=title, side=SIDE, looks=cells))
 
 
 def _png(image: Image.Image) -> bytes:

@@ -16,7 +16,7 @@ FLOORS = {
     "mmclr.vocabulary": 0, "mmclr.parallel": 0, "mmclr.config": 0,
     "mmclr.checkpoints": 0,
     "mmclr.errors": -1, "mmclr.heap": -1, "mmclr.files": -1, "mmclr.yaml_text": -1,  # the ground: for all
-    "mmclr.console": -1, "mmclr.output": -2, "mmclr.terminal": -2, "mmclr.secrets": -3,
+    "mmclr.console": -1, "mmclr.html": -1, "mmclr.output": -2, "mmclr.terminal": -2, "mmclr.secrets": -3,
     "mmclr.written": 0, "mmclr.manifest": -1,
 }  # fmt: skip
 ROOMS_OF = {

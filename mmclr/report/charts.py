@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from markupsafe import Markup
+
+from mmclr.html import render, to_json
 from mmclr.report.scale import Axis, label
+from mmclr.terminal import plain
 
 WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 372, 12, 196
@@ -25,7 +28,7 @@ def lines(
     limits: Mapping[str, float] | None = None,
     x_name: str = "step",
     x_log: bool = False,
-) -> str:
+) -> Markup:
     """Draw {name: (xs, ys)} as curves; `limits` are named horizontal lines, `log` and `x_log` logarithmic axes.
 
     With `smooth`, the mean over so many points to either side is drawn, and the raw values stay visible behind it.
@@ -34,22 +37,28 @@ def lines(
     x = Axis.of([v for xs, _ in thin.values() for v in xs], LEFT, RIGHT, pad=0, log=x_log)
     shown = [v for _, ys in thin.values() for v in ys]
     y = Axis.of([*shown, *_near(shown, limits or {})], BOTTOM, TOP, log=log)
-    parts = [_frame(x, y), _limits(limits or {}, y)]
+    paths = []
     for number, (xs, ys) in enumerate(thin.values()):
         if smooth:
-            parts.append(_path(xs, ys, x, y, f"raw c{number % 6}"))
-        parts.append(_path(xs, centred_mean(ys, smooth), x, y, f"line c{number % 6}"))
+            paths.append((f"raw c{number % 6}", _path(xs, ys, x, y)))
+        paths.append((f"line c{number % 6}", _path(xs, centred_mean(ys, smooth), x, y)))
     hover = {
         "x": x_name,
         "series": [
-            {"name": name, "xs": _short(xs), "ys": _short(ys), "px": [x(v) for v in xs], "py": [y(v) for v in ys]}
+            {
+                "name": plain(name),
+                "xs": _short(xs),
+                "ys": _short(ys),
+                "px": [x(v) for v in xs],
+                "py": [y(v) for v in ys],
+            }
             for name, (xs, ys) in thin.items()
         ],
     }
-    return figure(title, "".join(parts), note, list(series), hover)
+    return figure(title, _axes(x, y, paths, limits or {}), note, list(series), hover)
 
 
-def histogram(title: str, groups: Mapping[str, Sequence[float]], *, note: str = "", bins: int = 40) -> str:
+def histogram(title: str, groups: Mapping[str, Sequence[float]], *, note: str = "", bins: int = 40) -> Markup:
     """Draw the distributions of several groups of values over each other, each as a share of its own group."""
     finite = {name: [v for v in values if math.isfinite(v)] for name, values in groups.items()}
     x = Axis.of([v for values in finite.values() for v in values], LEFT, RIGHT, pad=0.02)
@@ -57,11 +66,11 @@ def histogram(title: str, groups: Mapping[str, Sequence[float]], *, note: str = 
     y = Axis.of([0.0, *(v for s in shares.values() for v in s)], BOTTOM, TOP)
     step = (x.high - x.low) / bins
     edges = [x.low + step * i for i in range(bins + 1)]
-    parts = [_frame(x, y)]
+    paths = []
     for number, heights in enumerate(shares.values()):
         tops = "".join(f"L{x(a)},{y(h)}L{x(b)},{y(h)}" for a, b, h in zip(edges, edges[1:], heights))
-        parts.append(f'<path class="area c{number % 6}" d="M{x(edges[0])},{BOTTOM}{tops}L{x(edges[-1])},{BOTTOM}Z"/>')
-    return figure(title, "".join(parts), note, list(groups), None)
+        paths.append((f"area c{number % 6}", f"M{x(edges[0])},{BOTTOM}{tops}L{x(edges[-1])},{BOTTOM}Z"))
+    return figure(title, _axes(x, y, paths), note, list(groups), None)
 
 
 def centred_mean(values: Sequence[float], radius: int) -> list[float]:
@@ -95,7 +104,7 @@ def _shares(values: Sequence[float], x: Axis, bins: int) -> list[float]:
     return [count / max(len(values), 1) for count in counts]
 
 
-def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, kind: str) -> str:
+def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis) -> str:
     """Draw one curve; a value that is not finite breaks it."""
     steps, pen = [], "M"
     for a, b in zip(xs, ys):
@@ -104,47 +113,34 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis, kind: str)
             pen = "L"
         else:
             pen = "M"
-    return f'<path class="{kind}" d="{"".join(steps)}"/>'
+    return "".join(steps)
 
 
-def _frame(x: Axis, y: Axis) -> str:
-    parts = []
-    for tick in y.ticks():
-        at = y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{at + 4}" text-anchor="end">{label(tick)}</text>')
-    for tick in x.ticks(5):
-        parts.append(f'<text class="tick" x="{x(tick)}" y="{BOTTOM + 17}" text-anchor="middle">{label(tick)}</text>')
-    return "".join(parts)
-
-
-def _limits(limits: Mapping[str, float], y: Axis) -> str:
-    parts = []
-    for name, value in limits.items():
-        if y.low <= value <= y.high:
-            at = y(value)
-            parts.append(f'<line class="limit" x1="{LEFT}" x2="{RIGHT}" y1="{at}" y2="{at}"/>')
-            parts.append(f'<text class="limit" x="{RIGHT}" y="{at - 4}" text-anchor="end">{escape(name)}</text>')
-    return "".join(parts)
+def _axes(x: Axis, y: Axis, paths: Sequence[tuple[str, str]], limits: Mapping[str, float] | None = None) -> Markup:
+    """Draw a grid with its numbers, named horizontal lines, and paths: (class, steps)."""
+    return render(
+        "axes.svg", left=LEFT, right=RIGHT, bottom=BOTTOM, paths=paths,
+        down=[{"at": y(tick), "label": label(tick)} for tick in y.ticks()],
+        across=[{"at": x(tick), "label": label(tick)} for tick in x.ticks(5)],
+        limits=[{"at": y(v), "label": name} for name, v in (limits or {}).items() if y.low <= v <= y.high],
+    )  # fmt: skip
 
 
 def figure(
     title: str,
-    drawing: str,
+    drawing: Markup,
     note: str,
     names: Sequence[str],
     hover: object = None,
     size: Sequence[float] = (WIDTH, HEIGHT),
-) -> str:
+) -> Markup:
     """Frame a drawing: caption, legend where there is more than one name, note, and what the pointer shows."""
-    legend = "".join(f'<span class="key c{i % 6}">{escape(n)}</span>' for i, n in enumerate(names) if len(names) > 1)
-    style = f'style="max-width:{size[0] * 1.15:.0f}px" ' if size[0] != WIDTH else ""  # small print stays small
-    data = f' data-hover="{escape(json.dumps(hover, separators=(",", ":")))}"' if hover else ""
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{legend}</figcaption>'
-        f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" {style}role="img" aria-label="{escape(title)}"{data}>'
-        f"{drawing}</svg>" + (f'<p class="note">{escape(note)}</p>' if note else "") + "</figure>"
-    )
+    return render(
+        "figure.html", title=title, names=names, note=note, drawing=drawing,
+        width=f"{size[0]:g}", height=f"{size[1]:g}",
+        limit=f"{size[0] * 1.15:.0f}" if size[0] != WIDTH else "",  # small print stays small
+        hover=Markup(escape(to_json(hover))) if hover else "",
+    )  # fmt: skip
 
 
 def _short(values: Sequence[float]) -> list[float | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +63,20 @@ def build(sources: Iterable[Path], title: str = "") -> Page:
             else:
                 results.append((path, check_result(path, tree)))
     page = Page(title or (runs + [path for path, _ in results + comparisons])[0].stem)
-    for _, tree in comparisons:
-        add_comparison(page, tree)
+    for path, tree in comparisons:
+        with _read_as(path, "a comparison of mmclr eval compare"):
+            add_comparison(page, tree)
     if len(results) > 1:
         page.table("Evaluations", COLUMNS, [row for _, tree in results for row in rows_of(tree)])
     for path, tree in results:
-        add_result(page, tree)
-        add_examples(page, path.with_suffix(".examples.json"))
+        with _read_as(path, "a result of mmclr eval"):
+            add_result(page, tree)
+        examples = path.with_suffix(".examples.json")
+        with _read_as(examples, "the examples of mmclr eval"):
+            add_examples(page, examples)
     for run in runs:
-        page.curves(run / "log.jsonl", run.name if len(runs) > 1 else "", clamp(run))
+        with _read_as(run / "log.jsonl", "the log of a run"):
+            page.curves(run / "log.jsonl", run.name if len(runs) > 1 else "", clamp(run))
     return page
 
 
@@ -95,7 +102,32 @@ def check_result(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     lacking = [key for key in ("dataset", "task", "metrics") if key not in tree]
     if lacking:
         raise UserError(f"{path}: not a result of mmclr eval (it has no {lacking[0]})")
-    return tree
+    numbers = {"metrics": _is_number, "n": _is_number, "ci95": _is_interval}
+    for field, right in numbers.items():
+        values = tree.get(field) or {}
+        if not isinstance(values, Mapping):
+            raise UserError(f"{path}: {field} is no mapping, so this is not a result of mmclr eval")
+        for name, value in values.items():
+            if value is not None and not right(value):
+                raise UserError(f"{path}: {field} of {name!r} is {value!r:.60}, which is no number; evaluate again")
+    return {**tree, **{field: tree.get(field) or {} for field in numbers}}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+
+
+@contextmanager
+def _read_as(path: Path, what: str) -> Iterator[None]:
+    """Say in a sentence that a file is not what it should be, whatever in it is of another kind."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError) as error:
+        raise UserError(f"{path}: not {what} ({type(error).__name__}: {error}); make it again") from None
 
 
 def add_comparison(page: Page, tree: Mapping[str, Any]) -> None:

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from mmclr.errors import UserError
+from mmclr.html import render
 from mmclr.report import charts
 from mmclr.report.panels import TRAINING, Panel, arrange
 
@@ -16,7 +19,7 @@ Limits = Mapping[str, Mapping[str, float]]
 MAY_BREAK = {name for panel in TRAINING for name in panel.names}  # null there is a value that was not finite
 
 
-def draw(log: str | Path | Iterable[Mapping[str, Any]], limits: Limits | None = None) -> dict[str, str]:
+def draw(log: str | Path | Iterable[Mapping[str, Any]], limits: Limits | None = None) -> dict[str, Markup]:
     """Draw a log (a JSONL file, or its records): sections of charts by title, in all every number that moves.
 
     `limits` adds named horizontal lines to a quantity's panel: {"loss": {"chance": 5.5}}.
@@ -26,12 +29,12 @@ def draw(log: str | Path | Iterable[Mapping[str, Any]], limits: Limits | None = 
     for name in only_term:  # says the same twice
         del series[name]
     return {
-        title: f'<div class="charts">{"".join(_chart(panel, series, limits or {}) for panel in panels)}</div>'
+        title: render("charts.html", figures=[_chart(panel, series, limits or {}) for panel in panels])
         for title, panels in arrange(series).items()
     }
 
 
-def _chart(panel: Panel, series: Mapping[str, tuple[list[float], list[float]]], limits: Limits) -> str:
+def _chart(panel: Panel, series: Mapping[str, tuple[list[float], list[float]]], limits: Limits) -> Markup:
     own = {label: at for name in panel.names for label, at in limits.get(name, {}).items()}
     return charts.lines(
         panel.title,

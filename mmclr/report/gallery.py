@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
+from markupsafe import Markup
+
+from mmclr.html import render
 from mmclr.report.pictures import Picture, data_uri
 
 
@@ -48,54 +51,51 @@ class Written:
     right: bool = False  # whether the two say the same
 
 
-def grid(queries: Iterable[Query]) -> str:
+def grid(queries: Iterable[Query]) -> Markup:
     """Draw one row per query; right answers carry a ring and a tick."""
-    return f'<div class="queries">{"".join(_row(query) for query in queries)}</div>'
+    return render("grid.html", queries=[_row(query) for query in queries])
 
 
-def cards(predictions: Iterable[Prediction]) -> str:
+def cards(predictions: Iterable[Prediction]) -> Markup:
     """Draw one card per prediction, its guesses as bars."""
-    return f'<div class="cards">{"".join(_card(p) for p in predictions)}</div>'
+    return render("cards.html", cards=[_card(prediction) for prediction in predictions])
 
 
-def captions(items: Iterable[Written]) -> str:
+def captions(items: Iterable[Written]) -> Markup:
     """Draw one card per picture: what was written, and below it the reference."""
-    return f'<div class="cards">{"".join(map(_written, items))}</div>'
+    return render("cards.html", cards=[_written(item) for item in items])
 
 
-def _row(query: Query) -> str:
-    asked = f'<img src="{data_uri(query.picture)}" alt="">' if query.picture is not None else ""
-    asked += f"<b>{escape(query.text)}</b>"
+def _row(query: Query) -> dict[str, Any]:
     known = [found.right for found in query.found if found.right is not None]
-    if known:
-        place = next((i + 1 for i, right in enumerate(known) if right), None)
-        asked += f'<span class="{"good" if place else "bad"}">{f"found at {place}" if place else "not found"}</span>'
-    if query.note:
-        asked += f"<small>{escape(query.note)}</small>"
-    return f'<div class="query"><div class="asked">{asked}</div><ol>{"".join(map(_tile, query.found))}</ol></div>'
+    place = next((i + 1 for i, right in enumerate(known) if right), 0) if known else None
+    return {
+        "text": query.text,
+        "note": query.note,
+        "picture": data_uri(query.picture) if query.picture is not None else "",
+        "place": place,  # 0: not found; None: nobody knows
+        "found": [_tile(found) for found in query.found],
+    }
 
 
-def _tile(found: Found) -> str:
-    kind = {True: "right", False: "wrong", None: ""}[found.right]
-    mark = '<i aria-label="right answer">✓</i>' if found.right else ""
+def _tile(found: Found) -> dict[str, Any]:
     score = f"{found.score:.2f}" if found.score is not None else ""
-    hint = escape(" · ".join(part for part in (found.name, score) if part))
-    caption = f"<span>{escape(found.name)}</span>" if found.name else ""
-    image = f'<img src="{data_uri(found.picture)}" alt="{escape(found.name)}" loading="lazy">'
-    return f'<li class="{kind}" title="{hint}">{mark}{image}{caption}</li>'
+    return {
+        "kind": {True: "right", False: "wrong", None: ""}[found.right],
+        "hint": " · ".join(part for part in (found.name, score) if part),
+        "name": found.name,
+        "picture": data_uri(found.picture),
+    }
 
 
-def _card(prediction: Prediction) -> str:
-    rows = "".join(
-        f'<li class="{"right" if name == prediction.truth else ""}"><span>{escape(name)}</span>'
-        f'<i><i style="width:{share:.1%}"></i></i><em>{share:.0%}</em></li>'
+def _card(prediction: Prediction) -> dict[str, Any]:
+    rows = [
+        {"name": name, "right": name == prediction.truth, "width": f"{share:.1%}", "share": f"{share:.0%}"}
         for name, share in prediction.guesses
-    )
-    image = f'<img src="{data_uri(prediction.picture)}" alt="{escape(prediction.truth)}" loading="lazy">'
-    return f'<div class="card">{image}<div><b>{escape(prediction.truth)}</b><ul>{rows}</ul></div></div>'
+    ]
+    return {"picture": data_uri(prediction.picture), "alt": prediction.truth, "head": prediction.truth, "rows": rows}
 
 
-def _written(item: Written) -> str:
-    truth = f'<li class="{"right" if item.right else ""}"><span>{escape(item.truth)}</span></li>'
-    image = f'<img src="{data_uri(item.picture)}" alt="{escape(item.truth)}" loading="lazy">'
-    return f'<div class="card">{image}<div><b>{escape(item.caption) or "–"}</b><ul>{truth}</ul></div></div>'
+def _written(item: Written) -> dict[str, Any]:
+    rows = [{"name": item.truth, "right": item.right, "width": ""}]
+    return {"picture": data_uri(item.picture), "alt": item.truth, "head": item.caption or "–", "rows": rows}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from mmclr import __version__, written
+from mmclr.html import own, render
 from mmclr.report import curves, gallery, tables
 from mmclr.report.gallery import Prediction, Query, Written
 from mmclr.report.tables import Number
 
 KIND = "report"  # in manifests
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 class Page:
@@ -26,7 +30,7 @@ class Page:
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self.title, self.subtitle = title, subtitle
-        self.sections: list[tuple[str, str]] = []  # (title, HTML); an untitled one goes without a head
+        self.sections: list[tuple[str, Markup]] = []  # (title, its HTML); an untitled one goes without a head
 
     def numbers(self, items: Iterable[Number], title: str = "", note: str = "") -> Page:
         """Add key numbers as tiles."""
@@ -50,7 +54,7 @@ class Page:
 
     def charts(self, title: str, figures: Iterable[str], note: str = "") -> Page:
         """Add figures made by mmclr.report.charts, side by side."""
-        return self.add(title, f'<div class="charts">{"".join(figures)}</div>', note)
+        return self.add(title, render("charts.html", figures=list(figures)), note)
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> Page:
         """Add a table that sorts."""
@@ -70,39 +74,25 @@ class Page:
 
     def text(self, title: str, *paragraphs: str) -> Page:
         """Add plain paragraphs; `code` between backticks is set as such."""
-        coded = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(paragraph)) for paragraph in paragraphs)
-        return self.add(title, "".join(f"<p>{paragraph}</p>" for paragraph in coded))
+        pieces = [re.split("`([^`]+)`", paragraph) for paragraph in paragraphs]  # every second one is code
+        return self.add(title, render("paragraphs.html", paragraphs=pieces))
 
     def add(self, title: str, html: str, note: str = "") -> Page:
-        """Add a section of ready HTML."""
-        lead = f'<p class="lead">{escape(note)}</p>' if note else ""
-        self.sections.append((title, lead + html))
+        """Add a section of what a template made (Markup); other strings are text."""
+        self.sections.append((title, render("section.html", note=note, body=html)))
         return self
 
     def html(self) -> str:
         """Return the whole page."""
-        style, script = (files("mmclr.report").joinpath(n).read_text("utf-8") for n in ("style.css", "script.js"))
-        titled = [(f"s{i}", title) for i, (title, _) in enumerate(self.sections) if title]
-        links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in titled)
-        body = "".join(_section(f"s{i}", title, html) for i, (title, html) in enumerate(self.sections))
-        subtitle = f"<p>{escape(self.subtitle)}</p>" if self.subtitle else ""
+        style, script = own("style.css"), own("script.js")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         made = f"{datetime.now():%Y-%m-%d %H:%M} · mmclr {__version__}"
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-            f"<title>{escape(self.title)}</title><style>{style}</style></head><body>"
-            f'<header><div><h1>{escape(self.title)}</h1>{subtitle}</div>'
-            '<button type="button" id="theme" aria-label="switch between dark and light">◐</button></header>'
-            f'<nav aria-label="sections">{links}</nav><main>{body}</main>'
-            f"<footer>{made}</footer><script>{script}</script></body></html>\n"
+        page = render(
+            "report.html", title=self.title, subtitle=self.subtitle, sections=self.sections, made=made, style=style,
+            script=script, policy=f"{POLICY}; script-src 'sha256-{digest}'",
         )  # fmt: skip
+        return str(page)  # Markup would escape what its methods are given
 
     def save(self, path: str | Path) -> Path:
         """Write the page to `path`, which is new or such a page that we wrote."""
         return written.write(path, self.html(), KIND)
-
-
-def _section(key: str, title: str, html: str) -> str:
-    head = f"<h2>{escape(title)}</h2>" if title else ""
-    return f'<section id="{key}">{head}{html}</section>'

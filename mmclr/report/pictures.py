@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from mmclr.data.decode import open_image
@@ -16,13 +17,13 @@ Picture = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] o
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
 
-def data_uri(picture: Picture, side: int = SIDE) -> str:
+def data_uri(picture: Picture, side: int = SIDE) -> Markup:
     """Return `picture`, shrunk to at most `side` pixels, as a data URI."""
     image = to_image(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=82, method=4)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+    return Markup("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii"))
 
 
 def to_image(picture: Picture) -> Image.Image:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
+
+from mmclr.html import render
 from mmclr.report.scale import label
 
 
@@ -22,21 +24,17 @@ class Number:
     aim: float | None = None
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
     """Draw a table whose columns sort when their head is pressed; numbers stand to the right."""
     rows = [list(row) for row in rows]
     numeric = [all(_is_number(row[i]) or row[i] is None for row in rows) for i in range(len(columns))]
-    head = "".join(
-        f'<th scope="col"{_side(right)}><button type="button">{escape(name)}</button></th>'
-        for name, right in zip(columns, numeric)
-    )
-    body = "".join(f"<tr>{''.join(_cell(v, right) for v, right in zip(row, numeric))}</tr>" for row in rows)
-    return f'<div class="scroll"><table class="sort"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    cells = [[_cell(value) for value in row] for row in rows]
+    return render("table.html", columns=columns, numeric=numeric, rows=cells)
 
 
-def numbers(items: Iterable[Number]) -> str:
+def numbers(items: Iterable[Number]) -> Markup:
     """Draw key numbers as a row of tiles."""
-    return f'<div class="numbers">{"".join(map(_number, items))}</div>'
+    return render("numbers.html", items=[_number(item) for item in items])
 
 
 def of_result(result: Mapping[str, Any], chance: Mapping[str, float] | None = None) -> list[Number]:
@@ -48,45 +46,34 @@ def of_result(result: Mapping[str, Any], chance: Mapping[str, float] | None = No
     return out
 
 
-def _number(item: Number) -> str:
+def _number(item: Number) -> dict[str, Any]:
     value = item.value if isinstance(item.value, str) else "–" if item.value is None else f"{item.value:.3f}"
     span = f"{item.interval[0]:.3f} – {item.interval[1]:.3f}" if item.interval else ""
     small = " · ".join(part for part in (span, item.note) if part)
-    bar = _bar(item) if isinstance(item.value, float) and item.interval and 0 <= item.value <= 1 else ""
-    return (
-        f'<div class="number"><span>{escape(item.name).replace("_", "_<wbr>")}</span><b>{escape(value)}</b>{bar}'
-        f"<small>{escape(small)}</small></div>"
-    )
+    bar = _bar(item) if isinstance(item.value, float) and item.interval and 0 <= item.value <= 1 else None
+    return {"parts": item.name.split("_"), "value": value, "small": small, "bar": bar}
 
 
-def _bar(item: Number) -> str:
-    """Draw 0..1 as a track, the interval as a band, the value, chance and aim as marks."""
+def _bar(item: Number) -> dict[str, Any]:
+    """Return the interval as a band, and the value, chance and aim as marks, in hundredths of a track."""
     low, high = item.interval  # type: ignore[misc]
-    marks = [("value", item.value, "value"), ("chance", item.chance, "chance"), ("aim", item.aim, "aim")]
-    ticks = "".join(
-        f'<line class="{kind}" x1="{at * 100:.2f}" x2="{at * 100:.2f}" y2="8"><title>{name} {at:.3f}</title></line>'
-        for kind, at, name in marks
-        if at is not None
-    )
-    band = f'<rect class="band" x="{low * 100:.2f}" y="1" width="{max(high - low, 0.004) * 100:.2f}" height="6"/>'
-    return (
-        '<svg class="range" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" y="3" height="2"/>{band}{ticks}</svg>'
-    )
+    marks = [
+        {"kind": kind, "at": f"{at * 100:.2f}", "hint": f"{kind} {at:.3f}"}
+        for kind, at in (("value", item.value), ("chance", item.chance), ("aim", item.aim))
+        if isinstance(at, (int, float))
+    ]
+    return {"low": f"{low * 100:.2f}", "width": f"{max(high - low, 0.004) * 100:.2f}", "marks": marks}
 
 
-def _cell(value: Any, right: bool) -> str:
+def _cell(value: Any) -> dict[str, Any]:
+    """Return a cell's text, and the number by which it sorts."""
     if value is None:
-        return f"<td{_side(right)}>–</td>"
+        return {"text": "–", "value": None}
     if not _is_number(value):
-        return f"<td{_side(right)}>{escape(str(value))}</td>"
+        return {"text": str(value), "value": None}
     text = f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if 1e-3 <= abs(value) < 10 else label(value)
-    return f'<td{_side(right)} data-v="{value!r}">{text}</td>'
+    return {"text": text, "value": repr(value)}
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _side(right: bool) -> str:
-    return ' class="n"' if right else ""

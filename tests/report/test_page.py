@@ -1,5 +1,7 @@
 """The page: one file without references to others; in a browser no error, no sideways scrolling, tables that sort."""
 
+import base64
+import hashlib
 import json
 import math
 import re
@@ -110,7 +112,9 @@ def browse(path):
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt-get install chromium): the page is not rendered")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_in_a_browser(page, tmp_path, width):
+    digest = base64.b64encode(hashlib.sha256(re.search(r"<script>(.*)</script>", PROBE, re.S)[1].encode()).digest())
     probed = page.html().replace("</body>", PROBE + "</body>")
+    probed = probed.replace("script-src ", f"script-src &#39;sha256-{digest.decode()}&#39; ")  # else it is not run
     path = tmp_path / "frame.html"  # a window cannot be as narrow as a phone, a frame in it can
     frame = f'<iframe style="border:0" width="{width}" height="900" srcdoc="{escape(probed)}"></iframe>'
     path.write_text('<meta charset="utf-8">' + frame, "utf-8")
@@ -129,3 +133,12 @@ def test_an_error_in_the_page_would_be_seen(tmp_path):
     path = tmp_path / "broken.html"
     path.write_text("<script>missing.call()</script>")
     assert browse(path)[1]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here (apt-get install chromium): the page is not rendered")
+def test_a_script_that_is_not_ours_does_not_run(page, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(page.html().replace("</body>", "<script>document.title = 'taken'</script></body>"))
+    dom, console = browse(path)
+    assert "<title>A &amp; B &lt;run&gt;</title>" in dom
+    assert any("Content Security Policy" in line for line in console)

@@ -21,7 +21,7 @@ from typing import IO
 
 from filelock import FileLock
 
-from mmclr.secrets import redact
+from mmclr.terminal import say
 
 _noted: set[str] = set()
 
@@ -96,4 +96,4 @@ def note(about: str, text: str) -> None:
     """Say something on stderr, once in a process for each `about`."""
     if about not in _noted:
         _noted.add(about)
-        print(f"mmclr: {redact(text)}", file=sys.stderr, flush=True)
+        say(f"mmclr: {text}", file=sys.stderr, flush=True)

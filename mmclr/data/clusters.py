@@ -21,6 +21,7 @@ from mmclr import written
 from mmclr.data import sources
 from mmclr.data.addresses import base
 from mmclr.data.index import Ints, ShardIndex
+from mmclr.data.ledger import Fault
 from mmclr.data.shards import Shards, bounds
 from mmclr.errors import UserError
 
@@ -79,12 +80,15 @@ class Clusters:
         self._open: dict[tuple[int, int], Labels] = {}
 
     def of(self, number: int) -> Labels:
-        """Return the nearest clusters [top] of a sample."""
+        """Return the nearest clusters [top] of a sample. Raises Fault when they are none of the clusters."""
         part = int(np.searchsorted(self.begins, number, side="right")) - 1
         shard, row = self.parts[part].locate(number - int(self.begins[part]))
         if (part, shard) not in self._open:
             self._open[part, shard] = self._mapped(part, shard)
-        return self._open[part, shard][row]
+        found = self._open[part, shard][row]
+        if (found < -1).any() or (found >= self.count).any():
+            raise Fault("bad_label", f"its labels {self.name} are {found.tolist()}, of {self.count} clusters")
+        return found
 
     @cached_property
     def nearest(self) -> Labels:
@@ -105,8 +109,13 @@ class Clusters:
         path = place(index.url, self.name)
         try:
             labels: Labels = np.load(path, mmap_mode="r")
-        except (OSError, ValueError):
+        except (ValueError, EOFError, SyntaxError):
+            raise UserError(f"{path}: no file of labels; {MAKE} anew") from None
+        except OSError:
             raise UserError(f"{path}: there are no labels of this shard; {MAKE}") from None
+        if labels.ndim != 2 or labels.dtype.kind != "i" or not labels.shape[1]:
+            kind = f"{labels.dtype} of shape {list(labels.shape)}"
+            raise UserError(f"{path}: labels are whole numbers [samples, clusters], not {kind}; {MAKE} anew")
         if len(labels) != len(index):
             raise UserError(f"{path}: labels of {len(labels)} samples, the shard has {len(index)}; {MAKE} anew")
         return labels
@@ -140,5 +149,5 @@ def _read_facts(folder: Path, name: str) -> int:
         return int(json.loads(path.read_text())["clusters"])
     except OSError:
         raise UserError(f"data: there are no cluster labels {name} ({path} is missing); {MAKE}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{path}: cannot be read; {MAKE} anew") from None

@@ -90,6 +90,26 @@ def test_labels_that_do_not_fit_are_told(shards, tokenizer, tmp_path):
     assert clusters.place("s3://bucket/0.tar", f"{tmp_path}/x") == tmp_path / "0.tar.x.npy"
 
 
+@pytest.mark.parametrize("labels", [np.zeros(30, np.int32), np.zeros((30, 0), np.int32), np.full((30, 1), np.nan)])
+def test_files_that_are_no_labels_are_told(shards, tokenizer, labels):
+    label(shards, lambda n: 0)
+    np.save(clusters.place(str(shards / "1.tar"), "clusters"), labels)
+    with pytest.raises(UserError, match="labels are whole numbers"):
+        loader(shards, tokenizer, pure=["clusters"])
+
+
+def test_a_label_of_no_cluster_is_one_bad_sample(shards, tokenizer):
+    label(shards, lambda n: 0)
+    path = clusters.place(str(shards / "1.tar"), "clusters")
+    labels = np.load(path)
+    labels[3], labels[5] = 1 << 30, -7
+    np.save(path, labels)
+    loaded = loader(shards, tokenizer, clusters="clusters", faults="skip", max_faults=0.5)
+    for _ in zip(range(loaded.batches_per_epoch), loaded):
+        pass
+    assert loaded.ledger.counts == {"bad_label": 2}
+
+
 def test_stages_are_told_apart_by_all_their_labels():
     """Ten clusters, 3 then 7, are another group than 7 then 3."""
     found = groups([np.array([3, 7, 3, 3]), np.array([7, 3, 7, 2])])

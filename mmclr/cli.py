@@ -10,6 +10,7 @@ from mmclr.config import nearest
 from mmclr.errors import run
 from mmclr.heap import keep_freed_memory
 from mmclr.secrets import redact
+from mmclr.spinning import let_threads_sleep
 from mmclr.terminal import say
 
 # command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
@@ -18,7 +19,7 @@ COMMANDS = {
     "demo": ("mmclr.demo:main", "train, evaluate and export a small model on real icons, then show a report"),
     "train": (
         "mmclr.train.run:main",
-        "train a model from a config in one process (several: accelerate launch -m mmclr.train)",
+        "train a model from a config (--processes N: on several GPUs of this machine)",
     ),
     "compare": ("mmclr.compare:main", "train several configs on one budget and say which is better, how surely"),
     "eval": ("eval.benchmark:main", "with CLIP_benchmark's options; the suites below have more to say"),
@@ -97,6 +98,7 @@ def _dispatch(args: list[str]) -> int:
     module, function = COMMANDS[name][0].split(":")
     sys.argv = [f"mmclr {name}", *map(redact, args)]  # trackers keep it with the run
     keep_freed_memory()
+    let_threads_sleep()
     command = getattr(importlib.import_module(module), function)
     with output.swallowed(name in GO_ON):
         return run(f"mmclr {name}", command, args[len(name.split()) :])

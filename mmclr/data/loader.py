@@ -108,6 +108,11 @@ class Loader:
             self.ledger.check(self._read, config.faults, config.max_faults)
             yield batch.pin_memory() if torch.cuda.is_available() else batch
 
+    def ahead(self) -> Iterator[Batch]:
+        """Yield the batches that are to come, made as those of a run are, and hand out none of them."""
+        config = self.config
+        return run_ahead(self.assembler, self._starts(), config.workers, config.patience)
+
     def _starts(self) -> Iterator[Start]:
         position, batch = self.position, self.config.batch
         while True:

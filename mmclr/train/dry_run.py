@@ -17,7 +17,7 @@ from mmclr import parallel
 from mmclr.data.batch import Batch
 from mmclr.models import varlen
 from mmclr.terminal import say
-from mmclr.train import clock, forecast, processes, trackers
+from mmclr.train import clock, forecast, processes, threads, trackers
 from mmclr.train.forecast import GIB
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer
@@ -35,9 +35,10 @@ def dry_run(run: RunConfig) -> None:
     trackers.choose(run.trackers)
     with tempfile.TemporaryDirectory() as folder, processes.joined(run.timeout) as accelerator:
         trainer = Trainer(dataclasses.replace(run, out=str(Path(folder) / "run"), resume="never"), accelerator)
-        for line in report(trainer, run):
-            if accelerator.is_main_process:
-                say(line, flush=True)
+        with threads.settled(trainer):
+            for line in report(trainer, run):
+                if accelerator.is_main_process:
+                    say(line, flush=True)
 
 
 def report(t: Trainer, run: RunConfig) -> Iterator[str]:
@@ -51,6 +52,7 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
     micro = f" in micro-batches of {run.micro_batch}" if 0 < run.micro_batch < own else ""
     shared = f", which share out {', '.join(sorted(t.strategy.cut))}" if t.strategy.cut and world > 1 else ""
     yield f"step         {run.data.batch:,} pairs; {own:,} on each of {world} processes{micro}{shared}"
+    yield f"threads      {t.threads} of {threads.cores()} cores, in each process"
     yield f"compute      {flops / own / 1e9:,.3g} GFLOP a sample, forward and backward, as counted"
     kind = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[t.step.precision]
     weights = sum(t.strategy.size(name) for name in t.strategy.parameters)

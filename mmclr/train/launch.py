@@ -1,39 +1,32 @@
-"""Make `accelerate launch` start as many processes as it was asked for on a machine without accelerators too.
+"""Start several processes of a run on this machine, and see that they end together.
 
-accelerate starts one process there and only hints at the others in its environment. And whoever starts several
-processes may die first (kill -9): the others must not go on writing to the run's folder.
+`accelerate launch` starts one process alone where it finds no accelerator and its config does not say MULTI_GPU, and
+tells it nothing of the others that were asked for. And whoever starts several processes may die first (kill -9): the
+others must not go on writing to the run's folder.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import signal
 import sys
 
-import torch
-
 from mmclr.errors import UserError
 
 
-def start_missing_processes(argv: list[str]) -> int | None:
-    """Start the processes that accelerate was asked for but did not start; return their exit status, else None."""
-    if "WORLD_SIZE" in os.environ:
-        die_with_parent()
-    asked = _asked_for()
-    if asked is None:
-        return None
+def start(processes: int, argv: list[str]) -> int:
+    """Run `mmclr train` in so many processes of this machine, by torch's launcher; return their exit status."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
+    if started():
+        raise UserError("--processes: this process was started as one of several already; leave the option out")
     die_with_parent()
-    machines = ["--nnodes", str(asked.num_machines), "--node_rank", str(asked.machine_rank or 0)]
-    address = ["--master_addr", os.environ["MASTER_ADDR"], "--master_port", os.environ["MASTER_PORT"]]
-    each = ["--nproc_per_node", str(asked.num_processes // asked.num_machines)]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
-        main([*machines, *each, *address, "--module", "mmclr.train", *argv])
+        main(["--standalone", "--nproc_per_node", str(processes), "--module", "mmclr.train", *argv])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         return _say(rank, failure.exitcode)
@@ -61,23 +54,21 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
-def _asked_for() -> argparse.Namespace | None:
-    """Return the launcher's arguments if it was asked for several processes and started this one alone."""
-    hinted = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ
-    if not hinted or "WORLD_SIZE" in os.environ or torch.cuda.is_available():
-        return None
-    import psutil  # accelerate depends on it
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
+def started() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
-    words = psutil.Process(os.getppid()).cmdline()
-    if "launch" not in words:
-        return None
-    asked, _ = launch_command_parser().parse_known_args(words[words.index("launch") + 1 :])
-    file = asked.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
-    if file is not None:
-        config = load_config_from_file(file)
-        for name in ("num_processes", "num_machines", "machine_rank"):
-            setattr(asked, name, getattr(asked, name) or getattr(config, name, None))
-    asked.num_machines = asked.num_machines or 1
-    return asked if (asked.num_processes or 1) > 1 else None
+
+def check_alone() -> None:
+    """Refuse to be the only one of several processes: accelerate names a meeting place where it was asked for more.
+
+    And see that one of several ends when its launcher is gone.
+    """
+    if "WORLD_SIZE" in os.environ:
+        die_with_parent()
+    elif "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ:
+        raise UserError(
+            "accelerate launch was asked for several processes but has started one alone, as it does where it finds no "
+            "accelerator, and does not tell it how many; write `mmclr train --processes N ...`, or accelerate launch "
+            "--multi_gpu --num_processes N (distributed_type: MULTI_GPU in its config), which works on CPUs too"
+        )

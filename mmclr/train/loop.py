@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmclr import parallel
 from mmclr.losses.diagnostics import diagnose
-from mmclr.train import state
+from mmclr.train import state, threads
 from mmclr.train.clock import Clock
 from mmclr.train.log import Display, Log
 from mmclr.train.stop import Stop
@@ -34,7 +34,7 @@ class Loop:
     def run(self) -> Path:
         """Take the steps, until the last or until a signal asks to stop; return the last checkpoint."""
         t = self.trainer
-        with self.display, self.log, self.stop:
+        with self.display, self.log, self.stop, threads.settled(t):
             batches = iter(t.loader)
             self._say_notes()
             while t.taken < self.steps and not parallel.agree(self.stop.asked or t.saver.failed):
@@ -70,7 +70,7 @@ class Loop:
     def _report(self, values: dict[str, Any]) -> None:
         """Write a line of the log, and show it."""
         t = self.trainer
-        row = {**numbers(values), **self.clock.read(t.taken, self.steps)}
+        row = {**numbers(values), **self.clock.read(t.taken, self.steps), "threads": t.threads}
         if len(t.run.data.sources()) > 1:
             row["shares"] = {name: round(share, 6) for name, share in t.loader.shares().items()}
         if parallel.agree(t.guard.spikes(row["loss"])) and t.batch is not None:

@@ -62,4 +62,4 @@ def _stay_on_cpu(wait: timedelta) -> None:
     shards = any(os.environ.get(f"ACCELERATE_USE_{name}") == "true" for name in ("FSDP", "DEEPSPEED"))
     state = PartialState(cpu=not shards, backend="gloo", timeout=wait)
     if state.distributed_type == DistributedType.NO:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # read as: several of one kind
+        state.distributed_type = DistributedType.MULTI_GPU  # read as: several of one kind; it has no setting for that

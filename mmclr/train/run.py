@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Lt
 
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
+from mmclr.errors import UserError
 from mmclr.losses.ramp import Ramp, Weight
 from mmclr.losses.terms import build_terms
 from mmclr.models.clip import ModelConfig
@@ -55,6 +56,7 @@ class RunConfig:
     evaluate: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)  # {name: {suite, data, every_..}}
     log_every: Annotated[int, Ge(1)] = 10  # steps
     diagnose_every: Annotated[int, Ge(0)] = 100  # steps after which the batch's geometry is logged; 0: never
+    threads: Annotated[int, Ge(1)] | Literal["auto"] = "auto"  # of a process's steps on a CPU; auto: tried at the start
     trackers: str = "auto"  # auto: TensorBoard where it is installed; none; or tensorboard, wandb, ... by commas
     timeout: Annotated[float, Gt(0)] = 10.0  # minutes that a process waits for the others before it gives up
     resume: str = "auto"  # auto: the run's newest checkpoint; never; or a checkpoint's folder
@@ -90,16 +92,23 @@ class RunConfig:
 def main(argv: list[str]) -> int:
     """`mmclr train CONFIG [key=value ...]`."""
     parser = argparse.ArgumentParser(
-        usage="%(prog)s [--dry-run] CONFIG [key=value ...]",
+        usage="%(prog)s [--processes N] [--dry-run] CONFIG [key=value ...]",
         description="Train an image-text model on tar shards. CONFIG is a YAML file or the name of one that ships "
         "with mmclr (base.yaml says what every key means); key=value overrides it, with dots for depth.",
         epilog="example: mmclr train base.yaml 'data.train=shards/{00000..00099}.tar' model.preset=ViT-B/32 "
-        "data.batch=1024 epochs=30 optim.lr=5e-4. On several processes: accelerate launch --num_processes 8 -m "
-        "mmclr.train CONFIG ...; a killed or stopped run goes on when the same command is given again. Its status is 0 "
-        "after the last step, 128 + a signal's number (Ctrl-C 130, SIGTERM 143) when that stopped it, saved, before.",
+        "data.batch=1024 epochs=30 optim.lr=5e-4. On several GPUs: --processes 8; on many machines: accelerate launch "
+        "-m mmclr.train CONFIG ...; a killed or stopped run goes on when the same command is given again. Its status "
+        "is 0 after the last step, 128 + a signal's number (Ctrl-C 130, SIGTERM 143) where that stopped it, saved.",
     )
     parser.add_argument("config", metavar="CONFIG")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="start so many on this machine, which share each batch: one for each GPU, or several on a CPU (default 1)",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -110,9 +119,11 @@ def main(argv: list[str]) -> int:
     build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
     from mmclr.train import launch
 
-    status = launch.start_missing_processes(argv)
-    if status is not None:
-        return status
+    if args.processes > 1:
+        if run.data.batch % args.processes:
+            raise UserError(f"data.batch={run.data.batch} cannot be divided among {args.processes} processes")
+        return launch.start(args.processes, [args.config, *args.overrides, *["--dry-run"] * args.dry_run])
+    launch.check_alone()
     if args.dry_run:
         from mmclr.train.dry_run import dry_run
 

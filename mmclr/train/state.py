@@ -35,6 +35,7 @@ def take(t: Trainer) -> Snapshot | None:
     optimizer = {name: copied(value) for name, value in t.strategy.optimizer_state() if main}
     position = {
         "step": t.taken,
+        "threads": t.threads,
         "loader": t.loader.state_dict(),  # sums over ranks: all must ask
         "guard": t.guard.state_dict(),
         "scale": None if scale is None else [scale.value, scale.held],
@@ -105,7 +106,7 @@ def _give(t: Trainer, source: Path, position: dict[str, Any], config: dict[str, 
             part.copy_(t.strategy.part_of(name, whole[name.removeprefix(t.prefix)]))
     if t.strategy.scale is not None and position["scale"] is not None:
         t.strategy.scale.value, t.strategy.scale.held = position["scale"]
-    t.taken = position["step"]
+    t.taken, t.threads = position["step"], int(position.get("threads", 0))
     t.loader.load_state_dict({**_blocks(config.get("data") or {}), **position["loader"]})
     t.guard.load_state_dict(position["guard"])
     t.saver.remember(position["best"])

@@ -86,6 +86,7 @@ class Trainer:
         self.prefix = f"sources.{len(teachers)}.model."  # of the model's weights in the step
         self.ema_prefix = f"sources.{len(teachers) + 1}."
         self.taken = 0  # steps so far
+        self.threads = 0  # that compute them; 0: not known yet
         self.stopped = ""  # by which signal, before the last step
         self.batch: Batch | None = None  # the last
         self.display = Display(self.steps, 0, quiet=True)

@@ -14,8 +14,9 @@ def start(settings, launch=(), **kwargs):
     """Start a run in processes of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     port = ["--main_process_port", str(20000 + os.getpid() % 20000)]
-    how = ["-m", "accelerate.commands.accelerate_cli", "launch", *launch, *port] if launch else []
-    command = [sys.executable, *how, "-m", "mmclr.train", "debug.yaml", *settings]
+    own = [*launch] if launch[:1] == ["--processes"] else []  # by ourselves; else by accelerate
+    how = ["-m", "accelerate.commands.accelerate_cli", "launch", *launch, *port] if launch and not own else []
+    command = [sys.executable, *how, "-m", "mmclr.train", *own, "debug.yaml", *settings]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, **kwargs)
 
 

@@ -56,7 +56,7 @@ def test_ranks_with_different_numbers_of_tokens_equal_one():
 
 @pytest.mark.dist
 def test_two_processes_in_micro_batches_equal_one(settings, tmp_path, unbroken):
-    finish(start([*settings, *MORE, "micro_batch=3"], launch=("--num_processes", "2")))
+    finish(start([*settings, *MORE, "micro_batch=3"], launch=["--processes", "2"]))
     one, two = (log(f, *COLUMNS) for f in (unbroken.parent.parent, tmp_path / "run"))
     assert len(one) == len(two) == 12
     for a, b in zip(one, two):

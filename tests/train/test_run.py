@@ -1,6 +1,5 @@
 """Whole runs: several processes equal one, a killed run ends as an unbroken one, faults are said in a sentence."""
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,7 +29,14 @@ def unbroken(shards, tmp_path_factory):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("how", [["--num_processes", "2"], ["--config_file", "configs/accelerate/2_cpus.yaml"]])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--processes", "2"],
+        ["--multi_gpu", "--num_processes", "2"],
+        ["--config_file", "configs/accelerate/2_cpus.yaml"],
+    ],
+)
 def test_two_processes_equal_one(settings, tmp_path, unbroken, how):
     finish(start(settings, how))
     one, two = (log(f, "loss", "grad_norm", "scale") for f in (unbroken.parent.parent, tmp_path / "run"))
@@ -59,7 +65,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path, unbroken):
 
 @pytest.mark.dist
 def test_a_process_that_dies_takes_the_run_down_with_a_sentence(settings, tmp_path):
-    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--num_processes", "2"])
+    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--processes", "2"])
     wait_for_the_first_step(process, tmp_path / "run")
     (second,) = [p for p in psutil.Process(process.pid).children(recursive=True) if rank(p) == "1"]
     second.kill()
@@ -97,13 +103,12 @@ def test_sigterm_saves_and_the_same_command_goes_on(settings, tmp_path, unbroken
 
 @pytest.mark.dist
 def test_all_ranks_stop_together_when_one_is_asked_to(settings, tmp_path):
-    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--num_processes", "2"])
+    process = start([*settings, "steps=100000", "save.every_minutes=0"], ["--processes", "2"])
     wait_for_the_first_step(process, tmp_path / "run")
     (second,) = [p for p in psutil.Process(process.pid).children(recursive=True) if rank(p) == "1"]
     second.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, "accelerate launch has one status for all that is not 0"
-    assert "exit status 143" in said
+    assert process.returncode == 143, said
     assert "stopped by SIGTERM" in said
     assert "checkpoint: " in said
     (folder,) = (tmp_path / "run" / "checkpoints").glob("step-*")
@@ -190,11 +195,24 @@ def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
 
     monkeypatch.setattr(torch.distributed.run, "main", stopped)
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
-    asked = argparse.Namespace(num_machines=1, machine_rank=0, num_processes=2)
-    monkeypatch.setattr(launch, "_asked_for", lambda: asked)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "29999")
-    assert launch.start_missing_processes(["debug.yaml"]) == 143, "as a run in one process ends"
+    monkeypatch.delenv("RANK", raising=False)
+    assert launch.start(2, ["debug.yaml"]) == 143, "as a run in one process ends"
+
+
+@pytest.mark.dist
+def test_accelerate_that_starts_one_of_several_is_told_what_to_write(settings, tmp_path):
+    """Without an accelerator it starts one process, and would train on half of what was asked for."""
+    process = start(settings, ["--num_processes", "2"])
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "mmclr train: accelerate launch was asked for several processes but has started one alone" in said
+    assert "mmclr train --processes N" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_share_a_batch_evenly(settings):
+    with pytest.raises(UserError, match="data.batch=16 cannot be divided among 3 processes"):
+        main(["debug.yaml", *settings, "--processes", "3"])
 
 
 @pytest.mark.parametrize("wrong", ["optim.betas=[0.9, 1]", "seed=99999999999999999999", "seed=-1"])

@@ -89,6 +89,19 @@ class Batch:
             parts.append(Batch(**{**cut, "faults": []}))
         return parts
 
+    def take(self, rows: Tensor) -> Batch:
+        """Return the batch of these rows, int64 [n], without its faults."""
+        texts = (
+            torch.arange(len(self.lengths), device=rows.device).unflatten(0, (len(self.weights), -1))[rows].flatten()
+        )
+        cut = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        cut = {
+            name: x[texts if name in ("tokens", "lengths") else rows]
+            for name, x in cut.items()
+            if isinstance(x, Tensor)
+        }
+        return Batch(**cut, keys=[self.keys[row] for row in rows.tolist()])
+
     @property
     def _followed(self) -> Tensor:
         """Whether there is a valid token after each token but the last, [b * M, L - 1]."""

@@ -28,7 +28,7 @@ class DataConfig:
     train: str | list[str] | dict[str, Source]  # shards: "data/{00000..00099}.tar", a glob, or a mixture by name
     caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities
     label: str = ""  # "cls" or "json:field": integers, or words that are hashed; "" for none
-    weight: str = ""  # "json:field": the sample's weight in every mean; "" for 1
+    weight: str = ""  # "json:field": the sample's weight in every mean; "" for 1; one of weight 0 is still a negative
     clusters: str = ""  # labels that `mmclr data cluster` wrote beside the shards, NAME or FOLDER/NAME; "" for none
     pure: tuple[str, ...] = ()  # names of such labels: each global batch comes from samples that share all of them
     subset: str = ""  # DataComp subset file (.npy of 128-bit uids): only these samples
@@ -44,11 +44,11 @@ class DataConfig:
     edits: TextEdits = TextEdits()
     text_views: int = 0  # further, edited forms of each (first) caption, for self-supervised parts
     view_edits: TextEdits = TextEdits(probability=1.0, stop_words=0.8)
-    faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: weight 0, another one, or an error
+    faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: a blank row, another, or an error
     max_faults: float = 0.01  # share of bad samples above which the run ends
     block: int = 1  # neighbours that stay together; 1 = every sample anywhere, 64 to 512 for slow storage
     window: int = 16  # blocks that are mixed with each other, when block > 1
-    tail: Literal["carry", "pad"] = "carry"  # end of an epoch: goes on into the next, or is padded with weight 0
+    tail: Literal["carry", "pad"] = "carry"  # end of an epoch: goes on into the next, or is padded with blank rows
     bucket: bool = False  # sort this rank's rows by length, so that micro-batches are padded less
     decoder: Literal["pillow", "turbo"] = "pillow"  # turbo = libjpeg-turbo through simplejpeg; other last bits
     resample: Literal["bicubic", "bilinear", "hamming", "box", "lanczos"] = "bicubic"

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclr import draws
+from mmclr import draws, vocabulary
 from mmclr.features import towers
 from mmclr.models.clip import VisionTower
 from mmclr.models.two_tower import TwoTower
@@ -31,6 +32,7 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
         self.patch_dropout = patch_dropout
+        self.mixes = any(isinstance(module, _BatchNorm) for module in model.modules())  # a row's features need others
         self.provides = {"image", "text", "texts", "scale", "bias"} | FROZEN
         self.provides |= CAPTION if model.captioner is not None else set()
         self.provides |= {"views"} if views else set()
@@ -38,7 +40,20 @@ class Student(nn.Module):
         self.provides |= {"text_views"} if text_views else set()
 
     def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
-        """Return {name: feature} for the wanted names that this source provides."""
+        """Return {name: feature} for the wanted names that this source provides.
+
+        Blank rows are seen like others, unless a batch norm would take them for samples: then their features are 0.
+        """
+        real = batch.real if self.mixes and self.training else None
+        if real is None or bool(real.all()) or not bool(real.any()):
+            return self._say(batch, wanted)
+        at, found = real.nonzero()[:, 0], {}
+        for name, x in self._say(batch.take(at), wanted).items():
+            rows = vocabulary.FEATURES[name].per_sample
+            found[name] = x.new_zeros(len(real), *x.shape[1:]).index_copy(0, at, x) if rows else x
+        return found
+
+    def _say(self, batch: Any, wanted: Set[str]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         bare = {name.removeprefix("frozen_") for name in wanted}
         keep = self._keep(batch) if bare & towers.PICTURES or "caption_states" in wanted else None

@@ -130,6 +130,24 @@ def test_blank_rows_of_a_batch_change_nothing(objectives, size):
     compare(objectives, 2, size, blanks=(1, 3, 4, 5, 12))
 
 
+@pytest.mark.parametrize("wanted", [{"image", "texts"}, {"image", "text", "views", "text_views", "caption_states"}])
+def test_a_batch_norm_does_not_see_blank_rows(wanted):
+    """Neither the features of samples nor the running statistics are others with them."""
+    found = []
+    for blanks in ((), (0, 4, 5, 13)):
+        step = make_step({"clip": {}, "caption": {}}, 2)
+        student = step.sources[0]
+        bare = student.model.visual_projection
+        student.model.visual_projection = torch.nn.Sequential(torch.nn.BatchNorm1d(bare.in_features), bare).double()
+        student = Student(student.model, patch_dropout=0.4, views=2, text_views=2).train()
+        batch = make_batch(captions=2)
+        batch = with_blanks(batch, blanks) if blanks else batch
+        torch.manual_seed(5)
+        seen = {name: x[batch.real] for name, x in student(batch, wanted).items()}
+        found.append(seen | dict(student.model.visual_projection.named_buffers()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("captions", [1, 2])
 def test_captions_beside_a_contrast(captions):
     """What compares samples is scored once, what has a row per token in each micro-batch; both reach the towers."""

@@ -134,6 +134,8 @@ def _piece(piece: str, allow_pipe: bool, listing: Listing) -> Iterator[str]:
     prefix, rest = ("", piece) if scheme(piece) else _existing(os.path.expanduser(piece))
     for ending in _braces(rest):
         url = prefix + ending
+        if not url.strip():
+            continue
         if is_stream(url):
             if not allow_pipe:
                 raise UserError(f"{piece!r} runs a shell command; write data.allow_pipe=true when you trust it")

@@ -106,11 +106,19 @@ def load(path: Path, name: str) -> dict[str, str] | None:
         return None
 
 
-@functools.lru_cache(MAPS)
 def mapped(path: Path, stat: Any) -> Arrays:
     """Map the arrays of a sidecar into memory, which all workers share. No file stays open. Raises Damaged."""
     try:
-        view = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8).numpy()
+        status = path.stat()
+    except OSError as error:
+        raise Damaged(str(path)) from error
+    return _mapped(path, stat, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@functools.lru_cache(MAPS)
+def _mapped(path: Path, stat: Any, file: tuple[int, int, int]) -> Arrays:
+    try:
+        view = torch.from_file(str(path), shared=False, size=file[1], dtype=torch.uint8).numpy()
         start = 8 + int.from_bytes(view[:8].tobytes(), "little")
         header = json.loads(view[8:start].tobytes())
         facts = header.pop("__metadata__")

@@ -68,6 +68,11 @@ class _Found:
     data: int = 0  # where the data of the last sound header begins
     file: bool = False  # whether that one is a regular file
 
+    def end(self) -> int:
+        """Return where the data of the last file ends."""
+        last = next(places for places in reversed(self.places) if places.shape[1])
+        return int(last[:, -1].sum())
+
     def drop(self) -> str:
         """Take the last file away again; return its name."""
         while not self.places[-1].shape[1]:
@@ -94,7 +99,7 @@ def scan(read: Read, size: int) -> Scan:
         if offset is not None:
             continue
         if bad is not None:  # what follows a damaged header was found with a size that means nothing
-            offset = next_header(read, bad + BLOCK, size)
+            offset = next_header(read, bad, size)
             found.problems.append((bad, f"damaged header: {(size if offset is None else offset) - bad} bytes skipped"))
         elif run.next <= size - BLOCK:
             offset = _behind_zeros(read, found, run.next, size)
@@ -122,7 +127,7 @@ def _walk(read: Read, offset: int, size: int, most: int, extended: dict[str, str
         except ValueError:
             length = tar_headers.number(block[124:136])
         if kind == EXTENSION:
-            _extension(run, read, chr(block[156]), offset, length, extended)
+            length = _extension(run, read, chr(block[156]), offset, length, extended)
         elif extended:
             length = int(extended.get("size", length))
             if "path" in extended:
@@ -144,14 +149,18 @@ def _walk(read: Read, offset: int, size: int, most: int, extended: dict[str, str
     return run
 
 
-def _extension(run: _Run, read: Read, letter: str, offset: int, length: int, extended: dict[str, str]) -> None:
-    """Read a PAX or GNU header."""
+def _extension(run: _Run, read: Read, letter: str, offset: int, length: int, extended: dict[str, str]) -> int:
+    """Read a PAX or GNU header; return how many bytes it has."""
+    data = read(offset, length) if 0 <= length <= EXTENDED else b""
     if length > EXTENDED:
         wrong = f"a header of {length} bytes: ignored"
+    elif length > BLOCK and tar_headers.holds_header(data):
+        wrong, length = "a header that runs over others: ignored", 0
     else:
-        wrong = tar_headers.extend(extended, letter, read(offset, max(length, 0)))
+        wrong = tar_headers.extend(extended, letter, data)
     if wrong:
         run.problems.append((offset - BLOCK, wrong))
+    return length
 
 
 def _take(found: _Found, run: _Run) -> int:
@@ -183,9 +192,12 @@ def _swallowed(read: Read, found: _Found, stop: int, size: int, healthy: bool) -
         return None
     inner = next_header(read, found.data, min(stop, size, found.data + LAST if healthy else size))
     if inner is not None:
-        name = found.drop() if found.file else "a header"
-        where = found.data - BLOCK
-        found.problems.append((where, f"the size of {name[:200]!r} is wrong, it runs over others: left out"))
+        if found.file and inner >= found.end():
+            found.problems.append((inner, "bytes of the padding in front of this header are gone; nothing else is"))
+        else:
+            name = found.drop() if found.file else "a header"
+            where = found.data - BLOCK
+            found.problems.append((where, f"the size of {name[:200]!r} is wrong, it runs over others: left out"))
         found.file = False
     return inner
 
@@ -216,12 +228,11 @@ def _behind_zeros(read: Read, found: _Found, offset: int, size: int) -> int | No
 
 def _truncated(found: _Found, offset: int, size: int) -> str | None:
     """Say that the file ends before its archive; return the name of the member that this cuts."""
-    if found.file:
-        begin, length = (int(value) for value in next(p for p in reversed(found.places) if p.shape[1])[:, -1])
-        if begin + length > size:
-            name = found.drop()
-            found.problems.append((begin, f"truncated: {begin + length - size} bytes of {name[:200]} are missing"))
-            return name
+    if found.file and found.end() > size:
+        missing = found.end() - size
+        name = found.drop()
+        found.problems.append((found.data, f"truncated: {missing} bytes of {name[:200]} are missing"))
+        return name
     where = min(offset, size)
     found.problems.append((where, "truncated: the archive ends without its two zero blocks"))
     return None

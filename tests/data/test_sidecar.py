@@ -1,0 +1,111 @@
+"""A sidecar that is not what was written is made again; where none can be kept, work goes on."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mmclr.data import cache
+from mmclr.data.index import open_index
+from mmclr.data.shards import Shards
+from tests.data.made import pair, write_tar
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_noted", set())
+
+
+def shard(path, numbers=range(20)):
+    path.parent.mkdir(exist_ok=True)
+    return write_tar(path, [(f"{n:03d}.{e}", d) for n in numbers for e, d in pair(n).items()])
+
+
+def texts(path):
+    shards = Shards([open_index(str(path))])
+    return [shards.read(n).members["txt"] for n in range(len(shards))]
+
+
+def expected(numbers=range(20)):
+    return [pair(n)["txt"] for n in numbers]
+
+
+def test_every_damage_is_noticed(tmp_path):
+    path = shard(tmp_path / "in" / "a.tar")
+    assert texts(path) == expected()
+    side = path.with_name("a.tar.index")
+    whole, draw = side.read_bytes(), random.Random(0)
+    for case in range(150):
+        data = bytearray(whole)
+        kind, at = case % 4, draw.randrange(len(data))
+        if kind == 0:
+            data = data[:at]
+        elif kind == 1:
+            data[at] ^= 1 << draw.randrange(8)
+        elif kind == 2:
+            data[at : at + 64] = bytes(len(data[at : at + 64]))
+        else:
+            data[at : at + 16] = draw.randbytes(len(data[at : at + 16]))
+        side.write_bytes(data)
+        assert texts(path) == expected(), (kind, at)
+    side.write_bytes(bytes(len(whole)))
+    shutil.rmtree(tmp_path / "cache")  # where it was kept while the one beside the shard was no longer to be known
+    assert texts(path) == expected()
+    assert side.read_bytes() == whole  # a zeroed one is made again
+
+
+def test_of_another_shard(tmp_path):
+    a, b = shard(tmp_path / "in" / "a.tar"), shard(tmp_path / "in" / "b.tar", range(20, 40))
+    assert a.stat().st_size == b.stat().st_size
+    for path in (a, b):
+        os.utime(path, ns=(5, 5))
+    open_index(str(a))
+    shutil.copy(f"{a}.index", f"{b}.index")
+    assert texts(b) == expected(range(20, 40))
+
+
+def test_foreign_files_are_left_alone(tmp_path):
+    path = shard(tmp_path / "in" / "a.tar")
+    path.with_name("a.tar.index").write_bytes(b"v1.2 3\njpg 512 1000\n")  # as other tools write
+    assert texts(path) == expected()
+    assert path.with_name("a.tar.index").read_bytes().startswith(b"v1.2")
+
+
+def test_where_nothing_can_be_kept(tmp_path, monkeypatch, capsys):
+    path = shard(tmp_path / "in" / "a.tar")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    path.parent.chmod(0o555)
+    try:
+        for _ in range(3):
+            assert texts(path) == expected()
+        assert [p.name for p in path.parent.iterdir()] == ["a.tar"]
+    finally:
+        path.parent.chmod(0o755)
+    assert capsys.readouterr().err.count("cannot be kept") == 1
+    assert os.access(cache.room("streams"), os.W_OK)
+
+
+def test_without_a_home(tmp_path):
+    path = shard(tmp_path / "in" / "a.tar")
+    path.parent.chmod(0o555)
+    code = f"""
+import os, pwd
+def gone(*a): raise KeyError(a)
+pwd.getpwuid = gone
+from mmclr.data import cache
+from mmclr.data.index import open_index
+from mmclr.data.streams import copy_stream
+from mmclr.data.sources import expand
+assert cache.cache_folder() is None
+[url] = expand("pipe:cat {path}", True)
+print(len(open_index({str(path)!r})), len(open_index(url)))
+"""
+    env = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    path.parent.chmod(0o755)
+    assert done.stdout == "20 20\n", done.stderr

@@ -36,7 +36,15 @@ GUISES = [
 ]  # fmt: skip
 STRANGERS = ["ssh", "sftp", "github", "git", "zip", "reference", "simplecache", "data", "jupyter", "smb"]
 NOTHING = ["a{b.tar", "{0..99999999999}.tar", "{0..9999}{0..9999}.tar", "${NOT_SET_AT_ALL}", "a\0b", "::"]
-OTHERS = "x.tar.index 0.tar.tmp .0.tar.index.x.tmp packed.json 0.tar.c.npy c.clusters.json 0.parquet README.md".split()
+OTHERS = [
+    "x.tar.index",
+    "0.tar.tmp",
+    ".0.tar.index.x.tmp",
+    "packed.json",
+    "0.tar.c.npy",
+    "c.clusters.json",
+    "README.md",
+]
 
 
 @pytest.mark.parametrize("guise", GUISES)

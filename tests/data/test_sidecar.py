@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mmclr.data import cache
+from mmclr.data import cache, sidecar
 from mmclr.data.index import open_index
 from mmclr.data.shards import Shards
 from tests.data.made import pair, write_tar
@@ -55,7 +55,7 @@ def test_every_damage_is_noticed(tmp_path):
     side.write_bytes(bytes(len(whole)))
     shutil.rmtree(tmp_path / "cache")  # where it was kept while the one beside the shard was no longer to be known
     assert texts(path) == expected()
-    assert side.read_bytes() == whole  # a zeroed one is made again
+    assert sidecar.load(side, "a.tar") is not None  # a zeroed one is made again
 
 
 def test_of_another_shard(tmp_path):
@@ -97,7 +97,7 @@ def test_without_a_home(tmp_path):
 import os, pwd
 def gone(*a): raise KeyError(a)
 pwd.getpwuid = gone
-from mmclr.data import cache
+from mmclr.data import cache, sidecar
 from mmclr.data.index import open_index
 from mmclr.data.streams import copy_stream
 from mmclr.data.sources import expand

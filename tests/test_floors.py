@@ -18,7 +18,7 @@ FLOORS = {
     "mmclr.errors": -1, "mmclr.heap": -1, "mmclr.files": -1, "mmclr.yaml_text": -1,  # the ground: for all
     "mmclr.console": -1, "mmclr.html": -1, "mmclr.output": -2, "mmclr.terminal": -2, "mmclr.secrets": -3,
     "mmclr.spinning": -3,
-    "mmclr.written": 0, "mmclr.manifest": -1,
+    "mmclr.written": 0, "mmclr.json_file": 0, "mmclr.manifest": -1,
 }  # fmt: skip
 ROOMS_OF = {
     "accelerate": ("mmclr.train", "mmclr.doctor"),

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmclr.data import tokenizer_check
 from mmclr.errors import UserError
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked loader workers must not inherit its threads
@@ -167,12 +168,20 @@ def _open(source: str | Path) -> Any:
         raise UserError(
             f"{path}: no tokenizer.json there; write tokenizer: clip, or make one with `mmclr data tokenizer`"
         )
+    if path.is_dir():
+        tokenizer_check.check(path)
     try:
         backend = AutoTokenizer.from_pretrained(
             str(source), local_files_only=path.is_dir(), trust_remote_code=False, padding_side="right"
         )
-    except (OSError, ValueError) as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if not path.is_dir():
+            tokenizer_check.check_backend(str(source), backend)
+    except UserError:
+        raise
+    except BaseException as error:  # the libraries raise all kinds, Rust's panic is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
         raise UserError(
             f"{source}: no tokenizer.json there, and none on the Hub ({why}); write tokenizer: clip, or make one with "
             f"`mmclr data tokenizer`"

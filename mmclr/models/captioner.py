@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr.config import check, to_tree
+from mmclr.json_file import read_json
 from mmclr.models.blocks import MLP, Block, Packed, Recomputable
 from mmclr.models.clip import CaptionerConfig, ModelConfig, TextConfig, Words, initialise_blocks
 from mmclr.models.weights import read_weights, write_weights
@@ -130,7 +131,7 @@ def save(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor]) -> No
 def read_config(folder: Path) -> CaptionerConfig | None:
     """Return the config of a model folder's captioner; None where it has none."""
     path = folder / FOLDER / "config.json"
-    return check(CaptionerConfig, json.loads(path.read_text())["captioner"], str(path)) if path.is_file() else None
+    return check(CaptionerConfig, read_json(path)["captioner"], str(path)) if path.is_file() else None
 
 
 def read(folder: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmclr.errors import UserError
 from mmclr.heads import Head
+from mmclr.json_file import read_json
 from mmclr.models.pretrained import STAGES
 from mmclr.models.two_tower import TwoTower
 
@@ -116,9 +117,11 @@ def load(folder: str | Path) -> TwoTower | Stages:
     if not (path / STAGES).is_file():
         return TwoTower.load(path)
     try:
-        hashes = list(json.loads((path / STAGES).read_text())["sha256"])
-    except (ValueError, KeyError, TypeError):
+        hashes = list(read_json(path / STAGES)["sha256"])
+    except (KeyError, TypeError):
         raise UserError(f"{path / STAGES}: cannot be read; copy it again") from None
+    if not hashes:
+        raise UserError(f"{path / STAGES}: names no models; copy it again")
     folders = [path / f"stage-{number}" for number in range(len(hashes))]
     if changed := [str(folder) for folder, known in zip(folders, hashes) if _hash(folder) != known]:
         raise UserError(f"{changed[0]}: not what {STAGES} says; copy the whole folder again")

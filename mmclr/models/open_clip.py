@@ -6,13 +6,13 @@ A tower of open_clip's that ours cannot be (timm, ResNet, attention pooling, Sig
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from mmclr.config import check
 from mmclr.errors import UserError
+from mmclr.json_file import read_json
 from mmclr.models.clip import MEAN, STD, ImageConfig, ModelConfig, TextConfig
 
 Tree = dict[str, Any]
@@ -33,7 +33,7 @@ _USUAL = {"pos_embed_type": ("learnable",), "pool_type": ("tok", "argmax", "eos"
 
 def read_config(folder: Path) -> ModelConfig:
     """Return the model that open_clip_config.json describes."""
-    tree = json.loads((folder / CONFIG).read_text())
+    tree = read_json(folder / CONFIG)
     if not isinstance(tree.get("model_cfg"), dict):
         raise UserError(f"{folder / CONFIG}: it has no model_cfg; copy the file again")
     model, pixels = tree["model_cfg"], tree.get("preprocess_cfg", {})

@@ -5,13 +5,13 @@ They pool and project by themselves, so their feature is the embedding.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmclr.errors import UserError
+from mmclr.json_file import read_json
 from mmclr.models import open_clip
 from mmclr.models.clip import ImageConfig, TextConfig
 from mmclr.models.contract import fill, refuse_dropped_patches
@@ -29,7 +29,7 @@ def describe(part: str, folder: Path) -> Tree:
     """Return the tree of an ImageConfig or TextConfig for the tower in an open_clip folder."""
     if not (folder / open_clip.CONFIG).is_file():
         raise UserError(f"{folder}: no {open_clip.CONFIG} there; name an open_clip folder")
-    return open_clip.foreign_tree(part, json.loads((folder / open_clip.CONFIG).read_text()), str(folder))
+    return open_clip.foreign_tree(part, read_json(folder / open_clip.CONFIG), str(folder))
 
 
 class Image(nn.Module):
@@ -81,7 +81,12 @@ def _build(architecture: Tree) -> Any:
         raise UserError(f"{open_clip.CONFIG}: timm_model_name {name!r} is not one of timm's own architectures")
     tree = {**OTHER_HALF, **architecture}
     tree["vision_cfg"] = {**tree["vision_cfg"], "timm_model_pretrained": False}
-    return CustomTextCLIP(**tree)
+    try:
+        return CustomTextCLIP(**tree)
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"open_clip cannot build the tower ({repr(error)[:300]}); copy {open_clip.CONFIG} again"
+        ) from None
 
 
 def _first(output: Any) -> Tensor:

@@ -8,7 +8,6 @@ a model's folder, ever.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from mmclr import checkpoints
 from mmclr.errors import UserError, note
-from mmclr.models import captioner, open_clip
+from mmclr.json_file import read_json
+from mmclr.models import captioner, open_clip, sizes
 from mmclr.models.clip import ModelConfig
 from mmclr.models.open_clip_weights import from_open_clip
 from mmclr.models.transformers import from_transformers
-from mmclr.models.weights import find_weights, read_weights
+from mmclr.models.weights import find_weights, finite, read_weights
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; .txt and .model are vocabularies
 STAGES = "stages.json"  # in a folder of several models side by side
@@ -124,12 +124,16 @@ def read_config(folder: Path) -> ModelConfig:
     """Return the architecture of a model folder."""
     try:
         if is_open_clip(folder):
-            return open_clip.read_config(folder)
-        if not (folder / "config.json").is_file():
+            config, names = open_clip.read_config(folder), open_clip.WEIGHTS
+        elif not (folder / "config.json").is_file():
             raise UserError(f"{folder}: no config.json there; name a checkpoint, its model/, or a model folder")
-        return dataclasses.replace(from_transformers(folder), captioner=captioner.read_config(folder))
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: its configuration cannot be read ({error!r}); copy it again") from None
+        else:
+            config = dataclasses.replace(from_transformers(folder), captioner=captioner.read_config(folder))
+            names = ("model.safetensors",)
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{folder}: its configuration cannot be read ({repr(error)[:300]}); copy it again") from None
+    sizes.check(config, folder, names)
+    return config
 
 
 def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -137,15 +141,19 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     config = read_config(folder)
     if is_open_clip(folder):
         state = read_weights(find_weights(folder, *open_clip.WEIGHTS))
-        return config, from_open_clip(state, config, str(folder))
+        return config, finite(from_open_clip(state, config, str(folder)), folder)
     state = read_state(folder)
-    tree: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    tree: dict[str, Any] = read_json(folder / "config.json")
     if tree["model_type"] == "siglip":
         state = {_nested(name): value for name, value in state.items()}
     bias = tree.get("mmclr", {}).get("logit_bias")
     if bias is not None:  # CLIPModel has no place for it among its weights
         state.setdefault("logit_bias", torch.tensor(float(bias)))
-    return config, {name: value.reshape(()) if name.startswith("logit_") else value for name, value in state.items()}
+    odd = [name for name, value in state.items() if name.startswith("logit_") and value.numel() != 1]
+    if odd:
+        raise UserError(f"{folder}: {odd[0]} is {list(state[odd[0]].shape)} and no single number; copy it again")
+    state = {name: value.reshape(()) if name.startswith("logit_") else value for name, value in state.items()}
+    return config, finite(state, folder)
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from mmclr.config import check, to_tree
 from mmclr.errors import UserError
+from mmclr.json_file import read_json
 from mmclr.models.clip import ImageConfig, ModelConfig, TextConfig
+from mmclr.models.presets import PRESETS
 
 Tree = dict[str, Any]
 # transformers' name for each field of ours, and its own defaults where a key is left out
@@ -50,7 +51,7 @@ def to_transformers(config: ModelConfig) -> Tree:
 
 def from_transformers(folder: Path) -> ModelConfig:
     """Return the model that a folder with config.json describes."""
-    tree = json.loads((folder / "config.json").read_text())
+    tree = read_json(folder / "config.json")
     kinds = {"clip": _clip, "siglip": _siglip, "mmclr": lambda tree, pixels: tree["mmclr"]}
     kind = tree.get("model_type")
     if kind not in kinds:
@@ -58,7 +59,19 @@ def from_transformers(folder: Path) -> ModelConfig:
             f"{folder}: a {kind!r} model; only {', '.join(kinds)} are read as a whole; as one tower, name it in "
             f"model.image.foreign or model.text.foreign"
         )
-    return check(ModelConfig, kinds[kind](tree, read_pixels(folder)), str(folder))
+    found = kinds[kind](tree, read_pixels(folder))
+    _refuse_elsewhere(found, folder)
+    return check(ModelConfig, found, str(folder))
+
+
+def _refuse_elsewhere(tree: Tree, folder: Path) -> None:
+    """Raise where a folder's config would have other folders, or itself, say what it is."""
+    if tree.get("preset") not in (None, *PRESETS):
+        raise UserError(f"{folder}: its preset is {str(tree['preset'])[:100]!r}, and no name of ours; copy it again")
+    for part in ("image", "text"):
+        foreign = tree[part].get("foreign")
+        if foreign is not None and not foreign.get("architecture"):
+            raise UserError(f"{folder}: its {part} tower has no architecture; copy it again")
 
 
 def _clip(tree: Tree, pixels: Tree) -> Tree:
@@ -121,7 +134,7 @@ def read_pixels(folder: Path) -> Tree:
     """Return mean, std, resize and resample from whichever processor file the folder has; {} where it has none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            tree = json.loads((folder / name).read_text())
+            tree = read_json(folder / name)
             tree = tree.get("image_processor", tree)
             if "image_mean" in tree:
                 return _pixels(tree)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmclr.errors import UserError
+from mmclr.json_file import read_json
 from mmclr.models.clip import Foreign, ImageConfig, TextConfig
 from mmclr.models.contract import fill, refuse_dropped_patches, valid
 from mmclr.models.transformers import read_pixels
@@ -125,7 +126,10 @@ def fill_tower(part: str, tower: Any, folder: Path) -> None:
 def _build(foreign: Foreign, part: str) -> Any:
     config = _trimmed(foreign, part)
     with quiet():
-        model = _class(config, part)._from_config(config, dtype=torch.float32)
+        try:
+            model = _class(config, part)._from_config(config, dtype=torch.float32)
+        except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"transformers cannot build the {part} tower ({repr(error)[:300]})") from None
     return _drop_pooler(model, foreign.pool)
 
 
@@ -147,7 +151,10 @@ def _config(tree: Tree) -> Any:
     kind = str(tree.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise UserError(f"model_type {kind!r} is not one of transformers' own (code in a model folder is never run)")
-    return CONFIG_MAPPING[kind].from_dict({k: v for k, v in tree.items() if k not in NOT_ARCHITECTURE})
+    try:
+        return CONFIG_MAPPING[kind].from_dict({k: v for k, v in tree.items() if k not in NOT_ARCHITECTURE})
+    except Exception as error:  # each class has checks and errors of its own
+        raise UserError(f"a {kind} of transformers cannot have such a config ({repr(error)[:300]})") from None
 
 
 def _class(config: Any, part: str) -> Any:
@@ -167,7 +174,7 @@ def _own_config(part: str, folder: Path) -> Tree:
     """Return the config of a folder's tower: of the one that it is, or of one of its two."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there; name a transformers folder")
-    tree: Tree = json.loads((folder / "config.json").read_text())
+    tree: Tree = read_json(folder / "config.json")
     kind = tree.get("model_type", "")
     if kind not in IN_TWO:
         return tree

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmclr.errors import UserError
+from mmclr.json_file import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -32,15 +34,61 @@ def find_weights(folder: Path, *names: str) -> Path:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or of all files that an index names."""
-    if path.suffix == ".json":
-        names = set(json.loads(path.read_text())["weight_map"].values())
-        return {key: value for name in sorted(names) for key, value in read_weights(path.parent / name).items()}
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: this part of the weights is missing; copy it again") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+    if path.suffix != ".json":
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: this part of the weights is missing; copy it again") from None
+        except (SafetensorError, OSError, ValueError, KeyError, OverflowError) as error:
+            raise UserError(f"{path}: not a whole safetensors file ({str(error)[:200]}); copy it again") from None
+    found: dict[str, Tensor] = {}
+    for part in shards_of(path):
+        weights = read_weights(part)
+        if twice := sorted(found.keys() & weights.keys()):
+            raise UserError(f"{part}: {twice[0]} is in another part of {path.name}, too; copy the folder again")
+        found |= weights
+    return found
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Return the files that an index names. Raises UserError where one is no safetensors file beside it."""
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{path}: no weight_map in it; copy it again")
+    parts = sorted(set(names.values()))
+    for name in parts:
+        if "/" in name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
+            raise UserError(f"{path}: it names {name[:100]!r}, which is no safetensors file beside it; copy it again")
+        if not (path.parent / name).is_file():
+            raise UserError(f"{path.parent / name}: this part of the weights is missing; copy it again")
+    return [path.parent / name for name in parts]
+
+
+def count_elements(folder: Path, *names: str) -> int | None:
+    """Return how many numbers the weights in a folder have, from their headers; None where there are none."""
+    path = next((p for name in names for p in (folder / name, folder / f"{name}.index.json") if p.is_file()), None)
+    if path is None:
+        return None
+    total = 0
+    for part in shards_of(path) if path.suffix == ".json" else [path]:
+        try:
+            with safe_open(part, "pt") as file:
+                total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, OverflowError) as error:
+            raise UserError(f"{part}: not a whole safetensors file ({str(error)[:200]}); copy it again") from None
+    return total
+
+
+def finite(weights: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """Return weights that are numbers; raise UserError where one is not, or is of no kind that computes."""
+    for name, value in weights.items():
+        if name.endswith(("position_ids", "num_batches_tracked")):
+            continue
+        if not value.is_floating_point():
+            raise UserError(f"{folder}: the weight {name} is {value.dtype}, and no floating point; copy it again")
+        if not torch.isfinite(value if value.dtype.itemsize > 1 else value.float()).all():
+            raise UserError(f"{folder}: the weight {name} holds values that are no numbers; take another checkpoint")
+    return weights
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:

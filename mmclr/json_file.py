@@ -20,9 +20,9 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
             raise UserError(f"{path}: more than {largest >> 20} MiB, which no such file has; it is not read")
         tree = json.loads(data)
     except RecursionError:
-        raise UserError(f"{path}: nested too deep; copy it again") from None
+        raise UserError(f"{path}: cannot be read, it is nested too deep; copy it again") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({str(error)[:100]}); copy it again") from None
+        raise UserError(f"{path}: cannot be read, it is no JSON ({str(error)[:100]}); copy it again") from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: a {type(tree).__name__} and no mapping; copy it again")
+        raise UserError(f"{path}: cannot be read, it is a {type(tree).__name__} and no mapping; copy it again")
     return tree

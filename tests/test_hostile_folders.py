@@ -120,9 +120,9 @@ def loops(folder):
 
 PIECE = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
 SPOILT = {
-    "deep": (text("config.json", "[" * 100_000), "nested too deep|not JSON"),
-    "deep_tokenizer": (text("tokenizer.json", '{"a":' * 100_000), "nested too deep|not JSON"),
-    "not_json": (text("config.json", "{"), "not JSON"),
+    "deep": (text("config.json", "[" * 100_000), "nested too deep|no JSON"),
+    "deep_tokenizer": (text("tokenizer.json", '{"a":' * 100_000), "nested too deep|no JSON"),
+    "not_json": (text("config.json", "{"), "no JSON"),
     "a_list": (text("config.json", "[]"), "no mapping"),
     "large": (lambda folder: (folder / "config.json").write_bytes(b" " * (17 << 20)), "more than 16 MiB"),
     "itself": (loops, "its preset is"),

@@ -122,6 +122,7 @@ def is_open_clip(folder: Path) -> bool:
 
 def read_config(folder: Path) -> ModelConfig:
     """Return the architecture of a model folder."""
+    names: tuple[str, ...] = ("model.safetensors",)
     try:
         if is_open_clip(folder):
             config, names = open_clip.read_config(folder), open_clip.WEIGHTS
@@ -129,7 +130,6 @@ def read_config(folder: Path) -> ModelConfig:
             raise UserError(f"{folder}: no config.json there; name a checkpoint, its model/, or a model folder")
         else:
             config = dataclasses.replace(from_transformers(folder), captioner=captioner.read_config(folder))
-            names = ("model.safetensors",)
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}: its configuration cannot be read ({repr(error)[:300]}); copy it again") from None
     sizes.check(config, folder, names)

@@ -2,153 +2,132 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmclr.config import nearest
+from mmclr.data import fields, tables
+from mmclr.data.ledger import Entry, Fault
+from mmclr.data.rows import Row
 from mmclr.data.shards import IMAGES
 from mmclr.errors import UserError
+
+Columns = tuple[str, str]  # of the image, of the caption
 
 
 @dataclass(frozen=True)
 class Record:
-    """One input. `image` is bytes or the path of a file; `error` says why there is no sample in it."""
+    """One input. `image` is bytes or the path of a file; `fault` says why there is no sample in it."""
 
     image: bytes | Path | None
     captions: list[str]
     fields: dict[str, Any] = field(default_factory=dict)  # the rest, for the json member
-    error: str = ""
+    fault: Fault | None = None
+    where: tuple[str, int] = ("", 0)  # the table and its row, or a file and 0
+    lost: tuple[Fault, ...] = ()  # captions that cannot be used, beside others
+
+    def entry(self, fault: Fault) -> Entry:
+        """Return the ledger's line for a fault of this record."""
+        return Entry(*self.where, "", fault.reason, fault.detail)
 
 
-Columns = tuple[str, str]  # of the picture, of the caption
-
-
-def read_records(source: str, columns: Columns) -> Iterator[Record]:
+def read_records(source: str, columns: Columns, encoding: str = "") -> Iterator[Record]:
     """Yield the records of `source` in an order that is always the same. Raises UserError."""
     path = Path(source)
     if not path.exists():
         raise UserError(f"{source}: there is no such file or folder")
-    if path.is_dir():
-        return (_dataset if (path / "state.json").is_file() else _folder)(path, columns)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    table = path.is_file() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    if not table:
+        return _folder(path, columns, encoding)
+    if path.is_file() and path.suffix.lower() not in tables.KINDS:
         raise UserError(f"{source}: a folder, .csv, .tsv, .jsonl or .parquet is asked for, not {path.suffix or 'this'}")
-    return reader(path, columns)
+    return _table(path, columns, encoding)
 
 
-def _folder(path: Path, columns: Columns) -> Iterator[Record]:
-    """Pictures with KEY.txt or KEY.json beside them, as img2dataset's `files` format; else named by their folder."""
+def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Record]:
+    """Images with KEY.txt or KEY.json beside them, as img2dataset's `files` format; else named by their folder."""
     files = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in IMAGES and p.is_file())
     if not files:
-        raise UserError(f"{path}: no picture in this folder")
+        raise UserError(f"{path}: no image in this folder ({', '.join(IMAGES)})")
     for file in files:
-        fields = {"path": str(file.relative_to(path))}
-        text, beside = file.with_suffix(".txt"), file.with_suffix(".json")
-        if beside.is_file():
-            try:
-                fields |= json.loads(beside.read_text("utf-8"))
-            except ValueError as error:
-                yield Record(None, [], error=f"{beside}: not JSON: {error}")
-                continue
-        if text.is_file():
-            captions = [text.read_text("utf-8", "replace")]
-        else:
-            named = file.parent.name if file.parent != path else ""
-            captions = _captions(fields.get(columns[1], named.replace("_", " ")))
-        yield Record(file, captions, fields)
+        facts: dict[str, Any] = {"path": str(file.relative_to(path))}
+        lost: list[Fault] = []
+        try:
+            captions = _beside(file, path, facts, columns, encoding, lost)
+            yield Record(file, captions, facts, None, (str(file), 0), tuple(lost))
+        except Fault as fault:
+            yield Record(None, [], facts, fault, (str(file), 0))
 
 
-def _delimited(separator: str) -> Callable[[Path, Columns], Iterator[Record]]:
-    def read(path: Path, columns: Columns) -> Iterator[Record]:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter=separator)
-            check = _Columns(path, columns, list(table.fieldnames or []))
-            for row in table:
-                yield check.record(dict(row))
-
-    return read
-
-
-def _lines(path: Path, columns: Columns) -> Iterator[Record]:
-    with open(path, encoding="utf-8") as file:
-        check = None
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                yield Record(None, [], error=f"{path}:{number}: not JSON: {error}")
-                continue
-            check = check or _Columns(path, columns, list(row))
-            yield check.record(row)
+def _beside(
+    file: Path, root: Path, facts: dict[str, Any], columns: Columns, encoding: str, lost: list[Fault]
+) -> list[str]:
+    """Return the captions of a file, and add what its KEY.json says to its facts. Raises Fault."""
+    text, beside = file.with_suffix(".txt"), file.with_suffix(".json")
+    if beside.is_file():
+        found = fields.tree(_bytes(beside), beside.name)
+        if not isinstance(found, dict):
+            raise Fault("bad_text", f"{beside.name} is no object with names and values")
+        facts |= found
+    if text.is_file():
+        data = _bytes(text)
+        try:
+            return [fields.text(data, text.name)]
+        except Fault as fault:
+            if not encoding:
+                raise Fault(fault.reason, f"{fault.detail}; save it as UTF-8, or --encoding latin-1") from None
+            return [fields.encodable(_decode(data, text.name, encoding), text.name)]
+    named = file.parent.name.replace("_", " ") if file.parent != root else None
+    return fields.captions(facts.get(columns[1], named), columns[1], lost) or []
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[Record]:
-    file = _pyarrow("pyarrow.parquet").ParquetFile(path)
-    check = _Columns(path, columns, file.schema_arrow.names)
-    for part in file.iter_batches(batch_size=256):
-        yield from map(check.record, part.to_pylist())
-
-
-def _dataset(path: Path, columns: Columns) -> Iterator[Record]:
-    """A Hugging Face dataset as its save_to_disk writes it: Arrow streams named in state.json."""
-    names = [file["filename"] for file in json.loads((path / "state.json").read_text())["_data_files"]]
-    arrow, check = _pyarrow("pyarrow"), None
-    for name in names:
-        with arrow.memory_map(str(path / name)) as source:
-            stream = arrow.ipc.open_stream(source)
-            check = check or _Columns(path, columns, stream.schema.names)
-            for part in stream:
-                yield from map(check.record, part.to_pylist())
-
-
-_READERS = {
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".jsonl": _lines,
-    ".ndjson": _lines,
-    ".parquet": _parquet,
-}
-
-
-class _Columns:
-    """Takes the picture and the caption out of rows. Raises UserError when a column is not there."""
-
-    def __init__(self, path: Path, columns: Columns, names: list[str]) -> None:
-        self.folder = path if path.is_dir() else path.parent
-        self.image, self.caption = columns
-        for option, name in zip(("--image", "--caption"), columns):
-            if name not in names:
-                raise UserError(f"{path}: no column {name!r} for {option}{nearest(name, names)}")
-
-    def record(self, row: dict[str, Any]) -> Record:
-        image = row[self.image]
-        if isinstance(image, dict):  # the picture column of a Hugging Face dataset
-            image = image.get("bytes") or image.get("path")
-        if isinstance(image, str) and image:
-            image = self.folder / image
-        rest = {name: value for name, value in row.items() if name not in (self.image, None) and _plain(value)}
-        return Record(image or None, _captions(row[self.caption]), rest)
-
-
-def _captions(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [str(text) for text in values if text is not None and str(text).strip()]
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool, list)) or value is None
-
-
-def _pyarrow(module: str) -> Any:
-    import importlib
-
+def _bytes(file: Path) -> bytes:
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError("Parquet files and datasets on disk need pyarrow: pip install 'mmclr[tables]'") from error
+        return file.read_bytes()
+    except OSError as error:
+        raise Fault("unreadable", f"{file.name}: {error.strerror or error}") from None
+
+
+def _decode(data: bytes, name: str, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise Fault("bad_text", f"{name} is not {encoding} at byte {error.start}") from None
+    except LookupError:
+        raise UserError(f"--encoding {encoding}: there is no such encoding") from None
+
+
+def _table(path: Path, columns: Columns, encoding: str) -> Iterator[Record]:
+    folder = path if path.is_dir() else path.parent
+    for row in tables.rows(path, columns, encoding):
+        try:
+            yield _record(path, folder, row, columns)
+        except Fault as fault:
+            yield Record(None, [], row.values, fault, (str(path), row.number))
+
+
+def _record(path: Path, folder: Path, row: Row, columns: Columns) -> Record:
+    """Take the image and the captions out of a row. Raises Fault."""
+    if row.fault is not None:
+        raise row.fault
+    image = row.values.get(columns[0])
+    if isinstance(image, dict):  # the image column of a Hugging Face dataset
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, str) and image.strip():
+        image = folder / fields.encodable(image, columns[0])
+    elif image is not None and not isinstance(image, (bytes, str)):
+        raise Fault("no_image", f"{columns[0]} is a {type(image).__name__}, not a path or bytes")
+    lost: list[Fault] = []
+    captions = fields.captions(row.values.get(columns[1]), columns[1], lost) or []
+    rest = {name: value for name, value in row.values.items() if name != columns[0] and _plain(value)}
+    return Record(image or None, [c for c in captions if c.strip()], rest, None, (str(path), row.number), tuple(lost))
+
+
+def _plain(value: Any, inside: bool = False) -> bool:
+    """Whether a value goes into the json member: text, numbers, and lists of them (which may hold objects)."""
+    if isinstance(value, list):
+        return all(_plain(entry, True) for entry in value)
+    if isinstance(value, dict):
+        return inside and all(isinstance(name, str) and _plain(entry, True) for name, entry in value.items())
+    return isinstance(value, (str, int, float, bool)) or value is None

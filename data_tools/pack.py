@@ -6,10 +6,10 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from rich.progress import track
@@ -17,17 +17,16 @@ from rich.progress import track
 from data_tools.inputs import Record, read_records
 from data_tools.shard_writer import ShardWriter
 from mmclr.data.decode import Picture
-from mmclr.data.ledger import Fault
+from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.workers import run_ahead
 from mmclr.terminal import say
 
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-FIRST_ERRORS = 5  # shown in full
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
 def main(argv: list[str]) -> int:
-    """Pack; the status is 1 when nothing could be packed."""
+    """Pack; the status is 1 when nothing could be packed, 2 when too much was left out."""
     parser = argparse.ArgumentParser(
         description="Write pictures and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
         "pictures (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
@@ -51,83 +50,114 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG then (default 92)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and encode (default 2)")
     parser.add_argument("--prefix", default="", help="of the names of the shards")
+    parser.add_argument("--encoding", default="", help="of tables and .txt files (default: UTF-8, or what a byte order "
+                        "mark says)")  # fmt: skip
+    parser.add_argument("--max-faults", type=float, default=0.5, metavar="SHARE", help="records that may be left out; "
+                        "with more the status is 2 (default 0.5, and any of the first 500)")  # fmt: skip
     args = parser.parse_args(argv)
     encoder = Encoder(args.short_side, args.quality)
     settings = {"source": str(Path(args.source).resolve()), "columns": [args.image, args.caption],
                 "short_side": args.short_side, "quality": args.quality,
                 "samples": args.samples, "megabytes": args.megabytes}  # fmt: skip
-    writer = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix)
+    settings |= {"encoding": args.encoding} if args.encoding else {}
+    writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
     if not writer.finished:
-        pack(read_records(args.source, (args.image, args.caption)), writer, encoder, args.workers)
+        pack(
+            read_records(args.source, (args.image, args.caption), args.encoding), writer, encoder, args.workers, ledger
+        )
     written = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
-    for reason, count in writer.state["left_out"].items():
-        say(f"  {count:,} left out: {reason}")
+    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
+    for line in ledger.lines(met="left out"):
+        say(f"  {line}")
+    ledger.check(written + ledger.lost, "skip", args.max_faults, "--max-faults ")
     return int(written == 0)
+
+
+class Packed(NamedTuple):
+    """The members of a record's sample, None where there is none, and what is wrong with the record."""
+
+    members: dict[str, bytes] | None
+    faults: list[Entry]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes the members of a sample from a record; returns them, or a reason and a detail when it cannot."""
+    """Makes the members of a sample from a record."""
 
     short_side: int = 0
     quality: int = 92
 
-    def __call__(self, record: Record) -> dict[str, bytes] | tuple[str, str]:
-        where = record.fields.get("path") or record.image if not isinstance(record.image, bytes) else "bytes"
-        if record.error:
-            return "the record cannot be read", record.error
-        if record.image is None:
-            return "no picture", str(record.fields)[:80]
-        if not record.captions:
-            return "no caption", str(where)
+    def __call__(self, record: Record) -> Packed:
+        """Return the members; a record that cannot be used gives a fault."""
         try:
-            data = record.image if isinstance(record.image, bytes) else record.image.read_bytes()
-            extension, data = self._picture(data)
-        except OSError as error:
-            return "the file cannot be read", f"{where}: {error.strerror or error}"
+            return Packed(self._members(record), [record.entry(fault) for fault in record.lost])
         except Fault as fault:
-            return "the picture cannot be decoded", f"{where}: {fault.detail}"
-        fields = dict(record.fields)
-        if len(record.captions) > 1:
-            fields["captions"] = record.captions
-        return {
-            extension: data,
-            "txt": record.captions[0].strip().encode(),
-            "json": json.dumps(fields, ensure_ascii=False).encode(),
-        }
+            return Packed(None, [record.entry(fault)])
+
+    def _members(self, record: Record) -> dict[str, bytes]:
+        if record.fault is not None:
+            raise record.fault
+        if record.image is None:
+            raise Fault("no_image", "the record names none")
+        captions = [caption for caption in record.captions if caption.strip()]
+        if not captions:
+            raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
+        extension, data = self._picture(_bytes(record.image))
+        fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
+        return {extension: data, "txt": captions[0].strip().encode(), "json": _json(fields)}
 
     def _picture(self, data: bytes) -> tuple[str, bytes]:
         picture = Picture(data, DataConfig.max_pixels)
         short = min(picture.size)
         if not self.short_side or short <= self.short_side:
-            image = picture.pixels((255, 255, 255))  # a picture that cannot be decoded has no place in a shard
-            return EXTENSIONS.get(picture.format) or "png", data if picture.format in EXTENSIONS else _encode(
-                image, "PNG"
-            )
+            image = picture.pixels((255, 255, 255))  # an image that cannot be decoded has no place in a shard
+            if picture.format in EXTENSIONS:
+                return EXTENSIONS[picture.format], data
+            return "png", _encode(image, "PNG")
         image = picture.pixels((255, 255, 255), short / self.short_side / 2)
         scale = self.short_side / min(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         return "jpg", _encode(image.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=self.quality)
 
 
-def pack(records: Iterator[Record], writer: ShardWriter, encoder: Encoder, workers: int = 0) -> dict[str, Any]:
+def pack(
+    records: Iterator[Record], writer: ShardWriter, encoder: Callable[[Record], Packed], workers: int = 0,
+    ledger: Ledger | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the records that an earlier run has not dealt with; return what was written in all."""
     for _ in range(writer.done):
         next(records)
-    shown = 0
-    at = writer.done
+    at, ledger = writer.done, ledger or Ledger()
     encoded = run_ahead(encoder, records, workers)
     with writer:
-        for at, members in enumerate(track(encoded, "pack", disable=not sys.stderr.isatty()), writer.done + 1):
-            if isinstance(members, dict):
-                writer.add(f"{at - 1:09d}", members, at)
-                continue
-            writer.leave_out(members[0])
-            shown += 1
-            if shown <= FIRST_ERRORS:
-                say(f"left out: {members[0]}: {members[1]}", file=sys.stderr)
+        for at, packed in enumerate(track(encoded, "pack", disable=not sys.stderr.isatty()), writer.done + 1):
+            ledger.add(packed.faults)
+            for entry in packed.faults:
+                writer.leave_out(entry.reason)
+            if packed.members is not None:
+                writer.add(f"{at - 1:09d}", packed.members, at)
         return writer.finish(at)
+
+
+def _bytes(image: bytes | Path) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    try:
+        if image.is_file() or not image.exists():
+            return image.read_bytes()
+        raise Fault("unreadable", f"{image} is no file")
+    except FileNotFoundError:
+        raise Fault("missing_file", str(image)) from None
+    except (OSError, ValueError) as error:
+        raise Fault("unreadable", f"{image}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half characters in fields that no one reads as text stay what they are
+        return json.dumps(fields).encode()
 
 
 def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -14,28 +14,33 @@ import numpy as np
 import torch
 
 from eval.embedder import Embedder
-from eval.instances import Instance, pictures, read
+from eval.instances import Instance, pictures, read, rows_of
 from eval.measurement import Measurement
 from eval.result import Result
-from eval.sets import text_hash
+from eval.sets import MAX_FAULTS, text_hash
 from eval.suite import Suite, about
+from mmclr.data.ledger import Ledger
 from mmclr.errors import UserError
 
 
-def run(embedder: Embedder, instances: Sequence[Instance], images: Path, name: str) -> Result:
+def run(
+    embedder: Embedder, instances: Sequence[Instance], images: Path, name: str,
+    ledger: Ledger | None = None, max_faults: float = MAX_FAULTS,
+) -> Result:  # fmt: skip
     """Measure text_acc (each picture prefers its caption), image_acc (each caption its picture) and acc (both).
 
-    With one picture to an instance there is only text_acc.
+    With one picture to an instance there is only text_acc. An instance without one of its pictures is left out and
+    said, its picture counted beside what `ledger` has.
     """
     if not instances:
         raise UserError(f"{name}: there is no instance")
     began = time.perf_counter()
-    data, number = pictures(instances, images, name)
+    data, numbers = pictures(instances, images, name, ledger, max_faults)
     embedded = embedder.pictures(data)
-    if len(embedded.data) < len(data):
-        raise UserError(
-            f"{name}: {len(data) - len(embedded.data)} pictures cannot be decoded; each belongs to an instance"
-        )
+    number, all_of_them = rows_of(numbers, embedded.data), len(instances)
+    instances = [instance for instance in instances if all(source in number for source in instance.pictures)]
+    if not instances:
+        raise UserError(f"{name}: no instance has all of its pictures; say where they lie: --images")
     texts = list(dict.fromkeys(text for instance in instances for text in instance.captions))
     vectors, row = embedder.texts(texts, "captions"), {text: i for i, text in enumerate(texts)}
     outcomes = []
@@ -49,12 +54,15 @@ def run(embedder: Embedder, instances: Sequence[Instance], images: Path, name: s
     if max(len(instance.pictures) for instance in instances) > 1:
         chosen |= {"image_acc": image_right, "acc": text_right & image_right}
     said = about(embedder, embedded, prompts=text_hash("\0".join(texts)))
+    left_out = all_of_them - len(instances)
+    notes = ["a tie counts as wrong"] + (["mean over groups of the means inside them"] if strata is not None else [])
+    notes += [f"{left_out} instances are left out: a picture of theirs cannot be used"] if left_out else []
     return Result.of(
         {key: Measurement(values, strata=strata, unit="instances") for key, values in chosen.items()},
         task="image_caption_selection",
         ties={"instances": int(tied.sum())},
-        sizes={"instances": len(instances), "images": len(data), "groups": len(set(groups))},
-        notes=["a tie counts as wrong"] + (["mean over groups of the means inside them"] if strata is not None else []),
+        sizes={"instances": len(instances), "images": len(embedded.data), "groups": len(set(groups))},
+        notes=notes,
         seconds=round(time.perf_counter() - began, 3),
         **said,
     )
@@ -81,12 +89,15 @@ EXAMPLES = """examples:
 """
 
 
-def _run(embedder: Embedder, found: Sequence[Instance], args: argparse.Namespace) -> Result:
-    path = Path(args.data)
-    return run(embedder, found, args.images or path.parent, args.dataset or path.stem)
+def _open(args: argparse.Namespace) -> tuple[list[Instance], Ledger]:
+    ledger = Ledger()
+    return read(Path(args.data), ledger), ledger
 
 
-suite = Suite(
-    "compositional", __doc__, EXAMPLES, run=_run, open=lambda args: read(Path(args.data)), add=lambda parser: None
-)
+def _run(embedder: Embedder, found: tuple[list[Instance], Ledger], args: argparse.Namespace) -> Result:
+    path, (instances, ledger) = Path(args.data), found
+    return run(embedder, instances, args.images or path.parent, args.dataset or path.stem, ledger, args.max_faults)
+
+
+suite = Suite("compositional", __doc__, EXAMPLES, run=_run, open=_open, add=lambda parser: None)
 main = suite.main

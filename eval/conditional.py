@@ -7,7 +7,8 @@ image_plus_text, the mean of the two unit vectors (the paper mixes raw features;
 from __future__ import annotations
 
 import argparse
-import json
+import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,18 @@ import torch
 from torch import Tensor
 
 from eval.embedder import Embedder
-from eval.instances import Box, cut
+from eval.instances import Box, cut, rows_of
 from eval.measurement import Measurement
 from eval.probes import rank_of_class
 from eval.ranking import Ranks
 from eval.result import Result
-from eval.sets import EvalSet, text_hash
+from eval.sets import MAX_FAULTS, EvalSet, counted, text_hash
 from eval.suite import Suite, about
+from mmclr.data import fields
 from mmclr.data.decode import open_image
-from mmclr.data.ledger import Fault
+from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.rows import Row
+from mmclr.data.tables import json_rows
 from mmclr.errors import UserError
 
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
@@ -51,19 +55,26 @@ class Template:
 
 def run(
     embedder: Embedder, tasks: Mapping[str, Sequence[Template]], images: Path, name: str,
-    combiners: Mapping[str, Combine] = BASELINES,
+    combiners: Mapping[str, Combine] = BASELINES, ledger: Ledger | None = None, max_faults: float = MAX_FAULTS,
 ) -> Result:  # fmt: skip
-    """Measure each task with each combiner; the average over tasks is the mean of their recalls."""
+    """Measure each task with each combiner; the average over tasks is the mean of their recalls.
+
+    A template without one of its pictures is left out and said, the picture counted beside what `ledger` has.
+    """
     began = time.perf_counter()
-    everything = [t for templates in tasks.values() for t in templates]
-    sources = list(dict.fromkeys(s for t in everything for s in (t.reference, *t.gallery)))
-    number = {source: i for i, source in enumerate(sources)}
-    data = EvalSet(name, lambda i: _load(images, sources[i]), [str(source) for source in sources])
+    sources = list(dict.fromkeys(s for ts in tasks.values() for t in ts for s in (t.reference, *t.gallery)))
+    if not any(os.path.isfile(images / file) for file, _ in sources):
+        raise UserError(f"{images / sources[0][0]}: no such picture; say where they lie: --images")
+    keys = [str(source) for source in sources]
+    counts = counted(ledger or Ledger())
+    data = EvalSet(name, lambda i: _load(images, sources[i]), keys, max_faults=max_faults, **counts).check()
     embedded = embedder.pictures(data)
-    if len(embedded.data) < len(data):
-        raise UserError(
-            f"{name}: {len(data) - len(embedded.data)} pictures cannot be decoded; each belongs to a gallery"
-        )
+    number = rows_of({source: i for i, source in enumerate(sources)}, embedded.data)
+    whole = {task: [t for t in ts if all(s in number for s in (t.reference, *t.gallery))] for task, ts in tasks.items()}
+    left_out = sum(map(len, tasks.values())) - sum(map(len, whole.values()))
+    if empty := [task for task, templates in whole.items() if not templates]:
+        raise UserError(f"{name}: no template of {empty[0]} has all of its pictures; say where they lie: --images")
+    tasks, everything = whole, [t for templates in whole.values() for t in templates]
     measured: dict[str, Measurement | float | None] = {}
     ties = 0
     for task, templates in tasks.items():
@@ -84,18 +95,30 @@ def run(
         measured,
         task="conditional_retrieval",
         ties={"templates": ties},
-        sizes={"images": len(data), "templates": len(everything), "tasks": len(tasks)},
+        sizes={"images": len(embedded.data), "templates": len(everything), "tasks": len(tasks)},
+        notes=[f"{left_out} templates are left out: a picture of theirs cannot be used"] if left_out else [],
         seconds=round(time.perf_counter() - began, 3),
         **about(embedder, embedded, prompts=text_hash("\0".join(t.condition for t in everything))),
     )
 
 
-def read(path: Path) -> dict[str, list[Template]]:
-    """Read one task's JSON, or a folder with those of several."""
+def read(path: Path, ledger: Ledger | None = None) -> dict[str, list[Template]]:
+    """Read one task's JSON, or a folder with those of several. An entry that cannot be used is counted in `ledger`."""
+    ledger = ledger if ledger is not None else Ledger()
     files = [path] if path.is_file() else [f for f in (path / f"{task}.json" for task in TASKS) if f.is_file()]
     if not files:
         raise UserError(f"{path}: no task there; a GeneCIS file, or a folder with {', '.join(TASKS)}.json is needed")
-    return {file.stem: [_template(entry, file) for entry in json.loads(file.read_text("utf-8"))] for file in files}
+    tasks = {}
+    for file in files:
+        found = tasks[file.stem] = list[Template]()
+        for row in json_rows(file):
+            try:
+                found.append(_template(row))
+            except Fault as fault:
+                ledger.add([row.entry(file, fault)])
+        if not found:
+            raise UserError("\n".join([f"{file}: no entry can be used", *ledger.lines(met="left out")]))
+    return tasks
 
 
 def crop_box(box: Sequence[float], width: int, height: int) -> Box:
@@ -109,26 +132,35 @@ def crop_box(box: Sequence[float], width: int, height: int) -> Box:
     return round(left), round(top), round(right), round(bottom)
 
 
-def _template(entry: Mapping[str, Any], file: Path) -> Template:
+def _template(row: Row) -> Template:
+    if row.fault:
+        raise row.fault
+    entry = row.values
     try:
         gallery = [_source(item) for item in (entry["target"], *entry["gallery"])]
-        return Template(_source(entry["reference"]), tuple(gallery), entry["condition"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file}: an entry lacks {error}") from None
+        return Template(_source(entry["reference"]), tuple(gallery), fields.caption(entry["condition"], "condition"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise Fault("bad_row", f"an entry lacks {error}") from None
 
 
 def _source(item: Mapping[str, Any]) -> tuple[str, Any]:
     """COCO's val2017 by number, whole; or Visual Genome by number, with a box."""
     if "val_image_id" in item:
         return f"{int(item['val_image_id']):012d}.jpg", None
-    return f"{item['image_id']}.jpg", tuple(item["instance_bbox"])
+    left, top, width, height = map(float, item["instance_bbox"])
+    if not all(map(math.isfinite, (left, top, width, height))) or width <= 0 or height <= 0:
+        raise ValueError(f"a box with an area: {item['instance_bbox']}")
+    return f"{fields.caption(item['image_id'], 'image_id')}.jpg", tuple(item["instance_bbox"])
 
 
 def _load(root: Path, source: tuple[str, Any]) -> bytes:
     file, box = source
-    if not (root / file).is_file():
-        raise UserError(f"{root / file}: no such picture; say where they lie: --images")
-    encoded = (root / file).read_bytes()
+    try:
+        encoded = (root / file).read_bytes()
+    except FileNotFoundError:
+        raise Fault("missing_file", f"{root / file}: say where pictures lie: --images") from None
+    except (OSError, ValueError) as error:
+        raise Fault("unreadable", f"{root / file}: {getattr(error, 'strerror', None) or error}") from None
     if box is None:
         return encoded
     try:
@@ -152,12 +184,16 @@ EXAMPLES = """examples:
 """
 
 
-def _run(embedder: Embedder, tasks: Mapping[str, Sequence[Template]], args: argparse.Namespace) -> Result:
-    path = Path(args.data)
-    return run(embedder, tasks, args.images or path.parent, args.dataset or path.stem)
+def _open(args: argparse.Namespace) -> tuple[dict[str, list[Template]], Ledger]:
+    ledger = Ledger()
+    return read(Path(args.data), ledger), ledger
 
 
-suite = Suite(
-    "conditional", __doc__, EXAMPLES, run=_run, open=lambda args: read(Path(args.data)), add=lambda parser: None
-)
+def _run(embedder: Embedder, found: tuple[dict[str, list[Template]], Ledger], args: argparse.Namespace) -> Result:
+    path, (tasks, ledger) = Path(args.data), found
+    return run(embedder, tasks, args.images or path.parent, args.dataset or path.stem, ledger=ledger,
+               max_faults=args.max_faults)  # fmt: skip
+
+
+suite = Suite("conditional", __doc__, EXAMPLES, run=_run, open=_open, add=lambda parser: None)
 main = suite.main

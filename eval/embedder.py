@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from eval.progress import bar
 from eval.sets import EvalSet
 from eval.store import DIGEST, Store
 from mmclr import parallel
+from mmclr.data.ledger import Fault
 from mmclr.data.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models import prefixes
@@ -115,19 +117,23 @@ class Embedder:
         return self._texts.get(digests)
 
     def pictures(self, data: EvalSet) -> Embedded:
-        """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted."""
-        store = self._images if data.keep else Store()
-        digests = self._share(self._add_pictures(data, store), store, len(data))
-        store.flush()
-        kept = [i for i, digest in enumerate(digests) if digest in store]
-        if not kept:
-            raise UserError(f"{data.name}: none of its {len(data)} pictures can be decoded")
-        rows = store.get([digests[i] for i in kept])
-        return Embedded(data.subset(kept, "undecodable picture"), rows, hash_of(digests))
+        """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted.
 
-    def _add_pictures(self, data: EvalSet, store: Store) -> list[bytes]:
-        """Embed this process's part of a set into the store; return the digests of the part."""
+        Raises UserError when that is too much of it: see EvalSet.check.
+        """
+        store = self._images if data.keep else Store()
+        mine, faults = self._add_pictures(data, store)
+        digests = self._share(mine, store, len(data))
+        store.flush()
+        told = [json.loads(said) for said in parallel.say(json.dumps({i: f.args for i, f in faults.items()}))]
+        rest = data.without({int(i): Fault(*why) for part in told for i, why in part.items()})
+        rows = store.get([digest for digest in digests if digest in store])
+        return Embedded(rest, rows, hash_of(digests))
+
+    def _add_pictures(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault]]:
+        """Embed this process's part of a set into the store; return the digests of the part, and its faults."""
         digests: list[bytes] = []
+        faults: dict[int, Fault] = {}
         part = ranks.part(len(data))
         with bar(f"pictures of {data.name}", len(part)) as advance:
             for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
@@ -136,8 +142,9 @@ class Embedder:
                         rows = self._encode_pixels(batch.pixels.to(self.device))
                     store.add(batch.new, rows.to(self._kept).cpu())
                 digests += batch.digests
+                faults |= batch.faults
                 advance(len(batch.digests))
-        return digests
+        return digests, faults
 
     def _share(self, mine: list[bytes], store: Store, n: int) -> list[bytes]:
         """Give all processes the digests and the rows of all n pictures."""

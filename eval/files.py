@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.sets import PLAIN, EvalSet, Templates, check_labels
+import torch
+
+from eval.sets import PLAIN, EvalSet, Templates, counted, cut_captions
+from mmclr.data import fields, rows, tables
+from mmclr.data.ledger import Entry, Fault, Ledger
+from mmclr.data.rows import Row
 from mmclr.data.shards import IMAGES
 from mmclr.errors import UserError
 
@@ -20,65 +24,137 @@ def folder(root: Path, *, name: str = "", classnames: Sequence[str] = (), templa
         raise UserError(f"{root}: it has {len(folders)} class folders, but {len(classnames)} class names were given")
     found = [(path, number) for number, place in enumerate(folders) for path in _pictures(place)]
     names = list(classnames) or [place.name.replace("_", " ") for place in folders]
-    labels = check_labels([number for _, number in found], [str(path) for path, _ in found], len(names), str(root))
+    labels = torch.tensor([number for _, number in found], dtype=torch.int64)
     keys = [str(path.relative_to(root)) for path, _ in found]
     return EvalSet(name or root.name, _reader([path for path, _ in found]), keys, labels=labels, classnames=names,
                    templates=templates)  # fmt: skip
 
 
-def table(path: Path, *, images: Path | None = None, name: str = "") -> EvalSet:
-    """Read a .csv or .tsv with the columns filepath and title (open_clip's names); one row a caption."""
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
-    if rows and not {"filepath", "title"} <= rows[0].keys():
-        raise UserError(f"{path}: its columns are {', '.join(rows[0])}; filepath and title are needed")
-    captions: dict[str, list[str]] = {}
-    for row in rows:
-        captions.setdefault(row["filepath"], []).append(row["title"])
-    return _captioned(name or path.stem, images or path.parent, captions)
+def table(path: Path, *, images: Path | None = None, name: str = "", encoding: str = "") -> EvalSet:
+    """Read a table with the columns filepath and title (open_clip's names); one row a caption."""
+    captions = _Captions(path, images or path.parent)
+    for row in tables.rows(path, ("filepath", "title"), encoding):
+        captions.add(row, "filepath", "title")
+    return captions.make(name or path.stem)
 
 
 def captions_json(path: Path, *, images: Path | None = None, split: str = "test", name: str = "") -> EvalSet:
     """Read Karpathy's splits (images[].sentences[].raw, the pictures of `split`) or COCO's captions (all)."""
+    tree = rows.read_json(path)
+    captions = _Captions(path, images or path.parent)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        captions = _coco(tree) if "annotations" in tree else _karpathy(tree, split, path)
-    except (ValueError, KeyError, TypeError) as error:
+        found = _coco(tree) if "annotations" in tree else _karpathy(tree, split, path)
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: neither Karpathy's nor COCO's form of captions ({error!r})") from None
-    return _captioned(name or path.stem, images or path.parent, captions)
+    for row in found:
+        captions.add(row, "file", "caption")
+    return captions.make(name or path.stem)
 
 
-def _karpathy(tree: Any, split: str, path: Path) -> dict[str, list[str]]:
-    splits = sorted({image.get("split", split) for image in tree["images"]})
+def _karpathy(tree: Any, split: str, path: Path) -> Iterator[Row]:
+    """Return a row for each sentence, or for an image without one."""
+    found = [rows.of_object(number, image) for number, image in enumerate(_list(tree["images"]), 1)]
+    splits = sorted({str(row.values.get("split", split)) for row in found})
     if split not in splits:
         raise UserError(f"{path}: it has no split {split!r}; it has {', '.join(splits)}")
-    return {
-        str(Path(image.get("filepath", ""), image["filename"])): [sentence["raw"] for sentence in image["sentences"]]
-        for image in tree["images"]
-        if image.get("split", split) == split
-    }
+    return (each for row in found if row.values.get("split", split) == split for each in _sentences(row))
 
 
-def _coco(tree: Any) -> dict[str, list[str]]:
-    names = {image["id"]: image["file_name"] for image in tree["images"]}
-    captions: dict[str, list[str]] = {}
-    for annotation in tree["annotations"]:
-        captions.setdefault(names[annotation["image_id"]], []).append(annotation["caption"])
-    return captions
+def _sentences(row: Row) -> Iterator[Row]:
+    image, sentences = row.values, row.values.get("sentences")
+    folder, file = image.get("filepath", ""), image.get("filename")
+    if row.fault or not isinstance(folder, str) or not isinstance(file, str) or not isinstance(sentences, list):
+        yield rows.bad_row(row.number, "an entry of images lacks filename or sentences")
+        return
+    for sentence in sentences:
+        text = sentence.get("raw") if isinstance(sentence, dict) else None
+        yield Row(row.number, {"file": str(Path(folder, file)), "caption": text})
 
 
-def _captioned(name: str, root: Path, captions: dict[str, list[str]]) -> EvalSet:
-    """Make a retrieval set of files below `root`; a file that is missing is an error, not a smaller set."""
-    missing = [file for file in captions if not (root / file).is_file()]
-    if missing:
-        raise UserError(
-            f"{root / missing[0]}: no such picture, and {len(missing) - 1} more; say where they lie: --images"
-        )
-    return EvalSet(name, _reader([root / file for file in captions]), list(captions), captions=list(captions.values()))
+def _coco(tree: Any) -> Iterator[Row]:
+    """Return a row for each annotation."""
+    images = [image for image in _list(tree["images"]) if isinstance(image, dict)]
+    names = {str(image.get("id")): image.get("file_name") for image in images}
+    for number, annotation in enumerate(_list(tree["annotations"]), 1):
+        row = rows.of_object(number, annotation)
+        file = names.get(str(row.values.get("image_id")))
+        if row.fault or not isinstance(file, str):
+            yield rows.bad_row(number, "the annotation's image_id is not that of an image with a file_name")
+        else:
+            yield Row(number, {"file": file, "caption": annotation.get("caption")})
 
 
-def _reader(paths: Sequence[Path]) -> Any:
-    return lambda i: paths[i].read_bytes()
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a {type(value).__name__} in place of a list")
+    return value
+
+
+class _Captions:
+    """Collects the captions of files below `root`; what cannot be used is counted, file and row."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        self.path, self.root = path, root
+        self.ledger = Ledger()
+        self.found: dict[str, list[str]] = {}
+        self.bad: dict[str, tuple[Row, Fault]] = {}  # files without a good caption so far
+        self.number: dict[str, int] = {}  # of the first row of each file
+
+    def add(self, row: Row, file: str, caption: str) -> None:
+        """Take a row's file and caption."""
+        try:
+            if row.fault:
+                raise row.fault
+            name = fields.caption(row.values.get(file), file)
+        except Fault as fault:
+            self.ledger.add([row.entry(self.path, fault)])
+            return
+        self.number.setdefault(name, row.number)
+        lost: list[Fault] = []
+        try:
+            text = fields.caption(row.values.get(caption), caption)
+            if not text.strip():
+                raise Fault("empty_caption", f"{caption} has nothing but spaces")
+            self.found.setdefault(name, []).extend(cut_captions([text], lost))
+            self.ledger.add(row.entry(self.path, fault, name) for fault in lost)
+        except Fault as fault:
+            if name in self.bad:  # of one file's bad captions one may be the sample that is lost
+                self._lose(*self.bad[name], name)
+            self.bad[name] = (row, fault)
+
+    def _lose(self, row: Row, fault: Fault, name: str) -> None:
+        self.ledger.add([row.entry(self.path, Fault("lost_caption", fault.detail), name)])
+
+    def make(self, name: str) -> EvalSet:
+        """Make the retrieval set."""
+        for file, (row, fault) in self.bad.items():
+            if file in self.found:
+                self._lose(row, fault, file)
+            else:
+                self.ledger.add([row.entry(self.path, fault, file)])
+        missing = [file for file in self.found if not os.path.isfile(self.root / file)]
+        if missing and len(missing) == len(self.found):
+            raise UserError(
+                f"{self.root / missing[0]}: no such picture, and {len(missing) - 1} more; say where they lie: --images"
+            )
+        entry = Entry(str(self.path), 0, "", "missing_file", "no such picture; say where they lie: --images")
+        self.ledger.add(entry._replace(row=self.number[file], key=file) for file in missing)
+        gone = set(missing)
+        keys = [file for file in self.found if file not in gone]
+        return EvalSet(
+            name, _reader([self.root / file for file in keys]), keys, captions=[self.found[key] for key in keys],
+            where=lambda i: entry._replace(row=self.number[keys[i]], key=keys[i]), **counted(self.ledger),
+        )  # fmt: skip
+
+
+def _reader(paths: Sequence[Path]) -> Callable[[int], bytes]:
+    def read(number: int) -> bytes:
+        try:
+            return paths[number].read_bytes()
+        except OSError as error:
+            raise Fault("unreadable", f"{paths[number]}: {error.strerror or error}") from None
+
+    return read
 
 
 def _pictures(place: Path) -> list[Path]:

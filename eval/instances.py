@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from eval.pictures import MAX_PIXELS
-from eval.sets import EvalSet
+from eval.sets import MAX_FAULTS, EvalSet, counted
+from mmclr.data import fields
 from mmclr.data.decode import as_stored
-from mmclr.data.ledger import Fault
+from mmclr.data.ledger import Entry, Fault, Ledger
+from mmclr.data.rows import Row
+from mmclr.data.tables import json_rows
 from mmclr.errors import UserError
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -30,42 +33,77 @@ class Instance:
     group: str = ""  # the metric is the mean over groups of the means inside them, where there are groups
 
 
-def read(path: Path) -> list[Instance]:
-    """Read a file; its form is told by its first entry's keys."""
-    entries = _entries(path)
+def read(path: Path, ledger: Ledger | None = None) -> list[Instance]:
+    """Read a file; its form is told by its first entry's keys. An entry that cannot be used is counted in `ledger`."""
+    ledger = ledger if ledger is not None else Ledger()
+    entries = list(json_rows(path))
     forms: dict[str, Callable[[dict[str, Any]], Instance]] = {
         "negative_caption": _sugar_crepe, "caption_1": _winoground, "false_caption": _aro, "captions": _plain,
     }  # fmt: skip
-    parse = next((form for key, form in forms.items() if entries and key in entries[0]), None)
-    if parse is None:
+    form = next((key for key in forms for row in entries if key in row.values), None)
+    if form is None:
         raise UserError(f"{path}: no form that is known: SugarCrepe (negative_caption), Winoground (caption_1), "
                         "ARO (false_caption), or plain (images, captions)")  # fmt: skip
+    found = []
+    for row in entries:
+        try:
+            found.append(_parse(forms[form], row))
+        except Fault as fault:
+            ledger.add([row.entry(path, fault)])
+    if not found:
+        raise UserError("\n".join([f"{path}: no entry can be used", *ledger.lines(met="left out")]))
+    return _without_rare(found) if any("attributes" in row.values for row in entries) else found
+
+
+def _parse(form: Callable[[dict[str, Any]], Instance], row: Row) -> Instance:
+    """Return an entry as an Instance whose names and captions are text. Raises Fault."""
+    if row.fault:
+        raise row.fault
     try:
-        found = [parse(entry) for entry in entries]
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path}: an entry lacks {error}") from None
-    return _without_rare(found) if "attributes" in entries[0] else found
+        found = form(row.values)
+    except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
+        raise Fault("bad_row", f"an entry lacks {error}") from None
+    for text in (*found.captions, *(file for file, _ in found.pictures)):
+        fields.caption(text, "a caption or the name of a picture")
+    captions = tuple(map(str, found.captions))
+    return replace(found, captions=captions, group=str(found.group))
 
 
-def pictures(instances: Sequence[Instance], root: Path, name: str) -> tuple[EvalSet, dict[Source, int]]:
-    """Return the distinct pictures of all instances as a set, and the number of each in it."""
+def pictures(
+    instances: Sequence[Instance], root: Path, name: str, ledger: Ledger | None = None, max_faults: float = MAX_FAULTS
+) -> tuple[EvalSet, dict[Source, int]]:
+    """Return the distinct pictures of all instances as a set, and the number of each in it; missing ones are counted.
+
+    `ledger` has what was counted before; it goes into the set.
+    """
+    ledger = ledger if ledger is not None else Ledger()
     sources = list(dict.fromkeys(source for instance in instances for source in instance.pictures))
     files = {file: _locate(root, file) for file, _ in sources}
     missing = [file for file, path in files.items() if path is None]
-    if missing:
+    if missing and len(missing) == len(files):
         raise UserError(
             f"{root / missing[0]}: no such picture, and {len(missing) - 1} more; say where they lie: --images"
         )
+    ledger.add(Entry(str(root / file), 0, "", "missing_file", "say where pictures lie: --images") for file in missing)
+    sources = [source for source in sources if files[source[0]] is not None]
 
     def load(number: int) -> bytes:
         file, box = sources[number]
-        encoded = files[file].read_bytes()  # type: ignore[union-attr]
         try:
-            return encoded if box is None else cut(encoded, box)
-        except Fault:
-            return encoded  # left out and counted where it is decoded
+            encoded = files[file].read_bytes()  # type: ignore[union-attr]
+        except OSError as error:
+            raise Fault("unreadable", f"{files[file]}: {error.strerror or error}") from None
+        return encoded if box is None else cut(encoded, box)
 
-    return EvalSet(name, load, [str(source) for source in sources]), {source: i for i, source in enumerate(sources)}
+    keys = [str(source) for source in sources]
+    data = EvalSet(name, load, keys, max_faults=max_faults, **counted(ledger)).check()
+    return data, {source: i for i, source in enumerate(sources)}
+
+
+def rows_of(sources: Mapping[Source, int], data: EvalSet) -> dict[Source, int]:
+    """Return the row of each picture among those of `data` that are left after decoding."""
+    left = {key: row for row, key in enumerate(data.keys)}
+    return {source: left[str(source)] for source in sources if str(source) in left}
 
 
 def cut(encoded: bytes, box: Box, *, square: bool = False) -> bytes:
@@ -79,17 +117,6 @@ def cut(encoded: bytes, box: Box, *, square: bool = False) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", compress_level=1)
     return out.getvalue()
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        tree = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    return list(tree.values()) if isinstance(tree, dict) else tree
 
 
 def _sugar_crepe(entry: dict[str, Any]) -> Instance:
@@ -112,7 +139,7 @@ def _aro(entry: dict[str, Any]) -> Instance:
 def _plain(entry: dict[str, Any]) -> Instance:
     files = entry["images"] if "images" in entry else [entry["image"]]
     if len(entry["captions"]) < max(2, len(files)):
-        raise UserError(f"{files[0]}: an entry needs two captions or more, the right ones first")
+        raise Fault("bad_row", f"{files[0]}: an entry needs two captions or more, the right ones first")
     return Instance(tuple((file, None) for file in files), tuple(entry["captions"]), entry.get("group", ""))
 
 
@@ -126,7 +153,7 @@ def _without_rare(found: list[Instance], least: int = 25) -> list[Instance]:
 
 def _locate(root: Path, file: str) -> Path | None:
     """Find a picture below `root`; names without an ending get the usual ones."""
-    return next((path for path in _candidates(root / file) if path.is_file()), None)
+    return next((path for path in _candidates(root / file) if os.path.isfile(path)), None)
 
 
 def _candidates(path: Path) -> Iterator[Path]:

@@ -12,17 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from eval import shards as samples
 from eval.progress import bar
-from eval.sets import PLAIN, EvalSet, read_lines
-from eval.shards import read as read_shards
+from eval.sets import PLAIN, EvalSet, cut_captions, read_lines
 from mmclr import written
 from mmclr.config import nearest
+from mmclr.data import rows
 from mmclr.errors import UserError
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 MEMBERS = {"classification": "cls", "retrieval": "txt", "multilabel": "npy"}
 KIND = "evaluation set"
+READINGS = {"classification": samples.class_number, "retrieval": samples.text, "multilabel": samples.vector}
 MAGIC = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
 
@@ -32,16 +35,17 @@ def read(root: str | Path, split: str = "test", name: str = "") -> EvalSet:
     kind = _word(root / "dataset_type.txt", "classification")
     if kind not in MEMBERS:
         raise UserError(f"{root}/dataset_type.txt says {kind!r}; it may say retrieval or multilabel, or be absent")
-    table = read_shards(_numbered(root / split), [MEMBERS[kind]], name or root.name)
+    table = samples.read(_numbered(root / split), {MEMBERS[kind]: READINGS[kind]}, name or root.name)
     if kind == "retrieval":
         captions = [[line.replace("\\n", "\n") for line in text.split("\n")] for text in table.column(0)]
-        return table.make(captions=captions)
+        return table.make(captions=[cut_captions(lines, []) for lines in captions])
     if not (root / "classnames.txt").is_file():
         raise UserError(f"{root}: no classnames.txt there; it names the classes, one a line, in the order of numbers")
     classnames = read_lines(root / "classnames.txt")
     templates = read_lines(root / TEMPLATES) if (root / TEMPLATES).is_file() else PLAIN
-    check = table.vectors if kind == "multilabel" else table.numbers
-    return table.make(labels=check(0, len(classnames)), classnames=classnames, templates=templates)
+    table = (table.of_vectors if kind == "multilabel" else table.of_numbers)(0, len(classnames))
+    labels = np.stack(table.column(0)).astype(np.uint8) if kind == "multilabel" else np.array(table.column(0), np.int64)
+    return table.make(labels=torch.from_numpy(labels), classnames=classnames, templates=templates)
 
 
 def write(
@@ -122,4 +126,4 @@ def _numbered(folder: Path) -> list[str]:
 
 
 def _word(path: Path, absent: str) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else absent
+    return rows.read_text(path).strip() if path.is_file() else absent

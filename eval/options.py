@@ -6,15 +6,14 @@ Names that CLIP_benchmark's command line has are accepted too, so a script swaps
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from eval.embedder import DTYPES, Embedder
-from eval.sets import EvalSet, Templates, read_lines
+from eval.sets import MAX_FAULTS, EvalSet, Templates, names_of, read_lines
 from eval.sources import open_set
 from eval.store import standard
-from mmclr.config import nearest
+from mmclr.data import rows
 from mmclr.errors import UserError
 
 
@@ -67,6 +66,11 @@ def add_data(p: argparse.ArgumentParser) -> None:
         "--caption", metavar="FIELD", help="where shards keep captions: txt (so without --label) or json:FIELD"
     )
     p.add_argument("--language", default="en", help="goes into the result as it is")
+    p.add_argument(
+        "--encoding", default="", help="of a .csv, .tsv or .jsonl (default: UTF-8, or its byte order mark's)"
+    )
+    p.add_argument("--max_faults", "--max-faults", type=float, default=MAX_FAULTS, metavar="SHARE", help="samples that "
+                   "may be damaged; with more the evaluation ends (default 0.01, and any ten)")  # fmt: skip
     p.set_defaults(label="", classnames=None, template=None, templates=None)
 
 
@@ -90,36 +94,28 @@ def add_classes(p: argparse.ArgumentParser) -> None:
 def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
     """Open the set that the arguments name; `changes` replace some of them."""
     given: dict[str, Any] = {name: getattr(args, name) for name in ("data", "split", "caption", "label", "images")}
-    given |= {"name": args.dataset, "language": args.language}
+    given |= {"name": args.dataset, "language": args.language, "encoding": args.encoding,
+              "max_faults": args.max_faults}  # fmt: skip
     given["templates"] = args.template or (_templates(args.templates, args.dataset) if args.templates else None)
     given["classnames"] = _names(args.classnames, args.dataset) if args.classnames else []
     return open_set(**{**given, **changes})
 
 
 def _names(path: Path, dataset: str) -> list[str]:
-    if path.suffix != ".json":
-        return read_lines(_there(path))
-    names = _of_dataset(path, dataset)
-    if not isinstance(names, list):
-        raise UserError(f"{path}: class names are a JSON list of strings, in the order of class numbers")
-    return [str(name) for name in names]
+    return names_of(_of_dataset(path, dataset), path) if path.suffix == ".json" else read_lines(path)
 
 
 def _templates(path: Path, dataset: str) -> Templates:
-    return _of_dataset(path, dataset) if path.suffix == ".json" else read_lines(_there(path))
+    if path.suffix != ".json":
+        return read_lines(path)
+    found = _of_dataset(path, dataset)
+    if isinstance(found, dict):
+        return {name: names_of(prompts, path) for name, prompts in found.items()}
+    return names_of(found, path)
 
 
 def _of_dataset(path: Path, dataset: str) -> Any:
     """Read a JSON file; where it maps sets to what is asked for (CLIP_benchmark's form), take this set's part."""
-    try:
-        tree = json.loads(_there(path).read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    tree = rows.read_json(path)
     name = dataset.removeprefix("wds/")
     return tree[name] if isinstance(tree, dict) and name in tree else tree
-
-
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file{nearest(path.name, sorted(p.name for p in path.parent.glob('*')))}")
-    return path

@@ -42,6 +42,9 @@ class Transform:
         return np.asarray(plain(image, self.size, self.resample)).transpose(2, 0, 1)
 
 
+Row = tuple[bytes, "np.ndarray | Fault | None"]  # digest of the bytes; pixels where they are new
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Consecutive pictures of a set: the digests of all, and the pixels of those that are new and could be decoded."""
@@ -49,6 +52,7 @@ class Decoded:
     digests: list[bytes]
     new: list[bytes]  # [m]
     pixels: Tensor  # uint8 [m, 3, H, W]
+    faults: dict[int, Fault]  # number in the set -> why there are no pixels
 
 
 def decoded(
@@ -56,18 +60,19 @@ def decoded(
 ) -> Iterator[Decoded]:
     """Yield the `wanted` pictures of a set in order, in batches, decoded by threads one batch ahead of the caller."""
 
-    def load(numbers: range) -> list[tuple[bytes, np.ndarray | None]]:
+    def load(numbers: range) -> list[Row]:
         return [one(number) for number in numbers]
 
-    def one(number: int) -> tuple[bytes, np.ndarray | None]:
-        encoded = data.read(number)
-        digest = hashlib.sha256(encoded).digest()[:DIGEST]
+    def one(number: int) -> Row:
+        digest = hashlib.sha256(f"no picture {number} of {data.name}".encode()).digest()[:DIGEST]
         try:
+            encoded = data.read(number)
+            digest = hashlib.sha256(encoded).digest()[:DIGEST]
             return digest, None if digest in known else transform(encoded)
-        except Fault:
-            return digest, None
+        except Fault as fault:
+            return digest, fault
 
-    def submit(start: int) -> list[Future[list[tuple[bytes, np.ndarray | None]]]]:
+    def submit(start: int) -> list[Future[list[Row]]]:
         numbers = wanted[start : start + batch]
         return [pool.submit(load, numbers[i : i + PORTION]) for i in range(0, len(numbers), PORTION)]
 
@@ -76,6 +81,7 @@ def decoded(
         for start in range(0, len(wanted), batch):
             now, ahead = ahead, submit(start + batch)
             results = [result for future in now for result in future.result()]
-            fresh = {digest: pixels for digest, pixels in results if pixels is not None}
+            fresh = {digest: pixels for digest, pixels in results if isinstance(pixels, np.ndarray)}
             stacked = torch.from_numpy(np.stack(list(fresh.values()))) if fresh else torch.empty(0)
-            yield Decoded([digest for digest, _ in results], list(fresh), stacked)
+            faults = {number: found for number, (_, found) in zip(wanted[start:], results) if isinstance(found, Fault)}
+            yield Decoded([digest for digest, _ in results], list(fresh), stacked, faults)

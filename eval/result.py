@@ -24,6 +24,7 @@ from eval.examples import KIND, save
 from eval.measurement import Measurement
 from mmclr import written
 from mmclr.console import Console
+from mmclr.data.ledger import KEPT, REASONS
 from mmclr.errors import UserError
 from mmclr.secrets import redact, redact_tree
 from mmclr.terminal import plain
@@ -63,7 +64,8 @@ class Result:
     ci95_method: dict[str, str] = field(default_factory=dict)
     ties: dict[str, int] = field(default_factory=dict)  # queries whose right answer ties with a wrong one
     sizes: dict[str, int] = field(default_factory=dict)  # images, captions, classes, templates
-    skipped: dict[str, int] = field(default_factory=dict)  # samples left out, by reason
+    skipped: dict[str, int] = field(default_factory=dict)  # samples left out, by reason (data.ledger.REASONS)
+    faults: list[str] = field(default_factory=list)  # the first few of each reason: file, sample, what
     notes: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)  # model, data, prompts, transform
     dtype: str = "float32"
@@ -138,7 +140,10 @@ class Result:
                     f"ties: {count} {name} have a wrong answer with exactly the right one's score", soft_wrap=True
                 )
         for reason, count in self.skipped.items():
-            console.print(f"skipped: {count} samples ({reason})", soft_wrap=True)
+            what = "kept" if reason in KEPT else "skipped"
+            console.print(f"{what}: {count} samples ({REASONS.get(reason, reason)})", soft_wrap=True)
+        for fault in self.faults:
+            console.print(f"  {fault}", soft_wrap=True, markup=False, highlight=False)
         for note in self.notes:
             console.print(f"note: {note}", soft_wrap=True)
 

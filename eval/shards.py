@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.sets import PLAIN, EvalSet, Templates, check_labels, distinct, many_hot
+from eval.sets import PLAIN, EvalSet, Templates, counted, cut_captions, distinct, many_hot, strange_classes
 from mmclr.config import nearest
+from mmclr.data import fields
+from mmclr.data.fields import Field
 from mmclr.data.index import open_indices
-from mmclr.data.ledger import REASONS, Ledger
-from mmclr.data.shards import Sample, Shards
+from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.shards import IMAGES, Sample, Shards
 from mmclr.data.sources import expand
 from mmclr.errors import UserError
+
+# (sample, field, faults of single captions) -> value, None where it is not there. Raises Fault.
+Reading = Callable[[Sample, str, list[Fault]], Any]
 
 
 def ordinary(
@@ -31,26 +35,75 @@ def ordinary(
 ) -> EvalSet:
     """Read shards with KEY.jpg and KEY.txt, KEY.json or KEY.cls.
 
-    `caption` (may be empty) and `label` are an extension (txt, cls) or a field of the json (json:subgroup). The
-    classes are `classnames`, or the sorted distinct values of a json label; lists of values make a set of several
+    `caption` (may be empty) and `label` are an extension (txt, cls) or a field of the json (json:subgroup, json:a.b).
+    The classes are `classnames`, or the sorted distinct values of a json label; lists of values make a set of several
     classes.
     """
     if label == "cls" and not classnames:
         raise UserError("a .cls member holds a number; say what the classes are called with --classnames FILE")
-    fields = [field for field in (caption, label) if field]
-    table = read(expand(urls), fields, name or (urls if isinstance(urls, str) else urls[0]))
-    parts: dict[str, Any] = {}
+    wanted: dict[str, Reading] = {}
     if caption:
-        parts["captions"] = [value if isinstance(value, list) else [str(value)] for value in table.column(0)]
+        wanted[caption] = captions
+    if label and label != caption:
+        wanted[label] = class_number if label == "cls" else class_value
+    table = read(expand(urls), wanted, name or (urls if isinstance(urls, str) else urls[0]))
     if label:
-        values = table.column(-1)
-        if label == "cls":
-            parts["labels"] = table.numbers(-1, len(classnames))
-        else:
-            classnames = classnames or distinct(values)
-            parts["labels"] = many_hot(values, classnames, table.name, table.keys)
-        parts |= {"classnames": classnames, "templates": templates}
+        number = list(wanted).index(label)
+        table = table.of_numbers(number, len(classnames)) if label == "cls" else table.of_names(number, classnames)
+    parts: dict[str, Any] = {"captions": table.column(0)} if caption else {}
+    if label:
+        values = table.column(number)
+        classnames = classnames or distinct(values)
+        labels = torch.tensor(values, dtype=torch.int64) if label == "cls" else many_hot(values, classnames)
+        parts |= {"labels": labels, "classnames": classnames, "templates": templates}
     return table.make(**parts)
+
+
+def captions(sample: Sample, field: str, lost: list[Fault]) -> list[str] | None:
+    """Read captions: the text of a member, stripped, or a field of the json with one or a list of them."""
+    found = Field(field).texts(sample, lost)
+    if found is None:
+        return None
+    kept = [text if ":" in field else text.strip() for text in found if text.strip()]
+    if not kept:
+        raise Fault("empty_caption", f"{field} has nothing but spaces")
+    return cut_captions(kept, lost)
+
+
+def text(sample: Sample, field: str, lost: list[Fault]) -> str | None:
+    """Read the text of a member, stripped."""
+    found = Field(field).value(sample)
+    return found if found is None else found.strip()
+
+
+def class_number(sample: Sample, field: str, lost: list[Fault]) -> int | None:
+    """Read the number of a class."""
+    value = Field(field).value(sample)
+    return None if value is None else fields.label(value, field, words=False)
+
+
+def class_value(sample: Sample, field: str, lost: list[Fault]) -> Any:
+    """Read the value of a class, text or a number, or a list of several."""
+    value = Field(field).value(sample)
+    if value is None:
+        return None
+    value = value.strip() if isinstance(value, str) and ":" not in field else value
+    several = isinstance(value, list)
+    found = [entry for entry in (value if several else [value]) if entry is not None]
+    for entry in found:
+        fields.label([entry] if isinstance(entry, list) else entry, field)  # what is no label in training is none here
+    return found if several else value
+
+
+def vector(sample: Sample, field: str, lost: list[Fault]) -> Any:
+    """Read a .npy."""
+    data = sample.members.get(field)
+    if data is None:
+        return None
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError, OverflowError, TypeError) as error:
+        raise Fault("bad_label", f"its .npy cannot be read: {str(error)[:200]}") from None
 
 
 @dataclass(frozen=True)
@@ -60,7 +113,7 @@ class Table:
     name: str
     shards: Shards
     rows: list[tuple[int, str, list[Any]]]  # number in the shards, key, one value per field
-    skipped: dict[str, int]
+    ledger: Ledger
 
     @property
     def keys(self) -> list[str]:
@@ -71,68 +124,97 @@ class Table:
         """Return the values of one field."""
         return [values[field] for _, _, values in self.rows]
 
-    def numbers(self, field: int, classes: int) -> torch.Tensor:
-        """Return a field as class numbers [N], checked."""
-        return check_labels(self.column(field), self.keys, classes, self.name)
+    def of_numbers(self, field: int, classes: int) -> Table:
+        """Return the rows whose field is a class number. Raises UserError: see `strange_classes`."""
+        said = f" has class {{}}, but the {classes} classes are 0 to {classes - 1}"
+        values = [[value] for value in self.column(field)]
+        return self.without(strange_classes(values, lambda v: 0 <= v < classes, self.name, self.keys, said))
 
-    def vectors(self, field: int, classes: int) -> torch.Tensor:
-        """Return a field as vectors of several classes [N, C], checked."""
-        for vector, key in zip(self.column(field), self.keys):
-            if vector.shape != (classes,) or not np.isin(vector, (0, 1)).all():
-                raise UserError(f"{self.name}: sample {key}: its .npy is no vector of {classes} zeros and ones")
-        return torch.from_numpy(np.stack(self.column(field)).astype(np.uint8))
+    def of_names(self, field: int, classnames: Sequence[str]) -> Table:
+        """Return the rows whose field is a class, or a list of classes as most are. Raises UserError."""
+        values = self.column(field)
+        several = 2 * sum(isinstance(value, list) for value in values) > len(values)
+        odd = {i: Fault("bad_label", f"{v!r:.40} is {'no' if several else 'a'} list, and most labels are otherwise")
+               for i, v in enumerate(values) if isinstance(v, list) != several}  # fmt: skip
+        table = self.without(odd)
+        if not classnames:
+            return table
+        lists = [value if several else [value] for value in table.column(field)]
+        known = set(classnames)
+        said = f": its class {{}} is not one of the {len(known)} class names"
+        return table.without(strange_classes(lists, lambda v: str(v) in known, self.name, table.keys, said))
+
+    def of_vectors(self, field: int, classes: int) -> Table:
+        """Return the rows whose field is a vector of `classes` zeros and ones."""
+        why = f"its .npy is no vector of {classes} zeros and ones"
+        vectors = enumerate(self.column(field))
+        odd = {i: Fault("bad_label", why) for i, v in vectors if v.shape != (classes,) or not np.isin(v, (0, 1)).all()}
+        if len(odd) == len(self.rows):
+            raise UserError(f"{self.name}: sample {self.keys[0]}: {why}")
+        return self.without(odd)
+
+    def without(self, faults: dict[int, Fault]) -> Table:
+        """Return the table without the rows that have faults, these counted."""
+        for i, fault in faults.items():
+            self.ledger.add([_entry(self.shards, self.rows[i][0], fault)])
+        return Table(self.name, self.shards, [r for i, r in enumerate(self.rows) if i not in faults], self.ledger)
 
     def make(self, **parts: Any) -> EvalSet:
         """Return the set of these samples."""
         numbers = [number for number, _, _ in self.rows]
         shards = self.shards
-        return EvalSet(self.name, lambda i: shards.read(numbers[i]).image(), self.keys, skipped=self.skipped, **parts)
+        return EvalSet(
+            self.name, lambda i: shards.read(numbers[i], IMAGES).image(), self.keys,
+            where=lambda i: shards.where(numbers[i]), **counted(self.ledger), **parts,
+        )  # fmt: skip
 
 
-def read(urls: Sequence[str], fields: Sequence[str], name: str) -> Table:
-    """Read the fields of all samples; one that lacks any of them is left out and counted."""
+def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:
+    """Read the fields of all samples; one that lacks any of them, or cannot be read, is left out and counted."""
     ledger = Ledger()
-    extensions = tuple(dict.fromkeys(field.split(":")[0] for field in fields))
-    shards = Shards(open_indices(urls), captions=extensions, ledger=ledger)
-    reasons = REASONS | {"no_caption": f"the sample has no {' or '.join(extensions)}"}
-    skipped = {reasons[reason]: count for reason, count in ledger.excluded.items()}
-    rows = []
+    shards = Shards(open_indices(urls), captions=fields.extensions(list(wanted)), ledger=ledger)
+    absent = {field: "no_caption" if how in (captions, text) else "no_label" for field, how in wanted.items()}
+    if "no_caption" not in absent.values():
+        _rename(ledger, "no_caption", "no_label")
+    rows, missing = [], dict.fromkeys(wanted, 0)
     for number in range(len(shards)):
-        sample = shards.read(number, extensions)
-        values = [_field(sample, field) for field in fields]
-        lacking = next((field for field, value in zip(fields, values) if value is None), None)
-        if lacking is None:
+        try:
+            sample, lost = shards.read(number, shards.wanted - frozenset(IMAGES)), list[Fault]()
+            values = [how(sample, field, lost) for field, how in wanted.items()]
+            lacking = next((field for field, value in zip(wanted, values) if value is None), None)
+            if lacking is not None:
+                missing[lacking] += 1
+                raise Fault(absent[lacking], f"it has no {lacking}")
             rows.append((number, sample.key, values))
-        else:
-            reason = f"the sample has no {lacking}"
-            skipped[reason] = skipped.get(reason, 0) + 1
+        except Fault as fault:
+            lost = [fault]
+        ledger.add(_entry(shards, number, fault) for fault in lost)
     if not rows:
-        raise UserError(_nothing(name, shards.read(0, extensions), fields, skipped))
-    return Table(name, shards, rows, skipped)
+        raise UserError(_nothing(name, shards, wanted, missing, ledger))
+    return Table(name, shards, rows, ledger)
 
 
-def _field(sample: Sample, field: str) -> Any:
-    """Return what a sample says in an extension, or in a field of its json; None where it says nothing."""
-    extension, _, inside = field.partition(":")
-    data = sample.members.get(extension)
-    if data is None:
-        return None
-    try:
-        if extension == "json":
-            return json.loads(data).get(inside)
-        if extension == "npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
-        text = data.decode("utf-8").strip()
-        return int(text) if extension == "cls" else text
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{sample.shard}, sample {sample.key}: its .{extension} cannot be read: {error}") from None
+def _entry(shards: Shards, number: int, fault: Fault) -> Any:
+    return shards.where(number)._replace(reason=fault.reason, detail=fault.detail)
 
 
-def _nothing(name: str, first: Sample, fields: Sequence[str], skipped: dict[str, int]) -> str:
+def _rename(ledger: Ledger, old: str, new: str) -> None:
+    """Count what lacks a label as that: to the shards every field is a caption."""
+    if old in ledger.excluded:
+        ledger.excluded[new] = ledger.excluded.pop(old)
+        ledger.examples[new] = [entry._replace(reason=new) for entry in ledger.examples.pop(old, [])]
+
+
+def _nothing(name: str, shards: Shards, wanted: dict[str, Reading], missing: dict[str, int], ledger: Ledger) -> str:
     """Say why no sample is left: with the json's fields, where one was asked for that it does not have."""
-    lost = "; ".join(f"{count}: {reason}" for reason, count in skipped.items())
-    for field in fields:
-        extension, _, inside = field.partition(":")
-        if extension == "json" and _field(first, field) is None and "json" in first.members:
-            return f"{name}: no json has the field {inside!r}{nearest(inside, json.loads(first.members['json']))}"
-    return f"{name}: no sample has all of {', '.join(fields)} ({lost})"
+    lost = "\n".join(ledger.lines(met="left out"))
+    for field in wanted:
+        inside = Field(field).path
+        if missing[field] and inside:
+            try:
+                facts = fields.tree(shards.read(0, ("json",)).members.get("json", b"{}"), "json")
+            except Fault:
+                continue
+            known = facts if isinstance(facts, dict) else {}
+            return f"{name}: no json has the field {inside!r}{nearest(inside, known)}\n{lost}"
+    return f"{name}: no sample has all of {', '.join(wanted)}\n{lost}"

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval import files, layout, shards
-from eval.sets import PLAIN, EvalSet, Templates
+from eval.sets import MAX_FAULTS, PLAIN, EvalSet, Templates
+from mmclr.data.tables import KINDS
 from mmclr.errors import UserError
 
 
@@ -22,11 +23,14 @@ def open_set(
     templates: Templates | None = None,
     images: Path | None = None,
     language: str = "en",
+    encoding: str = "",
+    max_faults: float = MAX_FAULTS,
 ) -> EvalSet:
     """Open shards, CLIP_benchmark's layout, a folder of class folders, a .csv or a .json of captions.
 
     Captions of shards are in `caption`; where none is named, in txt, and with a `label` they are not read.
-    `templates` and `language` replace what the source says.
+    `templates` and `language` replace what the source says; `encoding` is a .csv's. Raises UserError, also when more
+    than `max_faults` of the samples are damaged (judged from the thousandth on); fewer are left out and counted.
     """
     path, ours = Path(data), templates or PLAIN
     if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
@@ -37,16 +41,17 @@ def open_set(
                 f"{data}: neither shards (*.tar), nor CLIP_benchmark's layout, nor folders of classes there"
             )
         found = files.folder(path, name=name, classnames=classnames, templates=ours)
-    elif path.suffix in (".csv", ".tsv") and path.is_file():
-        found = files.table(path, images=images, name=name)
-    elif path.suffix == ".json" and path.is_file():
+    elif path.suffix.lower() in KINDS and path.is_file():
+        found = files.table(path, images=images, name=name, encoding=encoding)
+    elif path.suffix.lower() == ".json" and path.is_file():
         found = files.captions_json(path, images=images, split=split, name=name)
     else:
         wanted = caption if caption is not None else "" if label else "txt"
         urls = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else data
         found = shards.ordinary(urls, caption=wanted, label=label, classnames=classnames,
                                 templates=ours, name=name or (path.name if path.is_dir() else ""))  # fmt: skip
-    return replace(found, language=language, **({"templates": templates} if templates else {}))
+    given = {"templates": templates} if templates else {}
+    return replace(found, language=language, max_faults=max_faults, **given).check()
 
 
 def _renamed(data: EvalSet, classnames: Sequence[str]) -> EvalSet:

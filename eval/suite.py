@@ -73,6 +73,7 @@ def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, An
         "model": embedder.name,
         "pretrained": embedder.pretrained,
         "skipped": dict(data.skipped),
+        "faults": [str(entry) for entry in data.faults],
         "dtype": embedder.precision,
         "head": embedder.head,
         "hashes": {

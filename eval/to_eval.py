@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int | None:
     reads = [*filter(None, str(args.data).split("::")), *filter(None, [args.images])]
     root = layout.write(data, args.out, split=args.split, shards=args.shards, reads=reads)
     say(f"written: {root} ({len(data)} pictures)")
-    for reason, count in data.skipped.items():
-        say(f"left out: {count} ({reason})")
+    for line in data.ledger.lines(met="left out"):
+        say(line)
 
 
 EXAMPLES = """examples:

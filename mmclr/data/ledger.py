@@ -32,6 +32,9 @@ REASONS = {
     "bad_image": "the picture cannot be decoded",
     "too_many_pixels": "the picture is larger than data.max_pixels",
     "unreadable": "the shard cannot be read at that place",
+    "bad_row": "the row of the table cannot be read",
+    "missing_file": "there is no such file",
+    "no_label": "the sample has no class",
     "lost_caption": "one of its captions cannot be used; the others are, and the sample is kept",
     "cut_caption": "the caption was longer than data.max_characters and was cut; the sample is kept",
 }
@@ -56,8 +59,10 @@ class Entry(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        where = f"sample {self.row} ({one_line(self.key)})" if self.row >= 0 else one_line(self.key) or "no sample"
-        return f"{address(self.shard)}, {where}: {REASONS[self.reason]}: {redact(one_line(self.detail))}"
+        where = f", sample {self.row} ({one_line(self.key)})" if self.key else f":{self.row}" if self.row else ""
+        if self.row < 0:
+            where = f", {one_line(self.key) or 'no sample'}"
+        return f"{address(self.shard)}{where}: {REASONS.get(self.reason, self.reason)}: {redact(one_line(self.detail))}"
 
 
 class Ledger:
@@ -114,22 +119,26 @@ class Ledger:
         self.before = {reason: int(count) for reason, count in state.items() if reason in REASONS}
         self.counts = {}
 
-    def lines(self, counts: dict[str, int] | None = None) -> list[str]:
-        """Return what people should read: one line per reason and its first examples."""
+    def lines(self, counts: dict[str, int] | None = None, met: str = "met") -> list[str]:
+        """Return what people should read: one line per reason and its first examples.
+
+        `met` says what became of the samples that were met; a tool that reads each once leaves them out.
+        """
         out = []
-        for title, table in (("left out", self.excluded), ("met", self.counts if counts is None else counts)):
+        for title, table in (("left out", self.excluded), (met, self.counts if counts is None else counts)):
             for reason, count in table.items():
                 kept = "kept" if reason in KEPT else title
-                out.append(f"{count} sample{'s' * (count != 1)} {kept}: {REASONS[reason]}")
+                out.append(f"{count} sample{'s' * (count != 1)} {kept}: {REASONS.get(reason, reason)}")
                 out += [f"  {entry}" for entry in self.examples.get(reason, [])]
         if self.restarts:
             out.append(f"{self.restarts} loader workers died or hung and were replaced; their batches were made again")
         return out
 
-    def check(self, seen: int, policy: str, max_rate: float) -> None:
+    def check(self, seen: int, policy: str, max_rate: float, setting: str = "data.max_faults=") -> None:
         """Raise UserError when a fault may not be passed over, or when there are too many of them.
 
-        `seen` is the number of samples this rank has read; the rate is judged from the thousandth on.
+        `seen` is the number of samples this rank has read; the rate is judged from the thousandth on. `setting` is the
+        name of the limit, for the message.
         """
         if policy == "raise" and self.lost:
             first = next(e for reason, entries in self.examples.items() if reason in self.counts for e in entries)
@@ -137,5 +146,5 @@ class Ledger:
         if self.lost > max_rate * max(seen, 1000):
             lines = "\n".join(self.lines())
             raise UserError(
-                f"{self.lost} of {seen} samples could not be used, more than data.max_faults={max_rate}:\n{lines}"
+                f"{self.lost} of {seen} samples could not be used, more than {setting}{max_rate:g}:\n{lines}"
             )

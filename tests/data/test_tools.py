@@ -97,9 +97,9 @@ def test_pack_folders(tmp_path, capsys):
     cli.main(["data", "pack", str(tmp_path / "named"), str(tmp_path / "b"), "--workers", "0"])
     assert list(read_all(str(tmp_path / "b" / "*.tar"), 16))[0].captions == [["red fox"]] * 2
     out = capsys.readouterr()
-    assert "1 left out: no caption" in out.out
-    assert "1 left out: the picture cannot be decoded" in out.out
-    assert "broken.jpg" in out.err
+    assert "1 sample left out: the sample has none of the caption fields" in out.out
+    assert "1 sample left out: the picture cannot be decoded" in out.out
+    assert "broken.jpg" in out.out
 
 
 def test_pack_shrinks(tmp_path):
@@ -155,7 +155,7 @@ def test_pack_goes_on_where_it_stopped(tmp_path):
 def test_pack_complains(tmp_path):
     path = write_table("csv", tmp_path)
     for source, columns, words in (
-        (path, ("picture", "caption"), "no column 'picture' for --image"),
+        (path, ("picture", "caption"), "no column 'picture'"),
         (path, ("image", "capton"), "did you mean caption"),
         (tmp_path / "none.csv", ("image", "caption"), "no such file or folder"),
         (tmp_path / "pictures" / "0.png", ("image", "caption"), "is asked for, not .png"),

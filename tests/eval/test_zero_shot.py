@@ -91,7 +91,7 @@ def test_undecodable_pictures_are_left_out_and_counted(toy, embedder, layout):
     members["odd"] = {"png": toy.picture(1)}  # no class
     result = zero_shot.run(embedder, layouts.read(layout(members)))
     assert result.sizes["images"] == 36
-    assert result.skipped == {"the sample has no cls": 1, "undecodable picture": 4}
+    assert result.skipped == {"no_label": 1, "bad_image": 4}
 
 
 def test_broken_layouts_get_a_sentence_and_no_number(classification, layout):

@@ -25,6 +25,7 @@ from eval.result import Result
 from mmclr import written
 from mmclr.console import Console
 from mmclr.errors import UserError
+from mmclr.html import markdown
 from mmclr.terminal import say
 
 COLUMNS = ("dataset", "task", "model", "metric", "first", "second", "difference", "low", "high", "p", "p_mcnemar", "n")
@@ -109,7 +110,7 @@ def to_csv(rows: Sequence[Sequence[object]]) -> str:
 
 def to_markdown(rows: Sequence[Sequence[object]]) -> str:
     """Return rows of COLUMNS as a Markdown table."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_text(value) for value in row] for row in rows)]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *([markdown(_text(value)) for value in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

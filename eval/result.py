@@ -110,7 +110,7 @@ class Result:
     def load(cls, path: str | Path) -> Result:
         """Read a result written by `save` or by CLIP_benchmark; samples are read where the file is there."""
         try:
-            tree = json.loads(Path(path).read_text(encoding="utf-8"))
+            tree = redact_tree(json.loads(Path(path).read_text(encoding="utf-8")))  # an older one may hold secrets
             known = {f.name for f in dataclasses.fields(cls)} - BESIDE
             kept = {key: value for key, value in tree.items() if key in known}
             return cls(**kept, measurements=_read_samples(Path(path).with_suffix(".samples.npz")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from jinja2.ext import Extension
 from markupsafe import Markup
 
 from mmclr.secrets import redact, redact_tree
-from mmclr.terminal import plain
+from mmclr.terminal import one_line, plain
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -54,3 +55,14 @@ def to_json(tree: Any) -> str:
 def _shown(value: Any) -> Any:
     """Return a value as pages show it: text without secrets, and without what turns its direction round."""
     return plain(redact(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def markdown(text: object) -> str:
+    """Return a text for a line or a table's cell of Markdown, in which none of it is markup or HTML."""
+    shown = one_line(redact(str(text))).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", shown)
+
+
+def code(text: str) -> str:
+    """Return the inside of a string of JSON or Python that may stand in a code span or block of Markdown."""
+    return json.dumps(redact(text))[1:-1].translate({ord(c): f"\\u{ord(c):04x}" for c in "<>`"})

@@ -23,6 +23,7 @@ from eval.result import Result
 from mmclr.compare.trial import Trial
 from mmclr.console import Console
 from mmclr.errors import UserError
+from mmclr.html import markdown
 from mmclr.report import Page, charts
 
 COLUMNS = ("config", "value", "low", "high", "difference", "from", "to", "clear", "time", "final loss", "seeds")
@@ -139,7 +140,9 @@ class Standings:
     def to_markdown(self) -> str:
         """Return the table in Markdown."""
         parts = [(COLUMNS, [row.cells() for row in self.rows]), (TERMS, self._terms())]
-        return "\n".join([*(_markdown(columns, rows) for columns, rows in parts), *(f"- {x}" for x in self.faults())])
+        return "\n".join(
+            [*(_markdown(columns, rows) for columns, rows in parts), *(f"- {markdown(x)}" for x in self.faults())]
+        )
 
     def _terms(self) -> list[list[Any]]:
         """Return what each objective was over the first and over the last tenth of the training."""
@@ -227,4 +230,4 @@ def _markdown(columns: Sequence[str], rows: list[list[Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else markdown(value)

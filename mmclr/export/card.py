@@ -13,7 +13,9 @@ import yaml
 from mmclr import __version__
 from mmclr.errors import UserError
 from mmclr.export.source import Source
-from mmclr.secrets import redact_tree
+from mmclr.html import code, markdown
+from mmclr.secrets import redact, redact_tree
+from mmclr.terminal import one_line
 
 USE = {
     "transformers": """\
@@ -89,12 +91,12 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     parameters = sum(p.numel() for p in source.model.parameters()) / 1e6
     lines = [
         f"---\n{yaml.safe_dump(_head(format, name.rpartition('/')[2], about, results), sort_keys=False)}---",
-        f"# {name.rpartition('/')[2]}",
+        f"# {markdown(name.rpartition('/')[2])}",
         f"An image-text model with two encoders into one space of {config.embed} dimensions ({parameters:.1f} million "
         f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
         _use(format, name, source),
-        *(["## Captions", CAPTIONS.format(name=name)] if source.captioner and format == "transformers" else []),
+        *(["## Captions", CAPTIONS.format(name=code(name))] if source.captioner and format == "transformers" else []),
         "## Encoders",
         "\n".join([*_encoders(source), *_decoder(source)]),
         *(["## Training", "\n".join(_training(run, position, source.folder.name))] if run else []),
@@ -112,10 +114,14 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
 def _head(format: str, name: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "library_name": {"onnx": "onnxruntime"}.get(format, format),
-        **({"license": about.license} if about.license else {}),
+        **({"license": _label(about.license)} if about.license else {}),
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "image-text", "mmclr"],
-        **({"model-index": [{"name": name, "results": [_indexed(result) for result in results]}]} if results else {}),
+        **(
+            {"model-index": [{"name": _label(name), "results": [_indexed(result) for result in results]}]}
+            if results
+            else {}
+        ),
     }
 
 
@@ -123,16 +129,26 @@ def _indexed(result: dict[str, Any]) -> dict[str, Any]:
     """Return a result as the Hub lists it beside a model."""
     known = {metric: value for metric, value in result["metrics"].items() if value is not None}
     return {
-        "task": {"type": result["task"]},
-        "dataset": {"type": result["dataset"], "name": result["dataset"]},
-        "metrics": [{"type": metric, "value": value} for metric, value in known.items()],
+        "task": {"type": _label(result["task"])},
+        "dataset": {"type": _label(result["dataset"]), "name": _label(result["dataset"])},
+        "metrics": [{"type": _label(metric), "value": value} for metric, value in known.items()],
     }
+
+
+def _label(text: str) -> str:
+    """Return a text for the card's head, which is YAML there and may be read as HTML elsewhere."""
+    return one_line(redact(text)).replace("<", "‹").replace(">", "›")
+
+
+def _json(tree: Any) -> str:
+    """Return JSON for a code span: none of it ends the span or is HTML."""
+    return json.dumps(tree).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>`"})
 
 
 def _use(format: str, name: str, source: Source) -> str:
     siglip = source.model.logit_bias is not None and source.model.config.image.foreign is not None
     return USE[format].format(
-        name=name,
+        name=code(name),
         captions='["a cat", "a dog"]',
         pad='"max_length"' if siglip else "True",
         head="sigmoid().flatten" if siglip else "softmax",
@@ -141,7 +157,8 @@ def _use(format: str, name: str, source: Source) -> str:
 
 def _encoders(source: Source) -> list[str]:
     image, text = source.model.config.image, source.model.config.text
-    kinds = [f"{c.foreign.library} {_kind(c.foreign.architecture)}, pooled by {c.foreign.pool or 'its own pooler'}"
+    kinds = [f"{c.foreign.library} {_kind(c.foreign.architecture)}, pooled by "
+             f"{markdown(c.foreign.pool or 'its own pooler')}"
              if c.foreign else own for c, own in ((image, "ViT"), (text, "causal transformer"))]  # fmt: skip
     bias = source.model.logit_bias
     return [
@@ -165,7 +182,7 @@ def _decoder(source: Source) -> list[str]:
 
 
 def _kind(architecture: dict[str, Any]) -> str:
-    return str(architecture.get("model_type", "tower"))
+    return markdown(architecture.get("model_type", "tower"))
 
 
 def _training(config: dict[str, Any], position: dict[str, Any], weights: str) -> list[str]:
@@ -173,21 +190,23 @@ def _training(config: dict[str, Any], position: dict[str, Any], weights: str) ->
     skipped = position.get("loader", {}).get("faults", {})
     init = config.get("init", {}).get("source")
     return [
-        f"- data: `{json.dumps(config['data']['train'])}`",
+        f"- data: `{_json(config['data']['train'])}`",
         f"- {step} steps of {batch} pairs ({step * batch} seen)"
         + (f"; averaged weights, decay {config['average']['decay']}" if weights == "average" else ""),
-        *([f"- started from `{init}`"] if init else []),
-        f"- objectives: `{json.dumps(config['objectives'])}`",
-        f"- optimizer: `{json.dumps(config['optim'])}`",
-        f"- samples that could not be used: {json.dumps(skipped) if skipped else 'none'}",
+        *([f"- started from `{code(str(init))}`"] if init else []),
+        f"- objectives: `{_json(config['objectives'])}`",
+        f"- optimizer: `{_json(config['optim'])}`",
+        f"- samples that could not be used: {markdown(json.dumps(skipped)) if skipped else 'none'}",
     ]
 
 
 def _result(path: Path) -> dict[str, Any]:
     try:
         tree: dict[str, Any] = redact_tree(json.loads(path.read_text(encoding="utf-8")))
-        return {"dataset": tree["dataset"], "task": tree["task"], **tree, "metrics": dict(tree["metrics"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        metrics = {str(name): None if value is None else float(value) for name, value in tree["metrics"].items()}
+        spans = {name: [float(low), float(high)] for name, (low, high) in filter(all, (tree.get("ci95") or {}).items())}
+        return {**tree, "dataset": str(tree["dataset"]), "task": str(tree["task"]), "metrics": metrics, "ci95": spans}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--results {path}: not a result of mmclr eval or CLIP_benchmark ({error!r})") from None
 
 
@@ -197,8 +216,9 @@ def _table(results: list[dict[str, Any]]) -> str:
         for name, value in result["metrics"].items():
             interval = (result.get("ci95") or {}).get(name)
             span = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+            cells = " | ".join(map(markdown, (result["dataset"], result["task"], name)))
             shown = "" if value is None else f"{value:.4f}"
-            rows.append(f"| {result['dataset']} | {result['task']} | {name} | {shown} | {span} |")
+            rows.append(f"| {cells} | {shown} | {span} |")
     return "\n".join(rows)
 
 

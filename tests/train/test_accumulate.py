@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from mmclr import parallel
 from mmclr.config import check
 from mmclr.data.batch import Batch
 from mmclr.features.ema import Ema
@@ -18,6 +19,7 @@ from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import accumulate
 from mmclr.train.step import Step
 from mmclr.train.strategies import Plain
+from tests.ranks import run
 
 TREE = {
     "preset": "icons",
@@ -177,3 +179,28 @@ def test_split_keeps_every_row():
     assert torch.equal(torch.cat([p.tokens for p in parts]), batch.tokens)
     assert torch.equal(torch.cat([p.index for p in parts]), batch.index)
     assert sum((p.keys for p in parts), []) == batch.keys
+
+
+def under_ddp(objectives, at):
+    """Two steps under DDP on this rank's half of a batch; the averaged gradients."""
+    step = make_step(objectives, 2)
+    step.sources[0].model.logit_bias.requires_grad_(False)  # which a run has only where an objective asks for it
+    wrapped = torch.nn.parallel.DistributedDataParallel(step)
+    batch = with_blanks(make_batch(captions=2), at)
+    batch.weights = batch.weights.double()
+    half = len(batch.weights) // 2
+    for _ in range(2):  # DDP says in the second what had no gradient in the first
+        step.zero_grad()
+        torch.manual_seed(5)
+        wrapped(batch.split(half)[parallel.rank()], 0.3)[0].backward()
+    return {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("objectives", BLANK, ids=["+".join(tree) for tree in BLANK])
+def test_a_rank_of_blank_rows_alone_trains_along(objectives):
+    """Every weight gets its gradient there, too, or DDP would wait for it."""
+    expected = take(objectives, 2, 10)[2]
+    for found in run(2, under_ddp, objectives, tuple(range(10, 20))):
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-9, atol=1e-12, msg=name)

@@ -54,25 +54,38 @@ def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) 
     except KeyboardInterrupt:
         say(f"{who}: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
-    except (
-        BrokenPipeError,
-        ReaderGone,
-    ):  # `| head` has read enough; Python must not try to write the rest when it ends
+    except (BrokenPipeError, ReaderGone):  # `| head` has read enough; Python must not write the rest when it ends
         if sys.stdout is sys.__stdout__:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except Exception as error:
-        number = of_the_machine(error)
-        if not number:
+        why = _of_a_folder(error)
+        if not why:
             raise
-        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        say(
-            f"{who}: {where}{os.strerror(number)}; make room or give access there, or write to another folder",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{who}: {why}", file=sys.stderr, flush=True)
         return 2
+
+
+def _of_a_folder(error: Exception) -> str:
+    """Return a sentence where a disk is full, or a folder is gone or may not be written; nothing otherwise."""
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return f"{error.strerror}; set TMPDIR to a folder that can be written"
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _here():
+        return "the current folder has been deleted; change to another one"
+    if not (number := of_the_machine(error)):
+        return ""
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    return f"{where}{os.strerror(number)}; make room or give access there, or write to another folder"
+
+
+def _here() -> bool:
+    """Whether the current folder is there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

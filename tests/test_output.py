@@ -59,6 +59,23 @@ def test_letters_that_an_output_lacks_are_no_error(tmp_path):
     assert done.stdout == "\\xe9\\ud800\n"
 
 
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        ("def main(args): raise FileNotFoundError(2, 'No usable temporary directory found in [1]')", "set TMPDIR to a"),
+        ("import os\ndef main(args): os.mkdir('a'); os.chdir('a'); os.rmdir('../a'); os.getcwd()", "has been deleted"),
+    ],
+)
+def test_folders_that_are_gone_are_a_sentence(setup, said, tmp_path, monkeypatch, capsys):
+    from mmclr.errors import run
+
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(setup, names)
+    assert run("mmclr try", names["main"], []) == 2
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="slurm.sh is for bash")
 @pytest.mark.parametrize(("status", "signalled", "requeued"), [(1, True, True), (0, True, False), (1, False, False)])
 def test_slurm_queues_a_run_again_that_ran_out_of_time(status, signalled, requeued, tmp_path):

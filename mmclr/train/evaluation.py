@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mmclr.train.trainer import Trainer
 
 
+FAULTS = (UserError, OSError, MemoryError, torch.OutOfMemoryError)  # of a set or a machine, and not of ours
+
+
 class Evaluations:
     """The evaluations of one run; `tree` is the config's `evaluate`."""
 
@@ -82,17 +85,43 @@ class Evaluations:
             what = f"{t.run.folder}, step {t.taken}" + (", averaged" if t.average is not None else "")
             embedder = embedders.Embedder(what, model, t.tokenizer, device=str(t.accelerator.device))
             for name in names:
-                try:
-                    result = self._suites[self.configs[name].suite].measure(self.options[name], embedder)
-                    if t.accelerator.is_main_process:
-                        result.save(t.run.folder / "eval" / f"{name}.json")
-                except (UserError, OSError, torch.OutOfMemoryError) as error:
-                    if parallel.world() > 1:  # the others may be in the middle of it
-                        raise
-                    t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {error}")
-                    continue
-                metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
+                result = self._measure(name, embedder, t)
+                if result is not None:
+                    metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
         return metrics
+
+    def _measure(self, name: str, embedder: Any, t: Trainer) -> Any:
+        """Return the result of one evaluation, None where it failed on any process before it began.
+
+        In the middle of it the others wait for what a failed process would have said, so there all end. Raises
+        UserError then; the others hear that this one has gone.
+        """
+        suite, fault, data = self._suites[self.configs[name].suite], "", None
+        args = suite.parser().parse_args(self.options[name])
+        try:
+            data = suite.open(args)
+        except FAULTS as error:
+            fault = str(error) or type(error).__name__
+        if parallel.agree(bool(fault)):
+            said = dict.fromkeys(text for text in parallel.say(fault) if text)  # alike on all machines, or of one
+            t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {'; '.join(said)}")
+            return None
+        try:
+            result = suite.run(embedder, data, args)
+        except FAULTS as error:
+            if parallel.world() > 1:
+                raise UserError(
+                    f"step {t.taken}: the evaluation {name} failed on process {parallel.rank()}, and the others cannot "
+                    f"go on without it: {error}; mend that, and the same command goes on from the newest checkpoint"
+                ) from error
+            t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {error}")
+            return None
+        if t.accelerator.is_main_process:
+            try:
+                result.save(t.run.folder / "eval" / f"{name}.json")
+            except (UserError, OSError) as error:
+                t.display.say(f"step {t.taken}: the result of {name} cannot be written, the run goes on: {error}")
+        return result
 
     def _open(self, name: str) -> None:
         """Find faults before the first step: an unknown suite or option, a set that is not there."""

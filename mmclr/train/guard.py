@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -63,10 +64,8 @@ class Guard:
         where = (
             "; ".join(f"rank {r}: {text}" for r, text in enumerate(parallel.say(cause)) if text) or "no rank can say"
         )
-        message = (
-            f"step {number}: the loss or its gradient is not finite ({where}); no update, the batch is kept in "
-            f"{paths[0].parent}"
-        )
+        kept = f"the batch is kept in {self.folder}" if all(paths) else f"the batch cannot be kept in {self.folder}"
+        message = f"step {number}: the loss or its gradient is not finite ({where}); no update, {kept}"
         if self.in_a_row >= self.config.stop_after:
             raise UserError(
                 f"{message}\n{self.in_a_row} such steps in a row (guard.stop_after): stopping. Lower optim.lr, look at "
@@ -93,7 +92,14 @@ class Guard:
         """Go on counting."""
         self.in_a_row, self.total, self._recent = state["in_a_row"], state["total"], state.get("recent", [])
 
-    def _keep(self, name: str, batch: Batch) -> Path:
+    def _keep(self, name: str, batch: Batch) -> Path | None:
+        """Write a batch; return None where that fails: it is no reason to end, and the other ranks wait."""
+        try:
+            return self._write(name, batch)
+        except (OSError, SafetensorError):
+            return None
+
+    def _write(self, name: str, batch: Batch) -> Path:
         path = self.folder / f"{name}.safetensors"
         tensors = {name: value.cpu().contiguous() for name, value in vars(batch).items() if isinstance(value, Tensor)}
         try:

@@ -14,6 +14,7 @@ from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer, train
+from tests import ranks
 from tests.train.runs import log
 
 
@@ -116,3 +117,51 @@ def test_a_set_that_has_gone_ends_no_run(settings, shards, tmp_path, capfd):
     assert folder.name == "step-00000012"
     assert "step 4: the evaluation held failed, the run goes on: " in said
     assert [set(row) for row in [dict(row[0]) for row in log(tmp_path / "run", "eval")]] == [{"set/loss"}]
+
+
+def test_a_result_that_cannot_be_written_ends_no_run(settings, shards, tmp_path, capfd):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "eval").write_text("a file where a folder is due")
+    sets = f"evaluate={{set: {{suite: loss, data: '{shards}'}}}}"
+    assert train(load(RunConfig, "debug.yaml", [*settings, "steps=2", sets])).name == "step-00000002"
+    said = capfd.readouterr().err.replace("\n", " ")
+    assert "step 2: the result of set cannot be written, the run goes on: " in said
+    assert log(tmp_path / "run", "eval"), "its numbers are in the log"
+
+
+def fail_on_one(folder, stage):
+    """On two ranks: an evaluation of which one process cannot read the set, before it begins or in its middle."""
+    from types import SimpleNamespace
+
+    from mmclr import parallel
+    from mmclr.train.evaluation import Evaluations
+
+    def broken(*_):
+        if parallel.rank() == 1:
+            raise OSError(5, "Input/output error")
+
+    suite = SimpleNamespace(
+        parser=lambda: SimpleNamespace(parse_args=lambda words: None),
+        open=broken if stage == "open" else lambda args: None,
+        run=broken,
+    )
+    made, said = Evaluations({}), []
+    made.configs, made.options, made._suites = {"a": SimpleNamespace(suite="s")}, {"a": []}, {"s": suite}
+    trainer = SimpleNamespace(taken=3, display=SimpleNamespace(say=said.append))
+    trainer.accelerator = SimpleNamespace(is_main_process=False)
+    try:
+        return made._measure("a", None, trainer), said
+    except UserError as error:
+        return "ended", [str(error)]
+
+
+@pytest.mark.dist
+def test_a_set_that_one_of_two_processes_cannot_read(tmp_path):
+    """Before it begins both leave it out and go on; in its middle that process says which evaluation, and ends."""
+    for result, said in ranks.run(2, fail_on_one, str(tmp_path), "open"):
+        assert result is None
+        assert "step 3: the evaluation a failed, the run goes on: [Errno 5] Input/output error" in said[0]
+    healthy, broken = ranks.run(2, fail_on_one, str(tmp_path), "run")
+    assert healthy == (None, [])
+    assert broken[0] == "ended"
+    assert "the evaluation a failed on process 1, and the others cannot go on without it: [Errno 5]" in broken[1][0]

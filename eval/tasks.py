@@ -53,8 +53,8 @@ MAIN = ("acc1", "mean_recall@1", "mean_average_precision", "text_acc", "lp_acc1"
 
 def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -> list[Result]:
     """Do all tasks that have no line yet; one that fails is reported and leaves no line."""
-    done = {line["key"] for line in _lines(out / RESULTS)}
     lines = written.claim(out / RESULTS, "lines of evaluations", _is_line)
+    done = {line["key"] for line in _lines(out / RESULTS)}
     for key in tasks:
         check(_place(out, key))
     results, failed = [], {}

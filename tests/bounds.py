@@ -22,6 +22,14 @@ def bound(dtype: torch.dtype = torch.float32, terms: int = 1, size: float = 1.0)
     return SAFETY * torch.finfo(dtype).eps / 2 * max(1, terms) ** 0.5 * size
 
 
+def printed(decimals: int = 6) -> float:
+    """Return how far a result may be from a number that a card prints with `decimals`: half a unit of its last place.
+
+    Temperatures and scales are float32 wherever the trainer holds them, so a few roundings of float32 come on top.
+    """
+    return 0.5 * 10.0**-decimals + bound(terms=16)
+
+
 def own_errors(
     formula: Callable[..., Sequence[Tensor]], leaves: Sequence[Tensor | None], exact: Sequence[Tensor]
 ) -> list[float]:

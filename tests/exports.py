@@ -13,6 +13,7 @@ from mmclr.data.text import Tokenizer
 from mmclr.export import parity
 from mmclr.models.clip import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
+from tests import bounds
 
 READ_ALONE = """
 import numpy as np, torch
@@ -72,7 +73,10 @@ def picture(size=(50, 40)):
     return Image.fromarray(values.reshape(height, width, 3))
 
 
-def close(a, b, atol=1e-5):
+ROUNDING = bounds.bound(terms=512)  # of a tower in float32
+
+
+def close(a, b, atol=ROUNDING):
     torch.testing.assert_close(torch.as_tensor(a), b, atol=atol, rtol=0)
 
 

@@ -12,6 +12,7 @@ from mmclr.export.open_clip import main, write
 from mmclr.export.source import Source
 from mmclr.export.transformers import write as write_transformers
 from mmclr.models.two_tower import TwoTower
+from tests import bounds
 from tests.exports import alone, write_checkpoint
 from tests.test_import import open_clip_folder
 
@@ -38,7 +39,10 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("run"))
 
 
-def close(a, b, atol=1e-5):
+ROUNDING = bounds.bound(terms=512)  # of a tower in float32
+
+
+def close(a, b, atol=ROUNDING):
     torch.testing.assert_close(torch.as_tensor(a), b, atol=atol, rtol=0)
 
 

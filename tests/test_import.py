@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from mmclr.models import open_clip as oc
 from mmclr.models.open_clip_weights import to_open_clip
 from mmclr.models.two_tower import TwoTower
+from tests import bounds
 
 VISION = {"image_size": 16, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16, "mlp_ratio": 2.5}
 TEXT = {"context_length": 10, "vocab_size": 60, "width": 24, "heads": 3, "layers": 2, "mlp_ratio": 2.0}
@@ -44,7 +45,10 @@ def unit(x):
     return torch.nn.functional.normalize(x, dim=-1)
 
 
-def close(a, b, atol=1e-6):
+ROUNDING = bounds.bound(terms=16)  # of a tower in float32
+
+
+def close(a, b, atol=ROUNDING):
     torch.testing.assert_close(a, b, atol=atol, rtol=0)
 
 

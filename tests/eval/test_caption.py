@@ -17,6 +17,7 @@ from mmclr.models.clip import ModelConfig
 from mmclr.models.decoding import Decoding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.models.writer import to_generate
+from tests import bounds
 from tests.ranks import run
 
 REFERENCES = [
@@ -51,8 +52,8 @@ def random_corpus(seed, n=60):
 
 def test_numbers_of_cocos_evaluation():
     assert bleu(*split()).mean == pytest.approx(BLEU_4, abs=1e-9)
-    np.testing.assert_allclose(rouge_l(*split()).values, ROUGE_L, atol=1e-8)
-    np.testing.assert_allclose(cider(*split()).values, CIDER, atol=1e-8)
+    np.testing.assert_allclose(rouge_l(*split()).values, ROUGE_L, atol=bounds.bound(terms=16))
+    np.testing.assert_allclose(cider(*split()).values, CIDER, atol=bounds.bound(terms=16))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -68,7 +69,7 @@ def test_published_values_of_meteor():
     reference = ["the", "cat", "sat", "on", "the", "mat"]
     for text, value in (("the cat sat on the mat", 0.9977), ("the cat was sat on the mat", 0.9654),
                         ("on the mat sat the cat", 0.5000)):  # fmt: skip
-        assert meteor([text.split()], [[reference]]).mean == pytest.approx(value, abs=5e-5)
+        assert meteor([text.split()], [[reference]]).mean == pytest.approx(value, abs=bounds.bound(terms=16384))
     assert meteor([["running"]], [[["runs"]]]).mean > 0  # equal stems
 
 
@@ -139,7 +140,9 @@ def test_the_suite_is_made_of_its_parts(folder, shards):
         tokens, lengths = tokenizer([texts[0] for texts in data.captions])
         logits = peer(pixel_values=embedder.model.normalise(pixels), decoder_input_ids=tokens).logits
     cosines = (images * embedder.texts(captions)).sum(1)
-    assert result.metrics["CLIPScore"] == pytest.approx(2.5 * cosines.clamp(min=0).mean().item(), rel=1e-5)
+    assert result.metrics["CLIPScore"] == pytest.approx(
+        2.5 * cosines.clamp(min=0).mean().item(), rel=bounds.bound(terms=512)
+    )
     log_p = logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
     told = log_p[torch.arange(1, tokens.shape[1]) < lengths[:, None]]
     assert result.metrics["perplexity"] == pytest.approx((-told.mean()).exp().item(), rel=1e-4)
@@ -165,7 +168,7 @@ def test_what_it_writes_itself_is_exact(folder, shards, toy, tmp_path):
 def test_processes_share_the_set(folder, shards):
     alone = measure(folder, shards, how=Decoding(beams=2, max_tokens=4)).metrics
     for metrics in run(2, _metrics, str(folder), shards):
-        assert metrics == pytest.approx(alone, rel=1e-5)
+        assert metrics == pytest.approx(alone, rel=bounds.bound(terms=512))
 
 
 def _metrics(folder, shards):

@@ -5,13 +5,14 @@ import torch
 
 from mmclr.config import ConfigError
 from mmclr.losses import build
+from tests import bounds
 from tests.losses.cards import F3, batch, evaluate, random_pairs
 
 
 def test_worked_numbers():
-    assert evaluate("dcl", F3, 0.5).item() == pytest.approx(0.116969, abs=6e-7)
-    assert evaluate("dcl", F3, 0.5, {"intra": True}).item() == pytest.approx(0.910529, abs=6e-7)
-    assert evaluate("dclw", F3, 0.5).item() == pytest.approx(0.140792, abs=6e-7)
+    assert evaluate("dcl", F3, 0.5).item() == pytest.approx(0.116969, abs=bounds.printed(6))
+    assert evaluate("dcl", F3, 0.5, {"intra": True}).item() == pytest.approx(0.910529, abs=bounds.printed(6))
+    assert evaluate("dclw", F3, 0.5).item() == pytest.approx(0.140792, abs=bounds.printed(6))
 
 
 def test_it_is_infonce_without_the_positive():
@@ -41,7 +42,7 @@ def test_equally_close_positives_weigh_alike():
     assert evaluate("dclw", (image, image)).item() == pytest.approx(evaluate("dcl", (image, image)).item(), rel=1e-12)
     pairs = random_pairs(6)
     wide = evaluate("dclw", pairs, fields={"sigma": 1e6})
-    assert wide.item() == pytest.approx(evaluate("dcl", pairs).item(), abs=1e-5)
+    assert wide.item() == pytest.approx(evaluate("dcl", pairs).item(), abs=bounds.bound(terms=512))
 
 
 def test_two_pairs():

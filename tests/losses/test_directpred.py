@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mmclr.losses import Facts, build
+from tests import bounds
 from tests.losses.cards import F3, random_pairs
 
 U4 = [(1, 0), (0.6, 0.8), (0, 1), (0.8, 0.6)]
@@ -33,7 +34,7 @@ def correlation(rows):
 
 
 def near(found, expected):
-    torch.testing.assert_close(found, points(expected), rtol=0, atol=6e-7)
+    torch.testing.assert_close(found, points(expected), rtol=0, atol=bounds.printed(6))
 
 
 def test_worked_predictors():
@@ -46,7 +47,7 @@ def test_worked_predictors():
 
 def test_worked_loss():
     objective = ready(rho=0.0, eps=0.1)
-    assert objective(**features(F3)).item() == pytest.approx(0.320028, abs=6e-7)
+    assert objective(**features(F3)).item() == pytest.approx(0.320028, abs=bounds.printed(6))
     of_image, of_text = map(objective._predictor, objective._found)
     near(of_image, [(0.912548, 0.140589), (0.140589, 0.994558)])
     near(of_text, [(0.654572, 0.059120), (0.059120, 1.092153)])

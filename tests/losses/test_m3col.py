@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from mmclr.losses import build
 from mmclr.losses.soft.m3col import beta_draws, mixed_contrast, soft_clip
+from tests import bounds
 from tests.losses.cards import batch, evaluate, random_pairs
 
 X, Y = [(1, 0), (0, 1), (0.6, 0.8)], [(0.8, 0.6), (-0.6, 0.8), (1, 0)]
@@ -30,16 +31,16 @@ def test_the_mixtures_of_the_card():
     assert mixture.flatten().tolist() == pytest.approx([0.88, 0.24, 0, 1, 0.24, 0.92])
     mixture = F.normalize(mixture, dim=1)
     value = mixed_contrast(mixture, y, share, torch.tensor(PARTNER), 0.1)
-    assert value.mean().item() == pytest.approx(1.417337, abs=6e-7)
+    assert value.mean().item() == pytest.approx(1.417337, abs=bounds.printed(6))
     s, p = 10 * mixture @ y.T, torch.diag(share).index_put_((torch.arange(3), torch.tensor(PARTNER)), 1 - share)
-    assert -(p * s.log_softmax(1)).sum(1).mean().item() == pytest.approx(1.391218, abs=6e-7)
-    assert -(p * s.log_softmax(0)).sum().item() / 3 == pytest.approx(1.443455, abs=6e-7)
+    assert -(p * s.log_softmax(1)).sum(1).mean().item() == pytest.approx(1.391218, abs=bounds.printed(6))
+    assert -(p * s.log_softmax(0)).sum().item() / 3 == pytest.approx(1.443455, abs=bounds.printed(6))
 
 
 def test_the_soft_targets_of_the_card():
     x, y = tensors(X, Y)
-    assert soft_clip(x, y, 0.125).mean().item() == pytest.approx(1.372487, abs=6e-7)
-    assert soft_clip(y, x, 0.125).mean().item() == pytest.approx(2.066111, abs=6e-7)
+    assert soft_clip(x, y, 0.125).mean().item() == pytest.approx(1.372487, abs=bounds.printed(6))
+    assert soft_clip(y, x, 0.125).mean().item() == pytest.approx(2.066111, abs=bounds.printed(6))
 
 
 def test_soft_targets_equal_the_dense_form_with_gradients():

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mmclr.losses import build
 from mmclr.losses.algebra import Pairs, top
 from mmclr.losses.hard.mochi import mix_anchor, mix_two
+from tests import bounds
 from tests.losses.cards import F3, batch, random_pairs
 
 LATE = torch.tensor(0.5)
@@ -27,17 +28,17 @@ def test_the_rows_of_the_card():
     zero, one = torch.zeros(3, 1, dtype=torch.int64), torch.ones(3, 1, dtype=torch.int64)
     near = mix_two(found.values, found.columns, text, zero, one, torch.full((3, 1), 0.3, dtype=torch.float64))
     nearer = mix_anchor(image, found.values, zero, torch.full((3, 1), 0.4, dtype=torch.float64))
-    assert near[:, 0].tolist() == pytest.approx([-0.197667, 0.829880, 0.789352], abs=6e-7)
-    assert nearer[:, 0].tolist() == pytest.approx([0.554700, 0.985507, 1.0], abs=6e-7)
+    assert near[:, 0].tolist() == pytest.approx([-0.197667, 0.829880, 0.789352], abs=bounds.printed(6))
+    assert nearer[:, 0].tolist() == pytest.approx([0.554700, 0.985507, 1.0], abs=bounds.printed(6))
     logits = 2 * torch.cat([image @ text.T, near, nearer], 1)
     rows = F.cross_entropy(logits, torch.arange(3), reduction="none")
-    assert rows.tolist() == pytest.approx([0.725348, 1.715280, 1.473429], abs=6e-7)
+    assert rows.tolist() == pytest.approx([0.725348, 1.715280, 1.473429], abs=bounds.printed(6))
 
 
 @pytest.mark.parametrize("fields", [{"s": 0, "t": 0}, {"begin": 0.6, "s": 4, "t": 4}])
 def test_without_mixes_and_before_the_first_it_is_clip(fields):
     value, _ = call(fields, F3)
-    assert value.item() == pytest.approx(0.815062, abs=6e-7)
+    assert value.item() == pytest.approx(0.815062, abs=bounds.printed(6))
 
 
 @pytest.mark.parametrize("fields", [{"s": 8}, {"s": 0, "t": 8}, {"s": 4, "t": 4, "n": 3}])

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mmclr.losses import build
+from tests import bounds
 
 
 def batch(b, D=16, seed=0, dtype=torch.float32, scale=10.0, bias=-10.0):
@@ -27,7 +28,7 @@ def test_equals_open_clip_value_and_gradients(b):
     features = batch(b)
     ours = build("siglip", {})(**features)
     theirs = SigLipLoss()(features["image"], features["text"], features["scale"], features["bias"])
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours, theirs, rtol=bounds.bound(terms=16), atol=1e-9)
     for mine, other in zip(gradients(ours, features), gradients(theirs, features)):
         assert (mine - other).norm() <= 1e-6 * other.norm()
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mmclr import parallel
 from mmclr.losses import Facts, build
 from mmclr.losses.sinkhorn import sinkhorn
+from tests import bounds
 from tests.losses.cards import F3, batch, random_pairs
 from tests.ranks import run
 
@@ -30,17 +31,23 @@ def test_the_assignments_of_the_card():
     of_image, of_text = (torch.tensor(side).double() @ PROTOTYPES.T for side in F3)
     q = sinkhorn(of_image, 0.5, 3)
     expected = [[0.774392, 0.138519, 0.087088], [0.22591, 0.445443, 0.328646], [0.040931, 0.399743, 0.559326]]
-    torch.testing.assert_close(q, torch.tensor(expected).double(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(q.sum(0), torch.tensor([1.041234, 0.983705, 0.975061]).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(q, torch.tensor(expected).double(), rtol=0, atol=bounds.printed(6))
+    torch.testing.assert_close(
+        q.sum(0), torch.tensor([1.041234, 0.983705, 0.975061]).double(), rtol=0, atol=bounds.printed(6)
+    )
     expected = [[0.744477, 0.179679, 0.075843], [0.162346, 0.431912, 0.405742], [0.090559, 0.389357, 0.520084]]
-    torch.testing.assert_close(sinkhorn(of_text, 0.5, 3), torch.tensor(expected).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        sinkhorn(of_text, 0.5, 3), torch.tensor(expected).double(), rtol=0, atol=bounds.printed(6)
+    )
     expected = [[0.999816, 0.000184, 0], [0, 0.871803, 0.128197], [0, 0.167562, 0.832438]]
-    torch.testing.assert_close(sinkhorn(of_text, 0.05, 3), torch.tensor(expected).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        sinkhorn(of_text, 0.05, 3), torch.tensor(expected).double(), rtol=0, atol=bounds.printed(6)
+    )
 
 
 @pytest.mark.parametrize(("eps", "value"), [(0.5, 2.169305), (0.05, 0.658304)])
 def test_the_losses_of_the_card(eps, value):
-    assert call(ready({"eps": eps}), F3)[0].item() == pytest.approx(value, abs=6e-7)
+    assert call(ready({"eps": eps}), F3)[0].item() == pytest.approx(value, abs=bounds.printed(6))
 
 
 def test_a_loose_assignment_is_even():
@@ -48,7 +55,7 @@ def test_a_loose_assignment_is_even():
     value, features = call(objective, random_pairs(12))
     c = F.normalize(objective.prototype)
     logs = [(features[side] @ c.T / 0.1).log_softmax(1) for side in ("image", "text")]
-    assert value.item() == pytest.approx(-(logs[0].mean() + logs[1].mean()).item() / 2, rel=1e-5)
+    assert value.item() == pytest.approx(-(logs[0].mean() + logs[1].mean()).item() / 2, rel=bounds.bound(terms=512))
 
 
 def test_gradients_flow_through_predictions_only():
@@ -88,7 +95,7 @@ def test_views_tell_both_assignments():
     losses = [-(q[a] * torch.stack([logs[b] for b in range(4) if b != a]).mean(0)).sum(1).mean() for a in (0, 1)]
     assert value.item() == pytest.approx(sum(losses).item() / 2, rel=1e-9)
     bare = call(ready({}, key="swav_views"), F3, views=views[:, :0])[0]
-    assert bare.item() == pytest.approx(0.658304, abs=6e-7)
+    assert bare.item() == pytest.approx(0.658304, abs=bounds.printed(6))
 
 
 def test_the_queue_takes_part_in_the_assignment():
@@ -106,7 +113,9 @@ def test_the_queue_takes_part_in_the_assignment():
     ]
     q = [sinkhorn(x @ PROTOTYPES.T, 0.05, 3)[:3] for x in rows]
     p = [(features[side] @ PROTOTYPES.T / 0.1).log_softmax(1) for side in ("image", "text")]
-    assert value.item() == pytest.approx(-((q[0] * p[1] + q[1] * p[0]).sum(1).mean() / 2).item(), rel=1e-6)
+    assert value.item() == pytest.approx(
+        -((q[0] * p[1] + q[1] * p[0]).sum(1).mean() / 2).item(), rel=bounds.bound(terms=16)
+    )
 
 
 def test_a_batch_larger_than_the_queue_leaves_its_end():
@@ -133,7 +142,7 @@ def test_ranks_share_the_queue():
     for world in (2, 4):
         (value, kept), *others = run(world, with_queue, 8)
         assert all(other[0] == value for other in others)
-        torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+        torch.testing.assert_close(value, expected, rtol=bounds.bound(terms=16), atol=0)
         torch.testing.assert_close(kept, state)
 
 

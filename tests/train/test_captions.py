@@ -11,6 +11,7 @@ from mmclr.config import load
 from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.run import RunConfig
+from tests import bounds
 from tests.ranks import run
 from tests.train.runs import finish, log, start
 from tests.train.test_accumulate import make_batch, make_step
@@ -51,7 +52,7 @@ def test_ranks_with_different_numbers_of_tokens_equal_one():
     assert len({int(part.lengths.sum()) for part in batch.split(5)}) == 2
     alone = share(10)
     for seen in run(2, share, 5):
-        torch.testing.assert_close(seen, alone, rtol=1e-6, atol=1e-10)  # the scale is float32
+        torch.testing.assert_close(seen, alone, rtol=bounds.bound(terms=16), atol=1e-10)  # the scale is float32
 
 
 @pytest.mark.dist
@@ -60,7 +61,7 @@ def test_two_processes_in_micro_batches_equal_one(settings, tmp_path, unbroken):
     one, two = (log(f, *COLUMNS) for f in (unbroken.parent.parent, tmp_path / "run"))
     assert len(one) == len(two) == 12
     for a, b in zip(one, two):
-        assert a == pytest.approx(b, rel=1e-5)
+        assert a == pytest.approx(b, rel=bounds.bound(terms=512))
 
 
 @pytest.mark.slow
@@ -104,10 +105,12 @@ def test_a_run_can_start_from_it_with_and_without_the_captioner(settings, unbrok
     same = [*settings, f"model.preset={unbroken / 'model'}", f"init.source={unbroken / 'model'}", "optim.lr=1e-30"]
     with_it = TwoTower.load(run_here([*same, MORE[1], "steps=1"]) / "model")
     source = TwoTower.load(unbroken / "model")
-    torch.testing.assert_close(with_it.state_dict(), source.state_dict(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(with_it.state_dict(), source.state_dict(), atol=bounds.bound(terms=16), rtol=0)
     other = [*same, "model.captioner={layers: 1}", MORE[1], "steps=1", f"out={settings[1].removeprefix('out=')}2"]
     anew = TwoTower.load(run_here(other) / "model").state_dict()
-    assert torch.allclose(anew["visual_projection.weight"], source.visual_projection.weight, atol=1e-6)
+    assert torch.allclose(
+        anew["visual_projection.weight"], source.visual_projection.weight, atol=bounds.bound(terms=16)
+    )
     mine, its = anew["captioner.layers.0.mlp.fc1.weight"], source.captioner.layers[0].mlp.fc1.weight
     assert not torch.allclose(mine, its, atol=1e-3)
 

@@ -14,7 +14,7 @@ from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer, train
-from tests import ranks
+from tests import bounds, ranks
 from tests.train.runs import log
 
 
@@ -34,7 +34,7 @@ def test_it_measures_what_the_command_measures(finished, shards):
     data, embedder = open_set(shards), Embedder.load(run / "checkpoints" / "step-00000012" / weights)
     expected = {f"set/{k}": v for k, v in retrieval.run(embedder, data).metrics.items()}
     expected |= {"held/loss": loss.run(embedder, data, negatives=9).metrics["loss"]}
-    assert last == pytest.approx(expected, abs=1e-6)
+    assert last == pytest.approx(expected, abs=bounds.bound(terms=16))
     saved = json.loads((run / "eval" / "set.json").read_text())
     assert saved["metrics"] == pytest.approx({k.removeprefix("set/"): v for k, v in last.items() if "set/" in k})
     assert "step 12" in saved["model"]

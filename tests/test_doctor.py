@@ -13,7 +13,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from mmclr.doctor import builds, environment
+from mmclr.doctor import builds, environment, main
 from mmclr.doctor.finding import Finding
 
 PURELIB = sysconfig.get_path("purelib")
@@ -141,7 +141,7 @@ def test_trap_is_one_broken_line_with_its_cure(monkeypatch):
     }
     first, second = environment.imports(seen)
     assert str(first).startswith("BROKEN  torchvision, timm do not import: torchvision ")
-    assert str(first).endswith("To do: mmclr doctor --fix")
+    assert str(first).endswith("To do: mmclr doctor --fix torchvision")
     assert str(second) == "BROKEN  webdataset does not import: ImportError: no yaml. To do: reinstall webdataset"
 
 
@@ -233,6 +233,44 @@ def test_a_killed_build_is_found_and_its_lock_removed(tmp_path):
     assert found.level == "BROKEN"
     assert "dead" in found.what
     assert dead.exists()
-    assert [f.level for f in builds.check(fix=True, folder=tmp_path)] == ["fixed"]
+    named, done = builds.check(fix=True, folder=tmp_path)
+    assert named.what == f"repair builds: removes {dead}"
+    assert done.level == "fixed"
     assert not dead.exists()
     assert alive.exists()
+
+
+def test_a_repair_is_named_chosen_and_taken_back(tmp_path, monkeypatch, capsys):
+    """The hook comes only when it was asked for, after it was said; --undo leaves the folder as it was."""
+    (tmp_path / "other.pth").write_text("# of another package\n")
+    seen = {"failures": {"torchvision": environment.TRAP}, "hardware": {"built_for": None, "version": "2"}}
+    monkeypatch.setattr(environment, "probe", lambda: seen)
+    monkeypatch.setattr(environment, "site_packages", lambda: tmp_path)
+    monkeypatch.setattr(environment, "devices", lambda hardware: [])
+    hook = tmp_path / f"{environment.HOOK}.pth"
+    for words in ([], ["--fix", "builds"]):
+        main(words)
+        assert not hook.exists()
+    capsys.readouterr()
+    main(["--fix", "torchvision"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "hook" in line or "repair" in line]
+    assert said[0].startswith("note    repair torchvision: writes ")
+    assert "--undo torchvision" in said[0]
+    assert hook.exists()
+    assert main(["--undo", "torchvision"]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["other.pth"]
+    assert list((tmp_path / "__pycache__").iterdir()) == []
+    hook.write_text("# changed by somebody\n")
+    main(["--undo"])
+    assert hook.exists()
+    with pytest.raises(SystemExit):
+        main(["--fix", "torchvison"])
+    assert "did you mean torchvision" in capsys.readouterr().err
+
+
+def test_threads_that_spin_are_told(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    assert environment.threads().level == "note"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert environment.threads().level == "ok"

@@ -29,7 +29,8 @@ def check(fix: bool, folder: Path | None = None) -> Iterator[Finding]:
             continue
         why = f"a build of {lock.parent.name} was killed, and every later start of DeepSpeed waits for it for ever"
         if fix:
+            yield Finding("note", f"repair builds: removes {lock}", why)
             lock.unlink(missing_ok=True)
             yield Finding("fixed", f"{lock} is removed", why)
         else:
-            yield Finding("BROKEN", str(lock), why, "mmclr doctor --fix")
+            yield Finding("BROKEN", str(lock), why, "mmclr doctor --fix builds")

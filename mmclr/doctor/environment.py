@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from mmclr.doctor import builds
 from mmclr.doctor.finding import Finding
+from mmclr.spinning import OURS, threads_spin
 
 HERE = Path(__file__).parent
 HOOK = "_mmclr_torchvision_hook"  # the name of the hook's two files in site-packages: .py and .pth
@@ -31,8 +32,8 @@ EXTRAS = {
 }
 
 
-def check(fix: bool = False) -> Iterator[Finding]:
-    """Yield what there is to say about this environment; with `fix`, mend what can be mended first."""
+def check(fix: Set[str] = frozenset()) -> Iterator[Finding]:
+    """Yield what there is to say about this environment; make the repairs named in `fix` first, where they are due."""
     yield python()
     yield from requirements()
     seen = probe()
@@ -41,14 +42,21 @@ def check(fix: bool = False) -> Iterator[Finding]:
             "BROKEN", "importing torch and its companions", seen["crash"], "reinstall them in a new environment"
         )
         return
-    if fix and (trapped(seen) or stale_hook(site_packages())):
+    if "torchvision" in fix and (trapped(seen) or stale_hook(site_packages())):
+        yield Finding(
+            "note",
+            f"repair torchvision: writes {HOOK}.py and {HOOK}.pth into {site_packages()}",
+            "every Python of this environment then reads them at its start",
+            "mmclr doctor --undo torchvision takes it back",
+        )
         yield install_hook(site_packages())
         seen = probe()
     yield from imports(seen)
     if seen["hardware"]:
         yield from devices(seen["hardware"])
     yield compiler()
-    yield from builds.check(fix)
+    yield threads()
+    yield from builds.check("builds" in fix)
 
 
 def python() -> Finding:
@@ -120,7 +128,7 @@ def imports(seen: dict) -> Iterator[Finding]:
             f"{', '.join(same)} do not import",
             f"torchvision {importlib.metadata.version('torchvision')} was built for CUDA and torch "
             f"{seen['hardware']['version']} was not, so its operators do not load",
-            "mmclr doctor --fix",
+            "mmclr doctor --fix torchvision",
         )
         failures = {name: error for name, error in failures.items() if name not in same}
     for name, error in failures.items():
@@ -158,6 +166,34 @@ def install_hook(folder: Path) -> Finding:
             "BROKEN", f"the torchvision hook cannot be written: {error}", do="use an environment of your own"
         )
     return Finding("fixed", f"torchvision's missing operators are declared when it is imported ({code})")
+
+
+def remove_hook(folder: Path) -> Finding:
+    """Take out of `folder` what `install_hook` wrote there, and nothing else."""
+    pth, code = folder / f"{HOOK}.pth", folder / f"{HOOK}.py"
+    if pth.exists() and pth.read_text() != PTH:
+        return Finding("note", f"{pth} stays", "mmclr did not write it as it is now", "look at it, and delete it")
+    found = [path for path in (pth, code, *folder.glob(f"__pycache__/{HOOK}.*.pyc")) if path.exists()]
+    if not found:
+        return Finding("ok", f"the torchvision hook is not in {folder}")
+    try:
+        for path in found:
+            path.unlink()
+    except OSError as error:
+        return Finding("BROKEN", f"the torchvision hook cannot be removed: {error}", do=f"delete {pth} and {code}")
+    return Finding("fixed", f"the torchvision hook is out of {folder} again")
+
+
+def threads() -> Finding:
+    """Say whether threads keep cores busy while they wait."""
+    set_ = ", ".join(f"{name}={os.environ[name]}" for name in OURS if name in os.environ) or "no policy"
+    if threads_spin():
+        why = "threads that wait keep cores busy, so fewer are used, and a busy neighbour slows everything down"
+        return Finding("note", f"{set_} in the environment", why, "unset it: mmclr's commands let threads sleep")
+    return Finding(
+        "ok",
+        f"threads that wait sleep ({set_}); in Python import mmclr.train before torch: else they spin, few are used",
+    )
 
 
 def devices(hardware: dict) -> Iterator[Finding]:

@@ -60,6 +60,8 @@ def choose(t: Trainer) -> int:
         chosen = fastest(tried)
         told = ", ".join(f"{seconds:.3g} s on {n}" for n, seconds in sorted(tried.items()))
         say(f"threads: {chosen} of {cores()} cores" + (f" (a step takes {told})" if len(tried) > 1 else ""))
+        if threads_spin():
+            say("threads spin here: torch was imported before mmclr.train, or OMP_WAIT_POLICY says so; fewer are used")
     if before and chosen != before:
         say(f"threads: {chosen}, and {before} until the checkpoint: the last bits may differ from an unbroken run")
     return chosen

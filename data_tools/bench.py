@@ -13,9 +13,11 @@ import torch
 
 from mmclr.config import load
 from mmclr.data.decode import Picture
+from mmclr.data.ledger import Fault
 from mmclr.data.loader import DataConfig, Loader
 from mmclr.data.shards import Sample, bounds
 from mmclr.data.text import Tokenizer
+from mmclr.errors import UserError
 from mmclr.terminal import say
 
 
@@ -49,8 +51,10 @@ def stages(loader: Loader, samples: int = 256) -> dict[str, float]:
     maker = loader.assembler
     numbers = loader.order.at(np.arange(min(samples, loader.samples)))[0].tolist()
     config, size = loader.config, maker.image_size
-    out = {"read": _each(numbers, lambda number: _read(loader, number))}
-    stored = [_read(loader, number) for number in numbers]
+    out = {"read": _each(numbers, lambda number: _usable(loader, number, only_read=True))}
+    stored = [sample for number in numbers if (sample := _usable(loader, number)) is not None]
+    if not stored:
+        raise UserError(f"none of the first {len(numbers)} samples can be used; mmclr data verify says why")
 
     def decode(sample: Any) -> Any:
         picture = Picture(sample.image(), config.max_pixels, config.decoder == "turbo")
@@ -94,10 +98,18 @@ def report(costs: dict[str, float], rate: float, workers: int, wanted: float) ->
     return lines
 
 
-def _read(loader: Loader, number: int) -> Sample:
+def _usable(loader: Loader, number: int, only_read: bool = False) -> Sample | None:
+    """Return a sample, None where it cannot be read, or (without `only_read`) decoded: training counts these."""
     begins = bounds(loader.parts)
     part = int(np.searchsorted(begins, number, side="right")) - 1
-    return loader.parts[part].read(number - int(begins[part]))
+    try:
+        sample = loader.parts[part].read(number - int(begins[part]))
+        if not only_read:
+            Picture(sample.image(), loader.config.max_pixels).pixels(loader.config.background)
+            loader.assembler.chooser.candidates(sample)
+    except Fault:
+        return None
+    return sample
 
 
 def _each(items: list[Any], action: Callable[[Any], Any]) -> float:

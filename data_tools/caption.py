@@ -18,7 +18,7 @@ from rich.progress import Progress
 from mmclr.console import Console
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
-from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.shards import IMAGES, Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
@@ -54,13 +54,16 @@ def main(argv: list[str]) -> None:
     out = claim(args.out, "captions", _is_line) if args.out else None
     encoder = Encoder.load(args.model, device=args.device)
     done = _done(out, pictures)
-    unread = 0
+    ledger = Ledger()
     with open(out, "a", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
         for number, caption in written(encoder, pictures, done, how, args.batch):
-            unread += isinstance(caption, Fault)
+            if isinstance(caption, Fault):
+                ledger.add([pictures.entry(number, caption)])
             _print(file, pictures.names[number], caption)
     told = f"{args.out}: {len(pictures):,} pictures" if args.out else f"{len(pictures):,} pictures"
-    say(f"{told}, {unread} of them unreadable" if unread else told, file=sys.stderr)
+    say(f"{told}, {ledger.lost} of them unreadable" if ledger.lost else told, file=sys.stderr)
+    for line in ledger.lines(met="without a caption"):
+        say(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def entry(self, number: int, fault: Fault) -> Entry:
+        """Return the ledger's line for a fault of a picture."""
+        place = self.places[number]
+        if isinstance(place, Path):
+            return Entry(str(place), 0, "", fault.reason, fault.detail)
+        return place[0].entry(place[1], fault)
 
     def read(self, number: int) -> bytes:
         """Return a picture's bytes. Raises Fault."""

@@ -56,10 +56,11 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not 1 <= args.top <= args.k:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
-    shards = Shards(open_indices(expand(args.shards)), (), (), Ledger())
+    ledger = Ledger()
+    shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
     clusters.check(shards.indices, args.name)  # before hours of work
     encoder = Encoder.load(args.model, device=args.device)
-    vectors, kept = embed(encoder, shards, args.batch)
+    vectors, kept = embed(encoder, shards, args.batch, ledger)
     if len(vectors) < args.k:
         raise UserError(f"--k {args.k}: there are only {len(vectors)} readable pictures")
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
@@ -67,11 +68,13 @@ def main(argv: list[str]) -> None:
     paths = write(shards, args.name, labels, kept, facts)
     say(f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
           f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable")  # fmt: skip
+    for line in ledger.lines(met="left out"):
+        say(f"  {line}")
     say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
 
 
-def embed(encoder: Encoder, shards: Shards, batch: int) -> tuple[Tensor, list[int]]:
-    """Return the unit vectors [n, D] of all readable pictures, and their numbers."""
+def embed(encoder: Encoder, shards: Shards, batch: int, ledger: Ledger | None = None) -> tuple[Tensor, list[int]]:
+    """Return the unit vectors [n, D] of all readable pictures, and their numbers; the others go into `ledger`."""
 
     def read(first: int) -> list[tuple[int, object]]:
         return [(number, _read(shards, number)) for number in range(first, min(first + batch, len(shards)))]
@@ -80,7 +83,9 @@ def embed(encoder: Encoder, shards: Shards, batch: int) -> tuple[Tensor, list[in
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
         bar = bars.add_task("embedding", total=len(shards))
         for found in run_ahead(read, starts, workers=0):
-            good = [(number, image) for number, image in found if image is not None]
+            good = [(number, image) for number, image in found if not isinstance(image, Fault)]
+            if ledger is not None:
+                ledger.add(shards.entry(number, image) for number, image in found if isinstance(image, Fault))
             if good:
                 rows.append(encoder.encode_image([image for _, image in good], batch=batch, output="torch"))
             kept += [number for number, _ in good]
@@ -106,8 +111,8 @@ def write(shards: Shards, name: str, labels: Tensor, kept: Sequence[int], facts:
 
 
 def _read(shards: Shards, number: int) -> object:
-    """Return a picture, None where there is none that can be read."""
+    """Return a picture, a Fault where there is none that can be read."""
     try:
         return Picture(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
-    except Fault:
-        return None
+    except Fault as fault:
+        return fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,3 +132,11 @@ def _plain(value: Any, inside: bool = False) -> bool:
     if isinstance(value, dict):
         return inside and all(isinstance(name, str) and _plain(entry, True) for name, entry in value.items())
     return isinstance(value, (str, int, float, bool)) or value is None
+
+
+def json_bytes(tree: dict[str, Any]) -> bytes:
+    """Return an object as a json member."""
+    try:
+        return json.dumps(tree, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half characters in fields that no one reads as text stay what they are
+        return json.dumps(tree).encode()

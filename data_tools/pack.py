@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from rich.progress import track
 
-from data_tools.inputs import Record, read_records
+from data_tools.inputs import Record, json_bytes, read_records
 from data_tools.shard_writer import ShardWriter
 from mmclr.data.decode import Picture
 from mmclr.data.ledger import Entry, Fault, Ledger
@@ -105,7 +104,7 @@ class Encoder:
             raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
         extension, data = self._picture(_bytes(record.image))
         fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
-        return {extension: data, "txt": captions[0].strip().encode(), "json": _json(fields)}
+        return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
     def _picture(self, data: bytes) -> tuple[str, bytes]:
         picture = Picture(data, DataConfig.max_pixels)
@@ -151,13 +150,6 @@ def _bytes(image: bytes | Path) -> bytes:
         raise Fault("missing_file", str(image)) from None
     except (OSError, ValueError) as error:
         raise Fault("unreadable", f"{image}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _json(fields: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half characters in fields that no one reads as text stay what they are
-        return json.dumps(fields).encode()
 
 
 def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:

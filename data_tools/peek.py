@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     data = page(found, address(args.shards)).encode() if suffix == ".html" else _png(sheet(found))
     written.write(args.out, data, KIND)
     say(f"{args.out}: {len(found)} of {len(shards):,} samples")
-    for line in ledger.lines():
+    for line in ledger.lines(met="left out"):
         say(line)
 
 
@@ -79,7 +79,7 @@ def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -
             image.thumbnail((SIDE, SIDE))
             yield Look(image, [text for _, texts in chooser.candidates(sample) for text in texts], sample.key)
         except Fault as fault:
-            ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])
+            ledger.add([shards.entry(number, fault)])
 
 
 def sheet(found: Sequence[Look], columns: int = 8) -> Image.Image:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 from data_tools.caption import Pictures, written
+from data_tools.inputs import json_bytes
 from data_tools.reshard import every_sample
 from data_tools.shard_writer import ShardWriter
+from mmclr.data import fields
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
 from mmclr.data.shards import Sample, Shards
@@ -49,9 +49,8 @@ def main(argv: list[str]) -> None:
         recaption(shards, writer, ledger, written(encoder, _pictures(shards), writer.done, how, args.batch), args.field)
     written_ = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written_:,} samples with json:{args.field}")
-    for reason, count in writer.state["left_out"].items():
-        say(f"  {count} samples without a caption: {reason}")
-    for line in ledger.lines():
+    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
+    for line in ledger.lines(met="without a caption"):
         say(f"  {line}")
 
 
@@ -61,16 +60,18 @@ def recaption(
     """Write what an earlier run has not dealt with, captions in the json's `field`."""
     with writer:
         for number, caption in captions:
+            sample, fault = None, caption if isinstance(caption, Fault) else None
             try:
                 sample = shards.read(number)
-            except Fault as fault:
-                ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])
-                continue
-            if isinstance(caption, Fault):
-                writer.leave_out(caption.reason)
+                if fault is None:
+                    sample.members["json"] = _json(sample, field, caption)
+            except Fault as found:
+                fault = found
+            if fault is not None:
+                ledger.add([shards.entry(number, fault)])
+                writer.leave_out(fault.reason)
+            if sample is not None:
                 writer.add(sample.key, sample.members, number + 1)
-            else:
-                writer.add(sample.key, {**sample.members, "json": _json(sample, field, caption)}, number + 1)
         writer.finish(len(shards))
 
 
@@ -79,13 +80,10 @@ def _pictures(shards: Shards) -> Pictures:
 
 
 def _json(sample: Sample, field: str, caption: str) -> bytes:
-    """Return the sample's json with the caption in it."""
-    try:
-        tree: Any = json.loads(sample.members.get("json", b"{}"))
-    except ValueError:
-        tree = None
+    """Return the sample's json with the caption in it. Raises Fault where it cannot be read."""
+    tree = fields.tree(sample.members.get("json", b"{}"), "json")
     if not isinstance(tree, dict):
-        raise UserError(f"{sample.shard}, sample {sample.key}: its json is no mapping, so it has no room for a caption")
+        raise Fault("bad_text", "its json is no object, so it has no room for a caption")
     if field in tree:
         raise UserError(f"{sample.shard}, sample {sample.key}: its json has {field!r} already; choose another --field")
-    return json.dumps({**tree, field: caption}, ensure_ascii=False).encode()
+    return json_bytes({**tree, field: caption})

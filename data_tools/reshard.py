@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rich.progress import track
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> None:
         reshard(every_sample(open_indices(urls), ledger, args.subset), writer, ledger, args.shuffle)
     written = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
-    for line in ledger.lines():
+    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
+    for line in ledger.lines(met="left out"):
         say(f"  {line}")
 
 
@@ -62,14 +63,17 @@ def reshard(shards: Shards, writer: ShardWriter, ledger: Ledger, shuffle: int | 
     with writer:
         for at in track(range(writer.done, len(shards)), "reshard", disable=not sys.stderr.isatty()):
             number = at if shuffle is None else int(permute(positions(at, 1), len(shards), word)[0])
-            for sample in _read(shards, number, ledger):
-                writer.add(sample.key, sample.members, at + 1)
+            try:
+                sample = _read(shards, number)
+            except Fault as fault:
+                ledger.add([shards.entry(number, fault)])
+                writer.leave_out(fault.reason)
+                continue
+            writer.add(sample.key, sample.members, at + 1)
         writer.finish(len(shards))
 
 
-def _read(shards: Shards, number: int, ledger: Ledger) -> Iterator[Sample]:
-    try:
-        shard, row = shards.locate(number)
-        yield shards.read(number)._replace(key=shards.indices[shard].key(row, "surrogateescape"))
-    except Fault as fault:
-        ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])
+def _read(shards: Shards, number: int) -> Sample:
+    """Return a sample under its key as it is stored. Raises Fault."""
+    shard, row = shards.locate(number)
+    return shards.read(number)._replace(key=shards.indices[shard].key(row, "surrogateescape"))

@@ -53,14 +53,16 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
     texts: list[str] = []
     captions_each = []
     for number in np.sort(numbers).tolist():
+        lost: list[Fault] = []
         try:
             sample = shards.read(number)
             data = sample.image()
             picture = Picture(data, 1 << 40)
-            found = [text for _, part in chooser.candidates(sample) for text in part]
+            found = [text for _, part in chooser.candidates(sample, lost) for text in part]
         except Fault as fault:
-            ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])
+            ledger.add([shards.entry(number, fault)])
             continue
+        ledger.add(shards.entry(number, fault) for fault in lost)
         sizes.append(picture.size)
         bytes_.append(len(data))
         formats[picture.format] += 1
@@ -84,7 +86,7 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
         yield f"  captions that fill the context of {tokenizer.context} (and may be cut): {cut:,}"
         same = Counter(map(text_id, texts))
         yield f"  captions that repeat another: {sum(n - 1 for n in same.values()):,}"
-    yield from (f"  {line}" for line in ledger.lines())
+    yield from (f"  {line}" for line in ledger.lines(met="left out"))
 
 
 def _row(name: str, values: np.ndarray) -> str:

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     with written.folder(args.out, "tokenizer") as partial:
         tokenizer = Tokenizer.train(captions(args.shards, args.caption, ledger), args.size, args.context)
         tokenizer.save(partial)
-    for line in ledger.lines():
+    for line in ledger.lines(met="left out"):
         say(line)
     say(f"{args.out}: {tokenizer.vocab_size} tokens, context {tokenizer.context}")
 
@@ -42,8 +42,9 @@ def captions(urls: str | Sequence[str], caption: str, ledger: Ledger) -> Iterato
     chooser = Chooser({caption: 1.0})
     shards = Shards(open_indices(expand(urls)), extensions([caption]), (), ledger, images=False)
     for number in range(len(shards)):
-        sample = shards.read(number)
+        lost: list[Fault] = []
         try:
-            yield from (text for _, texts in chooser.candidates(sample) for text in texts)
+            yield from (text for _, texts in chooser.candidates(shards.read(number), lost) for text in texts)
         except Fault as fault:
-            ledger.add([sample.entry(fault)])
+            lost = [fault]
+        ledger.add(shards.entry(number, fault) for fault in lost)

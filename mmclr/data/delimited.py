@@ -106,9 +106,9 @@ class _Records:
             why = f"closes in line {self.lines.number}, and what is between looks like rows"
         except csv.Error as error:
             why = f"is not closed ({error})"
+            if len(taken) == 1 and "end of data" not in why:  # at the end of a file that is cut
+                return self._sloppy(number, line)
         self.lines.put_back(taken[1:])
-        if len(taken) == 1:
-            return self._sloppy(number, line)
         return bad_row(number, f"a quote that opens in this line {why}")
 
     def _more(self, taken: list[str]) -> Iterator[str]:

@@ -108,6 +108,10 @@ class Shards:
         shard, row = self.locate(number)
         return Entry(identity(self.indices[shard].url), row, self.indices[shard].key(row), "unreadable", "")
 
+    def entry(self, number: int, fault: Fault) -> Entry:
+        """Return the ledger's line for a fault of a sample."""
+        return self.where(number)._replace(reason=fault.reason, detail=fault.detail)
+
     def _bytes(self, index: ShardIndex, row: int, members: list[tuple[str, int, int]]) -> Iterable[tuple[str, bytes]]:
         try:
             for group in _near(members):

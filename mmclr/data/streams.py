@@ -15,6 +15,7 @@ from webdataset.gopen import gopen
 from mmclr.data import cache
 from mmclr.data.addresses import Command
 from mmclr.errors import UserError
+from mmclr.secrets import address
 
 
 def copy_stream(url: str) -> str:
@@ -36,4 +37,4 @@ def _copy(url: str, path: Path) -> None:
         with cache.whole(path) as out, gopen(str(url)) as stream:
             shutil.copyfileobj(stream, out, 1 << 20)
     except Exception as error:  # webdataset raises several kinds
-        raise UserError(f"{url}: the command failed: {str(error)[:200]}") from error
+        raise UserError(f"{address(url)}: the command failed: {str(error)[:200]}") from error

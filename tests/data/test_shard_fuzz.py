@@ -1,14 +1,17 @@
 """The law that nothing is lost unsaid: whatever is damaged, a good sample is used or something is counted for it."""
 
+import contextlib
 import random
 import resource
 import time
 
 import pytest
 
+from mmclr import cli
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_index
 from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.plain import read_all
 from mmclr.data.shards import Shards
 from mmclr.data.tar import ENDING
 from mmclr.errors import UserError
@@ -86,7 +89,36 @@ def fuzz(folder, count, seed, slowest=10.0):
 
 
 def test_good_samples_are_used_or_counted(tmp_path):
-    assert set(fuzz(tmp_path, 250, 0)) == {"refused", "counted", "used"}
+    assert {"counted", "used"} <= set(fuzz(tmp_path, 250, 0)) <= {"refused", "counted", "used"}
+
+
+def commands(folder, count, seed):
+    """Verify, stats, reshard and evaluation's reading of the same damages: a status and words, and a loss is told."""
+    path = folder / "a.tar"
+    for case in range(count):
+        name, whole, data = damage.damaged(random.Random(f"{seed}-{case}"))
+        try:
+            end = check(path, name, whole, data)
+            said = {cli.main(["data", "verify", str(path), "--workers", "0"])}
+            assert end == "used" or not said <= {0}, (case, name)
+            for args in (["stats", str(path)], ["reshard", str(path), str(folder / f"out{case}")]):
+                said.add(cli.main(["data", *args]) or 0)
+            assert said <= {0, 1, 2}
+            with contextlib.suppress(UserError):
+                reader = read_all(str(path), 8)
+                got = sum(len(rows.keys) for rows in reader)
+                assert got >= damage.SAMPLES or reader.ledger.excluded or reader.ledger.lost or end == "used"
+        except Exception as error:
+            raise AssertionError(f"case {seed}-{case}, {name}") from error
+
+
+def test_commands_tell_what_is_lost(tmp_path):
+    commands(tmp_path, 6, 2)
+
+
+@pytest.mark.slow
+def test_commands_tell_what_is_lost_many_times(tmp_path):
+    commands(tmp_path, 200, 3)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_every_damage_is_noticed(tmp_path):
     assert texts(path) == expected()
     side = path.with_name("a.tar.index")
     whole, draw = side.read_bytes(), random.Random(0)
-    for case in range(150):
+    for case in range(48):
         data = bytearray(whole)
         kind, at = case % 4, draw.randrange(len(data))
         if kind == 0:
@@ -53,7 +53,7 @@ def test_every_damage_is_noticed(tmp_path):
         side.write_bytes(data)
         assert texts(path) == expected(), (kind, at)
     side.write_bytes(bytes(len(whole)))
-    shutil.rmtree(tmp_path / "cache")  # where it was kept while the one beside the shard was no longer to be known
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)  # where it was kept while this one could not be known as ours
     assert texts(path) == expected()
     assert sidecar.load(side, "a.tar") is not None  # a zeroed one is made again
 

@@ -80,15 +80,25 @@ class EvalSet:
         if not kept:
             lines = "\n".join(ledger.lines(met="left out"))
             raise UserError(f"{self.name}: none of its {len(self)} pictures can be used:\n{lines}")
+        return replace(self._of(kept), **counted(ledger)).check()
+
+    def subset(self, numbers: Sequence[int], reason: str) -> EvalSet:
+        """Return the set of these pictures, in this order; the others are counted under `reason`."""
+        lost = len(self) - len(numbers)
+        if not lost and list(numbers) == list(range(len(self))):
+            return self
+        more = {reason: self.skipped.get(reason, 0) + lost} if lost else {}
+        return replace(self._of(numbers), skipped={**self.skipped, **more})
+
+    def _of(self, numbers: Sequence[int]) -> EvalSet:
         return replace(
             self,
-            read=lambda i, read=self.read: read(kept[i]),
-            keys=[self.keys[i] for i in kept],
-            captions=[self.captions[i] for i in kept] if self.captions else (),
-            labels=None if self.labels is None else self.labels[kept],
-            where=None if self.where is None else (lambda i, where=self.where: where(kept[i])),
-            **counted(ledger),
-        ).check()
+            read=lambda i, read=self.read: read(numbers[i]),
+            keys=[self.keys[i] for i in numbers],
+            captions=[self.captions[i] for i in numbers] if self.captions else (),
+            labels=None if self.labels is None else self.labels[list(numbers)],
+            where=None if self.where is None else (lambda i, where=self.where: where(numbers[i])),
+        )
 
     def need_captions(self) -> None:
         """Raise UserError where the set has no captions."""

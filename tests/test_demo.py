@@ -25,3 +25,15 @@ def test_the_whole_line(tmp_path, capsys):
     assert steps == ["step-00000004"]  # no longer than the training it stands on
     main(["--out", str(out), "steps=4", "log_every=1"])
     assert "resuming after step 4 of 4" in capsys.readouterr().err
+
+
+def test_a_stopped_training_ends_the_demo_with_its_status(monkeypatch, tmp_path):
+    from mmclr.demo import training
+    from mmclr.train import trainer
+
+    monkeypatch.setattr(trainer, "train_until_stopped", lambda run: (tmp_path, "SIGTERM"))
+    with pytest.raises(SystemExit) as end:
+        training.train(None)
+    assert end.value.code == 143
+    monkeypatch.setattr(trainer, "train_until_stopped", lambda run: (tmp_path, ""))
+    assert training.train(None) == tmp_path

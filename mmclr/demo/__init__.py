@@ -93,8 +93,8 @@ class Demo:
             Tokenizer.train(captions(packed["train"], "txt", Ledger()), size=2000, context=16).save(partial)
 
     def _train(self, packed: dict[str, str]) -> Path:
+        from mmclr.demo.training import train
         from mmclr.train.run import RunConfig
-        from mmclr.train.trainer import train
 
         here = [f"data.train={packed['train']}", f"tokenizer={self.out / 'tokenizer'}", f"out={self.out}"]
         return train(load(RunConfig, "demo.yaml", [*here, *self.overrides]))

@@ -17,8 +17,8 @@ SHOWN = 18
 
 def learn(model: Path, packed: dict[str, str], tokenizer: Path, out: Path, steps: int) -> Path:
     """Train the decoder for at most so many steps; return the checkpoint."""
+    from mmclr.demo.training import train
     from mmclr.train.run import RunConfig
-    from mmclr.train.trainer import train
 
     given = [f"data.train={packed['train']}", f"tokenizer={tokenizer}", f"out={out}"]
     run = load(RunConfig, "demo_captions.yaml", [*given, f"model.preset={model}", f"init.source={model}"])

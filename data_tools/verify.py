@@ -21,6 +21,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
+from mmclr.secrets import redact_tree
 from mmclr.terminal import say
 
 TOGETHER = 64  # samples of one job
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     report = verify(open_indices(urls), args.caption, args.workers)
     if args.json:
         places = [Entry(shard, -1, f"byte {at}", "damaged", what) for shard, at, what in report.problems]
-        lines_ = (json.dumps(entry._asdict()) + "\n" for entry in places + report.faults)
+        lines_ = (json.dumps(redact_tree(entry._asdict())) + "\n" for entry in places + report.faults)
         with written.staged(args.json, KIND) as partial, open(partial, "w", encoding="utf-8") as out:
             out.writelines(lines_)
     for line in lines(report):

@@ -21,6 +21,7 @@ from mmclr import written
 from mmclr.config import load
 from mmclr.errors import UserError
 from mmclr.report.curves import read
+from mmclr.secrets import redact_tree
 from mmclr.train.run import RunConfig
 
 PROBE = 30  # steps that tell how fast a config is, for budgets in minutes
@@ -115,13 +116,15 @@ class Trial:
 
     def _train(self) -> None:
         done = self.folder / "trained.json"
-        wanted = {
-            "budget": vars(self.budget),
-            "overrides": list(self.overrides),
-            "config": yaml.safe_load(self.config.read_text()),
-        }
+        wanted = redact_tree(
+            {
+                "budget": vars(self.budget),
+                "overrides": list(self.overrides),
+                "config": yaml.safe_load(self.config.read_text()),
+            }
+        )
         if done.is_file():
-            if json.loads(done.read_text()) != wanted:
+            if redact_tree(json.loads(done.read_text())) != wanted:
                 raise UserError(
                     f"{self.folder}: holds a run of another config or budget; remove it, or name another --out"
                 )

@@ -20,6 +20,7 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 from webdataset.shardlists import envsubst
 
 from mmclr.errors import UserError
+from mmclr.secrets import is_redacted
 
 STORES = frozenset(
     ["http", "https", "s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oci", "oss", "hdfs", "webhdfs",
@@ -131,6 +132,8 @@ def _part(part: str, allow_pipe: bool, listing: Listing) -> Iterator[str]:
 
 
 def _piece(piece: str, allow_pipe: bool, listing: Listing) -> Iterator[str]:
+    if is_redacted(piece):
+        raise UserError(f"{piece}: this address was stored without its secret; give it anew, as it was given first")
     prefix, rest = ("", piece) if scheme(piece) else _existing(os.path.expanduser(piece))
     for ending in _braces(rest):
         url = prefix + ending

@@ -7,6 +7,7 @@ is weaker: the copy is not compared with the source again (remove it when the so
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -37,4 +38,6 @@ def _copy(url: str, path: Path) -> None:
         with cache.whole(path) as out, gopen(str(url)) as stream:
             shutil.copyfileobj(stream, out, 1 << 20)
     except Exception as error:  # webdataset raises several kinds
-        raise UserError(f"{address(url)}: the command failed: {str(error)[:200]}") from error
+        status = re.search(r"exit (?:status )?(-?\d+)", str(error))  # the rest of it repeats the command
+        why = f"status {status[1]}" if status else type(error).__name__
+        raise UserError(f"{address(url)}: the command failed ({why}); run it in a shell to see why") from None

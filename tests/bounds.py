@@ -8,7 +8,7 @@ adds in other orders, as another CPU, instruction set or number of threads does:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ def printed(decimals: int = 6) -> float:
     return 0.5 * 10.0**-decimals + bound(terms=16)
 
 
+def orders(leaves: Sequence[Tensor | None]) -> Iterator[list[Tensor | None]]:
+    """Yield the leaves with the features of the first two, [n, D] and [m, D], in other orders; gradients flow back."""
+    width = leaves[0].shape[1]
+    for seed in range(ORDERS):
+        order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+        yield [v[:, order] if i < 2 else v for i, v in enumerate(leaves)]
+
+
 def own_errors(
     formula: Callable[..., Sequence[Tensor]], leaves: Sequence[Tensor | None], exact: Sequence[Tensor]
 ) -> list[float]:
@@ -38,10 +46,8 @@ def own_errors(
     leaves: [n, D] and [m, D] first, whose features are permuted alike; what follows stays. Results that are infinite
     in `exact` do not count.
     """
-    width, worst = leaves[0].shape[1], [0.0] * len(exact)
-    for seed in range(ORDERS):
-        order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
-        turned = [v[:, order] if i < 2 else v for i, v in enumerate(leaves)]
+    worst = [0.0] * len(exact)
+    for turned in orders(leaves):
         for i, (value, true) in enumerate(zip(formula(*turned), exact)):
             some = true.isfinite() & value.isfinite()
             if some.any():

@@ -47,15 +47,20 @@ class _Expected(torch.autograd.Function):
         sums = Shared(mask, False).sums(strip, 0)
         sums = Apart(mask, False, None, None).sums(strip) if sums is None else sums
         bits = torch.where(sums == -torch.inf, torch.inf, sums / LN2)[0].split([x.shape[0], strip.y.shape[0]])
-        means = [torch.zeros_like(lse) for lse in bits]
+        means, weights = ([torch.zeros_like(lse) for lse in bits] for _ in range(2))
         bits = tuple(lse.to(x.dtype) for lse in bits)
         for rows, cols, tile in (cosines := _cosines(x, strip.y, strip.sides)).tiles():
             for side, at in enumerate((rows, cols)):
                 p = _softmax(cosines, tile, rows, cols, strip.factor, bits, mask, side)
+                weights[side][at].add_(p.sum(1 - side))
                 means[side][at].add_(p.mul_(tile).sum(1 - side))
-        row, every_col = means[0].to(x.dtype), parallel.total(means[1]).to(x.dtype)
+        means[1], weights[1] = parallel.total(means[1]), parallel.total(weights[1])
+        # A rounded denominator makes all weights of a row wrong alike, and the backward multiplies by the scale what
+        # that adds to c - mean: so the weights are made to add up to 1.
+        weights = [torch.where(total == 0, 1.0, total) for total in weights]
+        row, every_col = (mean.div_(total).to(x.dtype) for mean, total in zip(means, weights))
         ctx.mask, ctx.detach, ctx.sides = mask, detach, strip.sides
-        ctx.save_for_backward(x, strip.y, scale, *bits, row, every_col)
+        ctx.save_for_backward(x, strip.y, scale, *bits, row, every_col, *(total.to(x.dtype) for total in weights))
         ctx.set_materialize_grads(False)
         return row.clone(), strip.own(every_col).clone()
 
@@ -63,10 +68,10 @@ class _Expected(torch.autograd.Function):
     @once
     def backward(ctx: Any, row: Tensor | None, col: Tensor | None) -> tuple[Tensor | None, ...]:
         x, every_y, scale, *rest = ctx.saved_tensors
-        bits, means = rest[:2], rest[2:]
+        bits, means, weights = rest[:2], rest[2:4], rest[4:]
         strip = _cosines(x, every_y, ctx.sides)
         strip.collect_into(*ctx.needs_input_grad[:2])
-        gradients = strip.gradients_of(row, col)
+        gradients = [each / total for each, total in zip(strip.gradients_of(row, col), weights)]
         for rows, cols, tile in strip.tiles():
             whole = strip.scratch("whole", rows, cols).zero_()
             for side, at in enumerate((rows, cols)):

@@ -17,7 +17,7 @@ from mmclr.data.subset import contains, shard_uids
 from mmclr.data.tar_headers import BLOCK, holds_header
 from mmclr.errors import UserError
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp", "tif", "tiff", "ppm")
+IMAGES = ("jpg", "jpeg", "png", "webp", "jfif", "gif", "bmp", "tif", "tiff", "avif", "ppm")
 LARGEST = 1 << 29  # bytes of a sample that are read at once: no image is as large
 GAP = 1 << 16  # bytes between two members that are read over rather than read around
 

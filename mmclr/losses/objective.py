@@ -23,6 +23,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
-from mmclr import losses, parallel, vocabulary
+from mmclr import parallel, vocabulary
 from mmclr.config import ConfigError, check, config, nearest
 from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import Kept, samples_alone
@@ -145,7 +146,8 @@ _REGISTRY: dict[str, type[Objective]] = {}
 @cache
 def catalogue() -> Mapping[str, type[Objective]]:
     """Return every objective by key, found by walking the rooms."""
-    for module in pkgutil.walk_packages(losses.__path__, losses.__name__ + "."):
+    rooms = __name__.rpartition(".")[0]
+    for module in pkgutil.walk_packages(sys.modules[rooms].__path__, f"{rooms}."):
         importlib.import_module(module.name)
     return dict(sorted(_REGISTRY.items()))
 

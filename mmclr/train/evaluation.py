@@ -7,7 +7,6 @@ in it waits for rank 0, and it is the same under every strategy.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import time
 from collections.abc import Mapping
@@ -69,7 +68,8 @@ class Evaluations:
 
         What cannot be measured is said and left out: a set that has gone, or weights that are the guard's concern.
         """
-        embedders = importlib.import_module("eval.embedder")
+        from eval.embedder import Embedder
+
         metrics: dict[str, float | None] = {}
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: self._done.update(dict.fromkeys(names, time.monotonic())))
@@ -83,7 +83,7 @@ class Evaluations:
                 return {}
             model = fill(t.shell, weights).to(t.accelerator.device)
             what = f"{t.run.folder}, step {t.taken}" + (", averaged" if t.average is not None else "")
-            embedder = embedders.Embedder(what, model, t.tokenizer, device=str(t.accelerator.device))
+            embedder = Embedder(what, model, t.tokenizer, device=str(t.accelerator.device))
             for name in names:
                 result = self._measure(name, embedder, t)
                 if result is not None:
@@ -139,12 +139,10 @@ class Evaluations:
 
 
 def _suites() -> Mapping[str, Any]:
-    """Return the suites of `eval`, which stands one floor above this: they know models, and nothing of training.
+    """Return the suites of `eval`, imported by a run that has evaluations: a training without any loads none."""
+    from eval.tasks import SUITES
 
-    By name, so that the floors stay: what trains needs no evaluation, and a run that asks for one finds it.
-    """
-    suites: Mapping[str, Any] = importlib.import_module("eval.tasks").SUITES
-    return suites
+    return SUITES
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:

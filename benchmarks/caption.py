@@ -193,8 +193,11 @@ def caption_score_difference(corpora: int = 20) -> float:
             {i: [" ".join(text)] for i, text in enumerate(found)},
         )
         bleu = Bleu(4).compute_score(*theirs, verbose=0)[0][3]
-        pairs = [(bleu, caption_scores.bleu), (Rouge().compute_score(*theirs)[0], caption_scores.rouge_l),
-                 (Cider().compute_score(*theirs)[0], caption_scores.cider)]  # fmt: skip
+        pairs = [
+            (bleu, caption_scores.bleu),
+            (Rouge().compute_score(*theirs)[0], caption_scores.rouge_l),
+            (Cider().compute_score(*theirs)[0], caption_scores.cider),
+        ]
         differences += [abs(value - ours(found, references).mean) for value, ours in pairs]
     return max(differences)
 

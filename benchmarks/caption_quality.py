@@ -98,8 +98,11 @@ def main() -> None:
     names, trained = (names_of(f"{shards}/{part}.tar") for part in ("test-{00000..00003}", "train-{00000..00009}"))
     common = Counter(trained).most_common(1)[0][0]
     print(f"of {len(names)} pictures {sum(name in set(trained) for name in names)} have a name that was in training")
-    said = {"accuracy": named(written, names), "prior": named([f"{common}:"] * len(names), names),
-            "blind": named(other, names)}  # fmt: skip
+    said = {
+        "accuracy": named(written, names),
+        "prior": named([f"{common}:"] * len(names), names),
+        "blind": named(other, names),
+    }
     drawn = [not name.startswith("flag:") for name in names]  # flags of countries: one in seven
     said["accuracy_without_flags"] = Measurement(said["accuracy"].values[drawn], unit="images")
     for name, measurement in said.items():

@@ -124,9 +124,30 @@ def measure(model: str, root: Path, task: str) -> Result:
 def peer_metrics(path: Path, model: str, root: Path, task: str, scratch: Path) -> dict[str, float]:
     """Evaluate with clip-benchmark."""
     out = scratch / f"{root.name}.json"
-    arguments = ["eval", "--dataset", f"wds/{root.name}", "--dataset_root", str(root), "--task", task, "--model", model,
-                 "--pretrained", "", "--model_type", "mmclr", "--recall_k", "1", "5", "10", "--num_workers", "2",
-                 "--no_amp", "--output", str(out)]  # fmt: skip
+    arguments = [
+        "eval",
+        "--dataset",
+        f"wds/{root.name}",
+        "--dataset_root",
+        str(root),
+        "--task",
+        task,
+        "--model",
+        model,
+        "--pretrained",
+        "",
+        "--model_type",
+        "mmclr",
+        "--recall_k",
+        "1",
+        "5",
+        "10",
+        "--num_workers",
+        "2",
+        "--no_amp",
+        "--output",
+        str(out),
+    ]
     peers.python(PEER, *arguments, path=path)
     return json.loads(out.read_text())["metrics"]
 
@@ -135,8 +156,13 @@ def random_model(folder: Path, data: str) -> Path:
     """Write a model whose answers differ from picture to picture: the icons preset, its embeddings made louder."""
     captions = [text for texts in open_set(data).captions for text in texts]
     tokenizer = Tokenizer.train(captions, 2000, context=16)
-    config = with_tokenizer(check(ModelConfig, {"preset": "icons"}), tokenizer.vocab_size, tokenizer.bos_id,
-                            tokenizer.eos_id, tokenizer.pad_id)  # fmt: skip
+    config = with_tokenizer(
+        check(ModelConfig, {"preset": "icons"}),
+        tokenizer.vocab_size,
+        tokenizer.bos_id,
+        tokenizer.eos_id,
+        tokenizer.pad_id,
+    )
     torch.manual_seed(0)
     model = TwoTower(config)
     with torch.no_grad():

@@ -175,8 +175,11 @@ def loader(shards: str) -> dict[str, float]:
                 batches = our_pipeline(shards, **settings)  # one at a time: the CPU time is of this process's workers
                 ours = measure(lambda: next(batches), BATCH, WARM, TIMED)  # noqa: B023, F821
                 batches.close()
-                print(f"  {name}: {1 / theirs[0]:,.0f} and {1 / ours[0]:,.0f} samples/s; on one core of their own "
-                      f"{1 / theirs[1]:,.0f} and {1 / ours[1]:,.0f}", flush=True)  # fmt: skip
+                print(
+                    f"  {name}: {1 / theirs[0]:,.0f} and {1 / ours[0]:,.0f} samples/s; on one core of their own "
+                    f"{1 / theirs[1]:,.0f} and {1 / ours[1]:,.0f}",
+                    flush=True,
+                )
                 table.setdefault(name, []).append(theirs[0] / ours[0])
                 table.setdefault(f"{name}_cpu", []).append(theirs[1] / ours[1])
     return {name: statistics.median(values) for name, values in table.items()}

@@ -44,9 +44,18 @@ def train(folder: Path, model: dict[str, Any], shards: str, keep: bool, **flags:
     path = peers.install("webdataset-0.2.86", ("webdataset==0.2.86", "pandas", "python-dateutil", "six"))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps(model))
-    settings = {"train_data": shards, "dataset_type": "webdataset", "workers": 1, "model": "bench",
-                "precision": "fp32", "log_every_n_steps": 10, "logs": folder / "logs", "name": "run",
-                "save_frequency": 100 if keep else 0, **flags}  # fmt: skip
+    settings = {
+        "train_data": shards,
+        "dataset_type": "webdataset",
+        "workers": 1,
+        "model": "bench",
+        "precision": "fp32",
+        "log_every_n_steps": 10,
+        "logs": folder / "logs",
+        "name": "run",
+        "save_frequency": 100 if keep else 0,
+        **flags,
+    }
     arguments = [text for name, value in settings.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, "-W", "ignore", "-c", CODE, str(folder / "bench.json"), str(folder) if keep else ""]
     environment = {**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

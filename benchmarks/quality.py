@@ -76,9 +76,16 @@ class Theirs(Ours):
             return
         samples = round(self.budget.amount / EPOCHS)
         rows = open_clip_trainer.train(
-            self.folder, THEIRS, shards, True, train_num_samples=samples, epochs=EPOCHS, batch_size=BATCH,
-            seed=self.seed, **RECIPE,
-        )  # fmt: skip
+            self.folder,
+            THEIRS,
+            shards,
+            True,
+            train_num_samples=samples,
+            epochs=EPOCHS,
+            batch_size=BATCH,
+            seed=self.seed,
+            **RECIPE,
+        )
         lines = [{"step": round((n + 1) * self.budget.amount / BATCH / len(rows)), **row} for n, row in enumerate(rows)]
         (self.folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         done.write_text(json.dumps(wanted))
@@ -103,8 +110,16 @@ def speeds(out: Path, train: str, config: Path, rounds: int = 3) -> float:
 def settings(train: str) -> tuple[str, ...]:
     """What our runs get beside their config."""
     model = [f"model.{part}.{k}={v}" for part in ("image", "text") for k, v in TOWERS[part].items()]
-    return (f"data.train={train}", f"data.batch={BATCH}", "model.preset=null", f"model.embed={TOWERS['embed']}", *model,
-            "log_every=10", "trackers=none", "save.every_minutes=0")  # fmt: skip
+    return (
+        f"data.train={train}",
+        f"data.batch={BATCH}",
+        "model.preset=null",
+        f"model.embed={TOWERS['embed']}",
+        *model,
+        "log_every=10",
+        "trackers=none",
+        "save.every_minutes=0",
+    )
 
 
 def ratio(

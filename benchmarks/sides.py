@@ -54,8 +54,17 @@ def make_batch(b: int, seed: int) -> Batch:
     tokens, lengths = captions(b, rng)
     ids = torch.arange(b)
     pixels = torch.from_numpy(rng.integers(0, 256, (b, 3, 64, 64), dtype=np.uint8))
-    return Batch(pixels=pixels, tokens=tokens[:, : int(lengths.max())], lengths=lengths, image_id=ids, caption_id=ids,
-                 label=ids, index=ids, weights=torch.ones(b), keys=[""] * b)  # fmt: skip
+    return Batch(
+        pixels=pixels,
+        tokens=tokens[:, : int(lengths.max())],
+        lengths=lengths,
+        image_id=ids,
+        caption_id=ids,
+        label=ids,
+        index=ids,
+        weights=torch.ones(b),
+        keys=[""] * b,
+    )
 
 
 class Peer:

@@ -55,8 +55,20 @@ def open_clip(folder: Path, steps: int) -> None:
 def mmclr(folder: Path, steps: int) -> None:
     """Run `mmclr train`."""
     model = json.dumps({**OURS, "preset": None})
-    settings = [f"data.train={SHARDS}", f"out={folder}", f"model={model}", f"data.batch={BATCH}", "data.workers=1",
-                f"steps={steps}", f"optim.lr={LR}", "optim.warmup=10", "log_every=10", "precision=float32",
-                "diagnose_every=0", "trackers=none", "save.every_minutes=0"]  # fmt: skip
+    settings = [
+        f"data.train={SHARDS}",
+        f"out={folder}",
+        f"model={model}",
+        f"data.batch={BATCH}",
+        "data.workers=1",
+        f"steps={steps}",
+        f"optim.lr={LR}",
+        "optim.warmup=10",
+        "log_every=10",
+        "precision=float32",
+        "diagnose_every=0",
+        "trackers=none",
+        "save.every_minutes=0",
+    ]
     command = [sys.executable, "-m", "mmclr.train", "base.yaml", "epochs=null", *settings]
     subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)

@@ -57,10 +57,16 @@ def classifier_speedup() -> float:
     theirs = open_clip.model.CLIP(embed_dim=256, vision_cfg=VISION, text_cfg=text).eval()
     theirs_words = open_clip.SimpleTokenizer()
     tokenizer = Tokenizer.load("clip")
-    tree = {"embed": 256, "image": {"size": 64, "patch": 32, "width": 64, "layers": 1, "heads": 1, "mlp": 256},
-            "text": {**TEXT, "mlp": 4 * TEXT["width"]}}  # fmt: skip
-    ours = TwoTower(with_tokenizer(check(ModelConfig, tree), tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id,
-                                   tokenizer.pad_id))  # fmt: skip
+    tree = {
+        "embed": 256,
+        "image": {"size": 64, "patch": 32, "width": 64, "layers": 1, "heads": 1, "mlp": 256},
+        "text": {**TEXT, "mlp": 4 * TEXT["width"]},
+    }
+    ours = TwoTower(
+        with_tokenizer(
+            check(ModelConfig, tree), tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id
+        )
+    )
     slots = [template("{c}") for template in templates]
     return ratio(
         lambda: open_clip.build_zero_shot_classifier(theirs, theirs_words, names, templates, device="cpu"),

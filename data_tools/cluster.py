@@ -47,8 +47,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--k", type=int, default=1000, help="clusters (default 1000)")
     parser.add_argument("--top", type=int, default=1, help="nearest clusters that each picture gets (default 1)")
     parser.add_argument("--name", default="clusters", help="of the labels; FOLDER/NAME writes them to another folder")
-    parser.add_argument("--fit", type=int, default=0, metavar="N", help="pictures from which the centres are found, at "
-                        "least k (default 256 k, at most all)")  # fmt: skip
+    parser.add_argument(
+        "--fit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures from which the centres are found, at least k (default 256 k, at most all)",
+    )
     parser.add_argument("--iterations", type=int, default=30, help="of k-means, at most (default 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures to begin from")
     parser.add_argument("--batch", type=int, default=256, help="pictures at a time")
@@ -66,8 +71,10 @@ def main(argv: list[str]) -> None:
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
     facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
     paths = write(shards, args.name, labels, kept, facts)
-    say(f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
-          f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable")  # fmt: skip
+    say(
+        f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
+        f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable"
+    )
     for line in ledger.lines(met="left out"):
         say(f"  {line}")
     say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))

@@ -40,8 +40,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args(argv)
     urls, how = expand(args.shards), decoding(args)
-    settings = {"shards": urls, "model": args.model, "field": args.field, "batch": args.batch, **asdict(how),
-                "samples": args.samples, "megabytes": args.megabytes}  # fmt: skip
+    settings = {
+        "shards": urls,
+        "model": args.model,
+        "field": args.field,
+        "batch": args.batch,
+        **asdict(how),
+        "samples": args.samples,
+        "megabytes": args.megabytes,
+    }
     writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000), Ledger()
     if not writer.finished:
         encoder = Encoder.load(args.model, device=args.device)

@@ -39,9 +39,18 @@ def shoot(folder: Path, html: str, width: int, part: str) -> Image.Image:
     frame = f'<iframe style="border:0" width="{width}" height="{HEIGHT}" src="page.html{anchor}"></iframe>'
     (folder / "frame.html").write_text(f'<body style="margin:0">{frame}</body>', "utf-8")
     browser = next(path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name)))
-    command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-               "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000",
-               f"--window-size={max(width, 500)},{HEIGHT}", f"--screenshot={folder / 'shot.png'}"]  # fmt: skip
+    command = [
+        browser,
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder / 'profile'}",
+        "--virtual-time-budget=3000",
+        f"--window-size={max(width, 500)},{HEIGHT}",
+        f"--screenshot={folder / 'shot.png'}",
+    ]
     subprocess.run([*command, (folder / "frame.html").as_uri()], check=True, capture_output=True, timeout=120)
     return Image.open(folder / "shot.png").convert("RGB").crop((0, 0, width, HEIGHT))
 

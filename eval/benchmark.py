@@ -46,8 +46,13 @@ def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: st
     task = args.task if args.task != "auto" else _task(root)
     if task not in SUITES:
         raise UserError(f"--task {task}: such sets have a suite of their own, see mmclr eval compositional --help")
-    slugs = {"dataset": plain.replace("/", "_"), "pretrained": embedder.pretrained, "language": language, "task": task,
-             "model": source.replace("/", "_")}  # fmt: skip
+    slugs = {
+        "dataset": plain.replace("/", "_"),
+        "pretrained": embedder.pretrained,
+        "language": language,
+        "task": task,
+        "model": source.replace("/", "_"),
+    }
     out = Path(args.output.format(**slugs))
     if args.skip_existing and out.is_file():
         return
@@ -104,11 +109,18 @@ def parser() -> argparse.ArgumentParser:
     table = "\n".join(
         f"  mmclr eval {suite.name:<14} {str(suite.about).splitlines()[0]}" for suite in tasks.SUITES.values()
     )
-    p = argparse.ArgumentParser("mmclr eval", description=__doc__, epilog=f"suites:\n{table}",
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = argparse.ArgumentParser(
+        "mmclr eval",
+        description=__doc__,
+        epilog=f"suites:\n{table}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("--dataset", nargs="+", required=True, help="name(s) for the result, or a file with one a line")
-    p.add_argument("--dataset_root", default="root", help="the set's folder; {dataset} and {dataset_cleaned} stand for "
-                   "the name in it")  # fmt: skip
+    p.add_argument(
+        "--dataset_root",
+        default="root",
+        help="the set's folder; {dataset} and {dataset_cleaned} stand for the name in it",
+    )
     p.add_argument("--split", "--test_split", default="test")
     p.add_argument("--train_split", default="train")
     p.add_argument(

@@ -128,11 +128,14 @@ def show(rows: Sequence[Sequence[object]], console: Console) -> None:
     for _, _, _, metric, first, second, difference, low, high, p, p_mcnemar, _ in rows:
         clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]
         table.add_row(
-            str(metric), f"{first:.3f}", f"{second:.3f}", f"{difference:+.3f}",
+            str(metric),
+            f"{first:.3f}",
+            f"{second:.3f}",
+            f"{difference:+.3f}",
             "" if low is None else f"{low:+.3f}..{high:+.3f}",
             *("" if value is None else "<.001" if value < 0.001 else f"{value:.3f}" for value in (p, p_mcnemar)),
             style="bold" if clear else "",
-        )  # fmt: skip
+        )
     console.print(table)
 
 
@@ -142,8 +145,9 @@ def _text(value: object) -> str:
 
 def main(argv: list[str]) -> int | None:
     """Compare results pair by pair."""
-    parser = argparse.ArgumentParser("mmclr eval compare", description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "mmclr eval compare", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "results", nargs="+", metavar="RESULT.json", help="the first is what the others are compared with"
     )

@@ -24,9 +24,13 @@ from mmclr.errors import UserError
 
 
 def run(
-    embedder: Embedder, instances: Sequence[Instance], images: Path, name: str,
-    ledger: Ledger | None = None, max_faults: float = MAX_FAULTS,
-) -> Result:  # fmt: skip
+    embedder: Embedder,
+    instances: Sequence[Instance],
+    images: Path,
+    name: str,
+    ledger: Ledger | None = None,
+    max_faults: float = MAX_FAULTS,
+) -> Result:
     """Measure text_acc (each picture prefers its caption), image_acc (each caption its picture) and acc (both).
 
     With one picture to an instance there is only text_acc. An instance without one of its pictures is left out and

@@ -71,8 +71,10 @@ class Embedder:
         head = settings.get("head", "post")
         found = open_model(source, head="" if head in ("post", "pre") else head)
         if head == "pre" and not isinstance(found.model, TwoTower):
-            raise UserError(f"{source}: several models side by side have no one layer before the projection; leave "
-                            f"out --head pre, or name one of them")  # fmt: skip
+            raise UserError(
+                f"{source}: several models side by side have no one layer before the projection; leave "
+                f"out --head pre, or name one of them"
+            )
         device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         tokenizer = Tokenizer.load(found.folder, context=found.model.config.text.context)
         hash = folder_hash(found.folder, *found.files)

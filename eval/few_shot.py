@@ -44,15 +44,19 @@ def run(
     hits: dict[str, list[float]] = {"prototype_acc1": [], "opta_acc1": [], "prompt_acc1": []}
     for _ in range(episodes):
         chosen = [rooms[i] for i in torch.randperm(len(rooms), generator=generator)[:ways].tolist()]
-        drawn = torch.stack([members[torch.randperm(len(members), generator=generator)[: shots + queries]]
-                             for _, members in chosen])  # fmt: skip
+        drawn = torch.stack(
+            [members[torch.randperm(len(members), generator=generator)[: shots + queries]] for _, members in chosen]
+        )
         x = embedded.images[drawn]
         support, asked = x[:, :shots].mean(1), x[:, shots:].flatten(0, 1)
         labels = torch.arange(ways).repeat_interleave(queries)
         own = prompts[[number for number, _ in chosen]]
         moved = transported(support, asked, passes=5 if shots == 1 else 1, mix=1.0 if shots == 1 else 0.7)
-        for name, logits in (("prototype_acc1", _cosine(asked, support)), ("opta_acc1", _cosine(asked, moved)),
-                             ("prompt_acc1", _cosine(asked, own))):  # fmt: skip
+        for name, logits in (
+            ("prototype_acc1", _cosine(asked, support)),
+            ("opta_acc1", _cosine(asked, moved)),
+            ("prompt_acc1", _cosine(asked, own)),
+        ):
             hits[name].append(expected_accuracy(logits, labels))
     return Result.of(
         {name: Measurement(torch.tensor(values).numpy(), unit="episodes") for name, values in hits.items()},

@@ -18,8 +18,16 @@ class Logistic:
         return x.to(self.weight) @ self.weight.T + self.bias
 
 
-def fit(x: Tensor, y: Tensor, classes: int, *, penalty: float = 1.0, start: Logistic | None = None,
-        steps: int = 1000, tolerance: float = 1e-5) -> Logistic:  # fmt: skip
+def fit(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    *,
+    penalty: float = 1.0,
+    start: Logistic | None = None,
+    steps: int = 1000,
+    tolerance: float = 1e-5,
+) -> Logistic:
     """Minimise sum_i CE(logits_i, y_i) + penalty / 2 * ||W||^2 over x [n, D], y [n]; the bias goes free.
 
     scikit-learn's LogisticRegression(C=1 / penalty). Two classes have one weight vector, as there. `start` is a

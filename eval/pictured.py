@@ -39,10 +39,13 @@ def maps(images: Tensor, texts: Tensor, names: Sequence[str], captions: Sequence
     both = torch.cat([images[of_image], texts[of_text]]).double()
     labels = [[names[i] for i in of_image.tolist()], [captions[i] for i in of_text.tolist()]]
     return {
-        name: {kind: [[round(x, 4), round(y, 4), word] for (x, y), word in zip(points.tolist(), words)]
-               for kind, points, words in zip(("image", "text"), at.split([len(of_image), len(of_text)]), labels)}
-        for name, at in (("plane", _main_axes(both)), ("umap", _umap(both, seed))) if at is not None
-    }  # fmt: skip
+        name: {
+            kind: [[round(x, 4), round(y, 4), word] for (x, y), word in zip(points.tolist(), words)]
+            for kind, points, words in zip(("image", "text"), at.split([len(of_image), len(of_text)]), labels)
+        }
+        for name, at in (("plane", _main_axes(both)), ("umap", _umap(both, seed)))
+        if at is not None
+    }
 
 
 def _main_axes(x: Tensor) -> Tensor:

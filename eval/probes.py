@@ -136,8 +136,13 @@ def _add(parser: argparse.ArgumentParser) -> None:
     options.add_classes(parser)
     parser.add_argument("--train", required=True, metavar="DATA", help="the set to learn from, like --data")
     parser.add_argument("--train_split", "--train-split", default="train", help="its split, in CLIP_benchmark's layout")
-    parser.add_argument("--shots", "--fewshot_k", type=int, default=-1, help="linear_probe: pictures of each class to "
-                        "learn from; -1: all")  # fmt: skip
+    parser.add_argument(
+        "--shots",
+        "--fewshot_k",
+        type=int,
+        default=-1,
+        help="linear_probe: pictures of each class to learn from; -1: all",
+    )
     parser.add_argument("--seed", type=int, default=0, help="linear_probe: of the shots and the held-out fifth")
     parser.add_argument("--k", type=int, nargs="+", default=list(KS), help="knn: neighbours")
 
@@ -149,12 +154,19 @@ def _open(args: argparse.Namespace) -> tuple[EvalSet, EvalSet]:
 
 
 probe_suite = Suite(
-    "linear_probe", linear_probe.__doc__, EXAMPLES.replace("SUITE", "linear_probe"),
+    "linear_probe",
+    linear_probe.__doc__,
+    EXAMPLES.replace("SUITE", "linear_probe"),
     run=lambda embedder, sets, args: linear_probe(embedder, *sets, shots=args.shots, seed=args.seed),
-    open=_open, add=_add,
-)  # fmt: skip
+    open=_open,
+    add=_add,
+)
 knn_suite = Suite(
-    "knn", knn.__doc__, EXAMPLES.replace("SUITE", "knn"),
-    run=lambda embedder, sets, args: knn(embedder, *sets, ks=args.k), open=_open, add=_add,
-)  # fmt: skip
+    "knn",
+    knn.__doc__,
+    EXAMPLES.replace("SUITE", "knn"),
+    run=lambda embedder, sets, args: knn(embedder, *sets, ks=args.k),
+    open=_open,
+    add=_add,
+)
 main_linear_probe, main_knn = probe_suite.main, knn_suite.main

@@ -16,8 +16,14 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar of `total` steps; yields a function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
-                        disable=not console.is_terminal or total == 0 or not ranks.speaks())  # fmt: skip
+    progress = Progress(
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or total == 0 or not ranks.speaks(),
+    )
     with progress:
         task = progress.add_task(what, total=total)
         yield lambda steps: progress.advance(task, steps)

@@ -88,10 +88,16 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
     measured["kept"] = mean.mean / accuracy.mean if accuracy.mean else None  # type: ignore[operator]
     made = Result.of(measured, dataset=data.name, model=embedder.name, task="robustness")
     return replace(
-        clean, task="robustness", metrics=made.metrics, n=made.n, ci95=made.ci95, ci95_method=made.ci95_method,
-        measurements=made.measurements, notes=[f"mean over five strengths of {', '.join(CORRUPTIONS)}"],
+        clean,
+        task="robustness",
+        metrics=made.metrics,
+        n=made.n,
+        ci95=made.ci95,
+        ci95_method=made.ci95_method,
+        measurements=made.measurements,
+        notes=[f"mean over five strengths of {', '.join(CORRUPTIONS)}"],
         seconds=round(time.perf_counter() - began, 3),
-    )  # fmt: skip
+    )
 
 
 def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:

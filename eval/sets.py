@@ -130,8 +130,10 @@ DAMAGE = {"empty_caption", "bad_text", "bad_label", "bad_image", "too_many_pixel
 
 def counted(ledger: Ledger) -> dict[str, Any]:
     """Return what a ledger counted as parts of an EvalSet."""
-    both = {reason: ledger.excluded.get(reason, 0) + ledger.counts.get(reason, 0)
-            for reason in (*ledger.excluded, *ledger.counts)}  # fmt: skip
+    both = {
+        reason: ledger.excluded.get(reason, 0) + ledger.counts.get(reason, 0)
+        for reason in (*ledger.excluded, *ledger.counts)
+    }
     return {"skipped": both, "faults": tuple(entry for entries in ledger.examples.values() for entry in entries)}
 
 

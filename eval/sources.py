@@ -48,8 +48,14 @@ def open_set(
     else:
         wanted = caption if caption is not None else "" if label else "txt"
         urls = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else data
-        found = shards.ordinary(urls, caption=wanted, label=label, classnames=classnames,
-                                templates=ours, name=name or (path.name if path.is_dir() else ""))  # fmt: skip
+        found = shards.ordinary(
+            urls,
+            caption=wanted,
+            label=label,
+            classnames=classnames,
+            templates=ours,
+            name=name or (path.name if path.is_dir() else ""),
+        )
     given = {"templates": templates} if templates else {}
     return replace(found, language=language, max_faults=max_faults, **given).check()
 

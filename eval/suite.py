@@ -27,8 +27,12 @@ class Suite:
 
     def parser(self) -> argparse.ArgumentParser:
         """Return the parser of its command."""
-        p = argparse.ArgumentParser(f"mmclr eval {self.name}", description=self.about, epilog=self.examples,
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        p = argparse.ArgumentParser(
+            f"mmclr eval {self.name}",
+            description=self.about,
+            epilog=self.examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         options.add_model(p)
         options.add_data(p)
         self.add(p)
@@ -36,8 +40,13 @@ class Suite:
             "--out", "--output", type=Path, metavar="FILE", help="write the result as JSON, samples beside it"
         )
         p.add_argument("--skip_existing", "--skip-existing", action="store_true", help="do nothing where FILE exists")
-        p.add_argument("--examples", type=int, default=12, metavar="N", help="queries or pictures kept beside FILE for "
-                       "`mmclr report` to show (0: none)")  # fmt: skip
+        p.add_argument(
+            "--examples",
+            type=int,
+            default=12,
+            metavar="N",
+            help="queries or pictures kept beside FILE for `mmclr report` to show (0: none)",
+        )
         return p
 
     def main(self, argv: list[str]) -> None:

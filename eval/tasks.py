@@ -41,10 +41,21 @@ from mmclr.terminal import say
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
-    for suite in (zero_shot.suite, retrieval.suite, compositional.suite, conditional.suite, probes.probe_suite,
-                  probes.knn_suite, few_shot.suite, geometry.suite, loss.suite, robustness.suite, caption.suite,
-                  temperature.suite)
-}  # fmt: skip
+    for suite in (
+        zero_shot.suite,
+        retrieval.suite,
+        compositional.suite,
+        conditional.suite,
+        probes.probe_suite,
+        probes.knn_suite,
+        few_shot.suite,
+        geometry.suite,
+        loss.suite,
+        robustness.suite,
+        caption.suite,
+        temperature.suite,
+    )
+}
 RESULTS = "eval_results.jsonl"  # DataComp's name and form
 ELSEWHERE = ("wilds/", "fairness/", "misc/")  # DataComp's tasks with metrics of their own, which no suite here has
 # what DataComp reports as the one number of a task, where the metrics do not say it themselves
@@ -159,8 +170,9 @@ def show(path: Path) -> None:
 
 def main(argv: list[str]) -> int | None:
     """Do a list of tasks."""
-    parser = argparse.ArgumentParser("mmclr eval all", description=__doc__, epilog=EXAMPLES,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "mmclr eval all", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_model(parser)
     parser.add_argument("--tasks", type=Path, required=True, metavar="FILE", help="the list, YAML")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="folder that the sets lie in")

@@ -11,9 +11,13 @@ from mmclr.terminal import say
 
 def main(argv: list[str]) -> int | None:
     """Write a set in CLIP_benchmark's layout."""
-    parser = argparse.ArgumentParser("mmclr data to-eval", description="Write any evaluation set in CLIP_benchmark's "
-        "layout, which CLIP_benchmark, DataComp and mmclr eval read.", epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        "mmclr data to-eval",
+        description="Write any evaluation set in CLIP_benchmark's "
+        "layout, which CLIP_benchmark, DataComp and mmclr eval read.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     options.add_data(parser)
     options.add_classes(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="ROOT", help="the set's folder")

@@ -46,9 +46,15 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             large = (".safetensors", ".onnx")
-            named = [{"path": f["path"], "shouldIgnore": False, "oid": None,
-                      "uploadMode": "lfs" if f["path"].endswith(large) else "regular"}
-                     for f in json.loads(body)["files"]]  # fmt: skip
+            named = [
+                {
+                    "path": f["path"],
+                    "shouldIgnore": False,
+                    "oid": None,
+                    "uploadMode": "lfs" if f["path"].endswith(large) else "regular",
+                }
+                for f in json.loads(body)["files"]
+            ]
             return self.answer({"files": named})
         if self.path.endswith("/info/lfs/objects/batch"):
             return self.batch(json.loads(body))
@@ -80,8 +86,16 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer([entry(name, data) for name, data in files.items()])
             if path.startswith(f"/api/models/{repository}"):
                 siblings = [{"rfilename": name} for name in files]
-                return self.answer({"id": repository, "sha": "1" * 40, "siblings": siblings, "tags": [],
-                                    "private": self.hub.private[repository], "downloads": 0})  # fmt: skip
+                return self.answer(
+                    {
+                        "id": repository,
+                        "sha": "1" * 40,
+                        "siblings": siblings,
+                        "tags": [],
+                        "private": self.hub.private[repository],
+                        "downloads": 0,
+                    }
+                )
         return self.answer({"error": "not found"}, 404)
 
     def resolve(self, repository, rest):

@@ -8,8 +8,13 @@ import pytest
 from tests.page import PAGE, ROOT, block
 
 MENTIONS = sorted(set(re.findall(r"`([\w./-]*[\w-]+(?:/|\.(?:py|md|yaml|json|html))(?::[\w.]+)?)`", PAGE)))
-PLACES = [m for m in MENTIONS if "/" in m and not re.search(r"NAME|ROOM|LIBRARY", m) and m.split("/")[0] in
-          {"mmclr", "eval", "data_tools", "tests", "configs", "docs", "benchmarks"}]  # fmt: skip
+PLACES = [
+    m
+    for m in MENTIONS
+    if "/" in m
+    and not re.search(r"NAME|ROOM|LIBRARY", m)
+    and m.split("/")[0] in {"mmclr", "eval", "data_tools", "tests", "configs", "docs", "benchmarks"}
+]
 
 
 def names_of(path):

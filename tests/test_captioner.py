@@ -154,9 +154,13 @@ def test_scores_equal_teacher_forcing(queries, tied):
         forced = peer(pixel_values=pixels, decoder_input_ids=out.sequences).logits[:, :-1]
     torch.testing.assert_close(torch.stack(out.logits, 1), forced, atol=bounds.bound(terms=512), rtol=0)
     beam = peer.generate(
-        pixel_values=pixels, max_length=14, num_beams=4, length_penalty=0.0, return_dict_in_generate=True,
+        pixel_values=pixels,
+        max_length=14,
+        num_beams=4,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
         output_scores=True,
-    )  # fmt: skip
+    )
     rows = beam.sequences
     ends = [row.index(EOS, 1) + 1 if EOS in row[1:] else len(row) for row in rows.tolist()]
     told = log_probabilities(model, pixels, F.pad(rows, (0, 1), value=EOS), torch.tensor(ends))

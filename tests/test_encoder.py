@@ -64,8 +64,15 @@ def test_every_kind_of_picture(model, tmp_path):
     Image.fromarray(array).save(tmp_path / "a.png")
     wanted = model.encode_image(Image.fromarray(array))
     assert wanted.shape == (1, 128)
-    for same in (tmp_path / "a.png", str(tmp_path / "a.png"), array, torch.from_numpy(array), array.transpose(2, 0, 1),
-                 torch.from_numpy(array).permute(2, 0, 1), Image.fromarray(array).convert("RGBA")):  # fmt: skip
+    for same in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        array,
+        torch.from_numpy(array),
+        array.transpose(2, 0, 1),
+        torch.from_numpy(array).permute(2, 0, 1),
+        Image.fromarray(array).convert("RGBA"),
+    ):
         close(model.encode_image(same), wanted)
         close(model.encode_image([same, same]), np.concatenate([wanted, wanted]))
     stack = np.stack([picture(1), picture(2)])
@@ -119,8 +126,15 @@ def test_a_siglip_folder(tmp_path):
 
     size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     words = tokenizer()
-    text = {**size, "vocab_size": words.vocab_size, "max_position_embeddings": 16, "projection_size": 32,
-            "eos_token_id": words.eos_id, "pad_token_id": words.pad_id, "bos_token_id": words.bos_id}  # fmt: skip
+    text = {
+        **size,
+        "vocab_size": words.vocab_size,
+        "max_position_embeddings": 16,
+        "projection_size": 32,
+        "eos_token_id": words.eos_id,
+        "pad_token_id": words.pad_id,
+        "bos_token_id": words.bos_id,
+    }
     config = t.SiglipConfig(text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8})
     peer = t.SiglipModel(config).eval()
     peer.save_pretrained(tmp_path)

@@ -111,8 +111,12 @@ def test_the_two_halves(checkpoint, tmp_path):
 
 
 def test_card_and_report(checkpoint, tmp_path, capsys):
-    result = {"dataset": "icons", "task": "zeroshot_retrieval", "metrics": {"image_retrieval_recall@1": 0.5, "x": None},
-              "ci95": {"image_retrieval_recall@1": [0.4, 0.6]}}  # fmt: skip
+    result = {
+        "dataset": "icons",
+        "task": "zeroshot_retrieval",
+        "metrics": {"image_retrieval_recall@1": 0.5, "x": None},
+        "ci95": {"image_retrieval_recall@1": [0.4, 0.6]},
+    }
     (tmp_path / "r.json").write_text(json.dumps(result))
     settings = ["--results", str(tmp_path / "r.json"), "--license", "mit"]
     main([str(checkpoint), str(tmp_path / "my-clip"), *settings, "--halves"])
@@ -127,7 +131,8 @@ def test_card_and_report(checkpoint, tmp_path, capsys):
 
     listed = ModelCard(card).data.eval_results  # read by the Hub's own rules
     assert [(r.dataset_name, r.metric_type, r.metric_value) for r in listed] == [
-        ("icons", "image_retrieval_recall@1", 0.5)]  # fmt: skip
+        ("icons", "image_retrieval_recall@1", 0.5)
+    ]
     for head in ("## Encoders", "## Intended use", "## Limits", "## Agreement"):
         assert head in card
     main([str(checkpoint), str(tmp_path / "my-clip")])  # an earlier export is replaced

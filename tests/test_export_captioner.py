@@ -40,8 +40,12 @@ print(json.dumps(processor.batch_decode(captioner.generate(**inputs), skip_speci
 def make(folder, queries, tied):
     tokenizer = Tokenizer.train(["cloud off", "music note"] * 10, 560, 16)
     t = tokenizer
-    tree = {"preset": "icons", "image": {"layers": 1, "mean": [0.5, 0.4, 0.3]}, "text": {"layers": 2},
-            "captioner": {"layers": 2, "queries": queries, "tied": tied}}  # fmt: skip
+    tree = {
+        "preset": "icons",
+        "image": {"layers": 1, "mean": [0.5, 0.4, 0.3]},
+        "text": {"layers": 2},
+        "captioner": {"layers": 2, "queries": queries, "tied": tied},
+    }
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, tree), t.vocab_size, t.bos_id, t.eos_id, t.pad_id))
     model.words().data.mul_(30)

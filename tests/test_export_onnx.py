@@ -91,8 +91,9 @@ def test_accuracy_of_int8_on_shards(exported, tmp_path):
                 tar.addfile(info, io.BytesIO(data))
     found = cost(source, load(folder), load(folder, ".int8"), str(tmp_path / "0.tar"))
     kinds = ("float32_recall_at_1_of_12", "int8_recall_at_1_of_12")
-    images = parity.prepare([Image.new("RGB", (40, 36), (20 * i, 90, 255 - 20 * i)) for i in range(12)],
-                            source.model.config.image)  # fmt: skip
+    images = parity.prepare(
+        [Image.new("RGB", (40, 36), (20 * i, 90, 255 - 20 * i)) for i in range(12)], source.model.config.image
+    )
     ids, lengths = source.tokenizer([f"colour {i}" for i in range(12)])
     with torch.no_grad():
         logits = source.model.encode_text(ids, lengths) @ source.model.encode_image(images).T

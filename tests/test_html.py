@@ -34,8 +34,16 @@ def elements(html):
 def test_a_template_has_the_same_elements_whatever_is_put_in(text):
     def filled(value):
         cells = [[{"text": value, "value": None}]]
-        page = render("report.html", title=value, subtitle=value or "x", sections=[(value or "x", value)], made=value,
-                      style=Markup(""), script=Markup(""), policy="x")  # fmt: skip
+        page = render(
+            "report.html",
+            title=value,
+            subtitle=value or "x",
+            sections=[(value or "x", value)],
+            made=value,
+            style=Markup(""),
+            script=Markup(""),
+            policy="x",
+        )
         return page + render("table.html", columns=[value], numeric=[False], rows=cells)
 
     assert elements(filled(text)) == elements(filled("plain"))

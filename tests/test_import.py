@@ -65,7 +65,11 @@ def test_open_clip_features_and_round_trip(model, tmp_path):
         close(ours.encode_text(tokens, lengths), peer.encode_text(tokens, normalize=True))
     image = ours.config.image
     assert (image.mean, image.std, image.resample, image.resize) == (
-        (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "bilinear", "squash")  # fmt: skip
+        (0.1, 0.2, 0.3),
+        (0.5, 0.6, 0.7),
+        "bilinear",
+        "squash",
+    )
     back = to_open_clip(ours.state_dict(), ours.config)
     theirs = {name.removeprefix("text."): value for name, value in peer.state_dict().items()}
     assert back.keys() == theirs.keys()

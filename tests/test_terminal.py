@@ -68,9 +68,11 @@ def test_columns_of_progress_bars_show_text_as_it_is():
 def test_any_terminal_takes_any_name(command, encoding, tmp_path):
     name = os.fsencode("[/x]\udcff\x1b[2J‮–é")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "mmclr.cli", *command, name], cwd=tmp_path, capture_output=True,
+        [sys.executable, "-W", "ignore", "-m", "mmclr.cli", *command, name],
+        cwd=tmp_path,
+        capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": f"{encoding}:strict", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     said = (done.stdout + done.stderr).decode(encoding, "strict")
     assert done.returncode in (1, 2)
     assert "Traceback" not in said

@@ -32,19 +32,28 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "configs", nargs="+", metavar="CONFIG|key=value",
+        "configs",
+        nargs="+",
+        metavar="CONFIG|key=value",
         help="configs, the first is what the others are compared with; key=value applies to all",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--budget", default="samples=100000", metavar="KIND=N",
+        "--budget",
+        default="samples=100000",
+        metavar="KIND=N",
         help="what every run gets: samples=N, steps=N or minutes=N (default samples=100000)",
-    )  # fmt: skip
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each config (default 3)")
     parser.add_argument("--test", required=True, metavar="SHARDS", help="what the models are evaluated on")
     parser.add_argument("--relation", default="pair", choices=["pair", "caption"], help="as in mmclr eval retrieval")
     parser.add_argument("--label", default="", metavar="FIELD", help="also classify by this field (cls, json:FIELD)")
-    parser.add_argument("--head", action="append", default=[], metavar="CONFIG=OBJECTIVE", help="evaluate the config's "
-                        "runs behind the head with which they trained that objective (may be repeated)")  # fmt: skip
+    parser.add_argument(
+        "--head",
+        action="append",
+        default=[],
+        metavar="CONFIG=OBJECTIVE",
+        help="evaluate the config's runs behind the head with which they trained that objective (may be repeated)",
+    )
     parser.add_argument("--metric", default="image_retrieval_recall@10", help="what the table is sorted by")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder (default runs/compare)")
     args = parser.parse_intermixed_args(argv)

@@ -106,19 +106,28 @@ class Standings:
     def show(self, console: Console) -> None:
         """Print the table."""
         table = Table(
-            title=f"{self.metric}; differences to {self.rows[0].name}, 95 % intervals", box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, title_justify="left",
-        )  # fmt: skip
+            title=f"{self.metric}; differences to {self.rows[0].name}, 95 % intervals",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            title_justify="left",
+        )
         table.add_column("config", overflow="fold", min_width=10)
         for column in ("value", "interval", "change", "interval", "", "time"):  # 80 characters hold them
             table.add_column(column, no_wrap=True, justify="right" if column in ("value", "time") else "left")
         for row in self.rows:
             name, value, low, high, difference, start, end, mark, time, *_ = row.cells()
             table.add_row(
-                name, f"{value:.3f}", f"{low:.3f}..{high:.3f}", f"{difference:+.3f}" if difference is not None else "",
-                f"{start:+.3f}..{end:+.3f}" if start is not None else "", mark, f"{time:.2f}" if time else "",
+                name,
+                f"{value:.3f}",
+                f"{low:.3f}..{high:.3f}",
+                f"{difference:+.3f}" if difference is not None else "",
+                f"{start:+.3f}..{end:+.3f}" if start is not None else "",
+                mark,
+                f"{time:.2f}" if time else "",
                 style="bold" if row.clear else "",
-            )  # fmt: skip
+            )
         console.print(table)
         for text in self.faults():
             console.print(text)

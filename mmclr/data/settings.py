@@ -37,9 +37,16 @@ class DataConfig:
     augment: Augment = Augment()
     views: int = 0  # further views of each picture, for self-supervised parts
     view_augment: Augment = Augment(
-        crop_scale=(0.08, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, colour=0.8, grey=0.2,
+        crop_scale=(0.08, 1.0),
+        flip=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        colour=0.8,
+        grey=0.2,
         blur=0.5,
-    )  # fmt: skip
+    )
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
     text_views: int = 0  # further, edited forms of each (first) caption, for self-supervised parts

@@ -127,13 +127,16 @@ class Demo:
         page.charts("How they lie", found.figures())
         page.curves(self.out / "log.jsonl")
         page.table(
-            "Evaluation", ["measure", "value", "95 % from", "to"],
+            "Evaluation",
+            ["measure", "value", "95 % from", "to"],
             [[name, value, *(interval or (None, None))] for name, value, interval in found.rows(written.result)],
-        )  # fmt: skip
+        )
         page.table(
-            "Time", ["stage", "seconds"], [[name, round(s, 1)] for name, s in self.times],
+            "Time",
+            ["stage", "seconds"],
+            [[name, round(s, 1)] for name, s in self.times],
             f"{sum(s for _, s in self.times):.0f} s in all, but for this page.",
-        )  # fmt: skip
+        )
         page.text(
             "Export",
             "The trained encoders lie in `export/` as a transformers CLIPModel with its processor. Largest differences "

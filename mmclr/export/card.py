@@ -157,9 +157,12 @@ def _use(format: str, name: str, source: Source) -> str:
 
 def _encoders(source: Source) -> list[str]:
     image, text = source.model.config.image, source.model.config.text
-    kinds = [f"{c.foreign.library} {_kind(c.foreign.architecture)}, pooled by "
-             f"{markdown(c.foreign.pool or 'its own pooler')}"
-             if c.foreign else own for c, own in ((image, "ViT"), (text, "causal transformer"))]  # fmt: skip
+    kinds = [
+        f"{c.foreign.library} {_kind(c.foreign.architecture)}, pooled by {markdown(c.foreign.pool or 'its own pooler')}"
+        if c.foreign
+        else own
+        for c, own in ((image, "ViT"), (text, "causal transformer"))
+    ]
     bias = source.model.logit_bias
     return [
         f"- image: {kinds[0]}, {image.size} px in patches of {image.patch}, width {image.width}, {image.layers} "

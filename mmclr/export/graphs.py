@@ -60,9 +60,13 @@ def trace(model: TwoTower, folder: Path) -> None:
 def _write(module: nn.Module, inputs: Any, path: Path, names: list[str], shapes: Any) -> None:
     with _quiet():
         program = torch.onnx.export(
-            _captured(module.eval(), inputs, shapes), dynamo=True, input_names=names,
-            output_names=[f"{path.stem}_embeds"], verbose=False, external_data=False,
-        )  # fmt: skip
+            _captured(module.eval(), inputs, shapes),
+            dynamo=True,
+            input_names=names,
+            output_names=[f"{path.stem}_embeds"],
+            verbose=False,
+            external_data=False,
+        )
         assert program is not None
         _fold(program.model)
         program.save(path)

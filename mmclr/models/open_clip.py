@@ -96,8 +96,14 @@ def _ids(c: Tree) -> Tree:
 
 def _tower(c: Tree, activation: str, heads: int) -> Tree:
     eps = (c.get("norm_kwargs") or {}).get("eps", 1e-5)
-    return {"width": c["width"], "layers": c["layers"], "heads": heads, "mlp": int(c["width"] * c["mlp_ratio"]),
-            "activation": activation, "eps": eps}  # fmt: skip
+    return {
+        "width": c["width"],
+        "layers": c["layers"],
+        "heads": heads,
+        "mlp": int(c["width"] * c["mlp_ratio"]),
+        "activation": activation,
+        "eps": eps,
+    }
 
 
 def _foreign(model: Tree, part: str) -> Tree:

@@ -47,11 +47,13 @@ def from_open_clip(state: Mapping[str, Tensor], config: ModelConfig, where: str)
         if plain.startswith("logit_"):
             out[plain] = value.reshape(())
         elif plain.startswith("visual."):
-            out.update(_foreign_name("vision_model", plain, "visual.", value) if config.image.foreign
-                       else _rename(plain, value))  # fmt: skip
+            out.update(
+                _foreign_name("vision_model", plain, "visual.", value)
+                if config.image.foreign
+                else _rename(plain, value)
+            )
         else:
-            out.update(_foreign_name("text_model", plain, "", value) if config.text.foreign
-                       else _rename(plain, value))  # fmt: skip
+            out.update(_foreign_name("text_model", plain, "", value) if config.text.foreign else _rename(plain, value))
     return out
 
 

@@ -75,8 +75,9 @@ def _refuse_elsewhere(tree: Tree, folder: Path) -> None:
 
 
 def _clip(tree: Tree, pixels: Tree) -> Tree:
-    vision, text = ({**tree.get(f"{part}_config", {}), **(tree.get(f"{part}_config_dict") or {})}
-                    for part in ("vision", "text"))  # fmt: skip
+    vision, text = (
+        {**tree.get(f"{part}_config", {}), **(tree.get(f"{part}_config_dict") or {})} for part in ("vision", "text")
+    )
     ours = {key: value for key, value in tree.get("mmclr", {}).items() if key in OURS}
     return {
         "embed": tree.get("projection_dim", 512),

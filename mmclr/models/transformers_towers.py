@@ -45,8 +45,13 @@ def describe_config(part: str, config: Tree) -> Tree:
         return {"size": size, "patch": patch if isinstance(patch, int) else 32, **sizes, "foreign": foreign}
     positions = getattr(c, "max_position_embeddings", 77)
     ids = {kind: v if isinstance(v := getattr(c, f"{kind}_token_id", 0), int) else 0 for kind in ("bos", "eos", "pad")}
-    return {"context": positions if padded else min(positions, 77), "vocab": c.vocab_size, **ids, **sizes,
-            "foreign": foreign}  # fmt: skip
+    return {
+        "context": positions if padded else min(positions, 77),
+        "vocab": c.vocab_size,
+        **ids,
+        **sizes,
+        "foreign": foreign,
+    }
 
 
 class Image(nn.Module):

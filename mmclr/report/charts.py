@@ -119,11 +119,15 @@ def _path(xs: Sequence[float], ys: Sequence[float], x: Axis, y: Axis) -> str:
 def _axes(x: Axis, y: Axis, paths: Sequence[tuple[str, str]], limits: Mapping[str, float] | None = None) -> Markup:
     """Draw a grid with its numbers, named horizontal lines, and paths: (class, steps)."""
     return render(
-        "axes.svg", left=LEFT, right=RIGHT, bottom=BOTTOM, paths=paths,
+        "axes.svg",
+        left=LEFT,
+        right=RIGHT,
+        bottom=BOTTOM,
+        paths=paths,
         down=[{"at": y(tick), "label": label(tick)} for tick in y.ticks()],
         across=[{"at": x(tick), "label": label(tick)} for tick in x.ticks(5)],
         limits=[{"at": y(v), "label": name} for name, v in (limits or {}).items() if y.low <= v <= y.high],
-    )  # fmt: skip
+    )
 
 
 def figure(
@@ -136,11 +140,16 @@ def figure(
 ) -> Markup:
     """Frame a drawing: caption, legend where there is more than one name, note, and what the pointer shows."""
     return render(
-        "figure.html", title=title, names=names, note=note, drawing=drawing,
-        width=f"{size[0]:g}", height=f"{size[1]:g}",
+        "figure.html",
+        title=title,
+        names=names,
+        note=note,
+        drawing=drawing,
+        width=f"{size[0]:g}",
+        height=f"{size[1]:g}",
         limit=f"{size[0] * 1.15:.0f}" if size[0] != WIDTH else "",  # small print stays small
         hover=Markup(escape(to_json(hover))) if hover else "",
-    )  # fmt: skip
+    )
 
 
 def _short(values: Sequence[float]) -> list[float | None]:

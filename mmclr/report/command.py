@@ -26,10 +26,13 @@ EXAMPLES = """examples:
 """
 TILES = 16  # numbers that still read as tiles
 MAPS = (
-    ("plane", "map of the embeddings", "The two main axes of pictures and texts together; two separate clouds are the "
-                                       "modality gap."),
+    (
+        "plane",
+        "map of the embeddings",
+        "The two main axes of pictures and texts together; two separate clouds are the modality gap.",
+    ),
     ("umap", "map of neighbourhoods (UMAP)", "Near points are neighbours; distances between groups say little."),
-)  # fmt: skip
+)
 COLUMNS = ("set", "task", "metric", "value", "low", "high", "n")
 
 

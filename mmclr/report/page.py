@@ -88,9 +88,15 @@ class Page:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         made = f"{datetime.now():%Y-%m-%d %H:%M} · mmclr {__version__}"
         page = render(
-            "report.html", title=self.title, subtitle=self.subtitle, sections=self.sections, made=made, style=style,
-            script=script, policy=f"{POLICY}; script-src 'sha256-{digest}'",
-        )  # fmt: skip
+            "report.html",
+            title=self.title,
+            subtitle=self.subtitle,
+            sections=self.sections,
+            made=made,
+            style=style,
+            script=script,
+            policy=f"{POLICY}; script-src 'sha256-{digest}'",
+        )
         return str(page)  # Markup would escape what its methods are given
 
     def save(self, path: str | Path) -> Path:

@@ -38,8 +38,13 @@ TRAINING = (
         "A scale that sits at its clamp wants a lower weight decay or rate.",
     ),
     Panel("learning rate", {"lr": "rate"}),
-    Panel("gradient norm", {"grad_norm": "norm"}, "Spikes say that the rate is too high or the data are broken.",
-          log=True, smooth=6),
+    Panel(
+        "gradient norm",
+        {"grad_norm": "norm"},
+        "Spikes say that the rate is too high or the data are broken.",
+        log=True,
+        smooth=6,
+    ),
     Panel("samples per second", {"samples_per_s": "samples per second"}, smooth=6),
     Panel(
         "share of time waiting for data",
@@ -49,35 +54,55 @@ TRAINING = (
         limits={"0.1": 0.1},
     ),
     Panel("memory, GiB", {"memory_gib": "memory"}, "Of the device, or of the process where there is none."),
-)  # fmt: skip
+)
 GEOMETRY = (
-    of_batch("cosines", "Pairs should leave their hardest wrong captions behind; where both stay close, the batch "
-             "holds near duplicates or the labels are noisy.",
-             {"matched_mean": "pairs", "hardest_mean": "hardest wrong captions"}),
-    of_batch("right answers of the batch", "Share of images (texts) whose own text (image) is the closest. At 1 the "
-             "batch has nothing left to teach: a larger one, or harder negatives.",
-             {f"{part}_accuracy": legend for part, legend in BOTH.items()}),
-    of_batch("modality gap", "Distance of the two means, 0 to 2: the smaller, the better the clouds mix.",
-             {"centroid_distance": "gap"}),
-    of_batch("uniformity", "log mean exp(-2 d²): -8 spread out, 0 one point. Rising to 0 is collapse.",
-             {**{f"{part}_uniformity": legend for part, legend in BOTH.items()}, "cross_uniformity": "across"}),
+    of_batch(
+        "cosines",
+        "Pairs should leave their hardest wrong captions behind; where both stay close, the batch "
+        "holds near duplicates or the labels are noisy.",
+        {"matched_mean": "pairs", "hardest_mean": "hardest wrong captions"},
+    ),
+    of_batch(
+        "right answers of the batch",
+        "Share of images (texts) whose own text (image) is the closest. At 1 the "
+        "batch has nothing left to teach: a larger one, or harder negatives.",
+        {f"{part}_accuracy": legend for part, legend in BOTH.items()},
+    ),
+    of_batch(
+        "modality gap",
+        "Distance of the two means, 0 to 2: the smaller, the better the clouds mix.",
+        {"centroid_distance": "gap"},
+    ),
+    of_batch(
+        "uniformity",
+        "log mean exp(-2 d²): -8 spread out, 0 one point. Rising to 0 is collapse.",
+        {**{f"{part}_uniformity": legend for part, legend in BOTH.items()}, "cross_uniformity": "across"},
+    ),
     of_batch("alignment", "Mean squared distance of a pair, 0 to 4: lower is closer.", {"alignment": "alignment"}),
-    of_batch("effective rank", "Directions in use. Falling towards 1 is collapse of dimensions.",
-             {f"{part}_effective_rank": legend for part, legend in BOTH.items()}),
-    of_batch("effective negatives", "How many wrong answers share the gradient at this scale. Near 1 the temperature "
-             "is so low that only the hardest counts.",
-             {f"effective_negatives_of_{part}": legend for part, legend in BOTH.items()}),
+    of_batch(
+        "effective rank",
+        "Directions in use. Falling towards 1 is collapse of dimensions.",
+        {f"{part}_effective_rank": legend for part, legend in BOTH.items()},
+    ),
+    of_batch(
+        "effective negatives",
+        "How many wrong answers share the gradient at this scale. Near 1 the temperature "
+        "is so low that only the hardest counts.",
+        {f"effective_negatives_of_{part}": legend for part, legend in BOTH.items()},
+    ),
     of_batch("margin", "Cosine of a pair less that of the hardest wrong caption.", {"margin": "margin"}),
     of_batch("tolerance", "Cosine of images that share a caption.", {"tolerance": "tolerance"}),
-)  # fmt: skip
+)
 UNDRAWN = ("left_s", "batch.scale", "batch.matched_", "batch.hardest_")  # said by others, or of no use afterwards
 
 
 def arrange(names: Iterable[str]) -> dict[str, list[Panel]]:
     """Return the panels of these logged names by section; what no panel knows gets one of its own."""
     names = list(names)
-    known = {part: [p for panel in panels if (p := panel.among(names)).names]
-             for part, panels in (("Training", TRAINING), ("Geometry over training", GEOMETRY))}  # fmt: skip
+    known = {
+        part: [p for panel in panels if (p := panel.among(names)).names]
+        for part, panels in (("Training", TRAINING), ("Geometry over training", GEOMETRY))
+    }
     drawn = {name for panels in known.values() for panel in panels for name in panel.names}
     others = [name for name in names if name not in drawn and not name.startswith(UNDRAWN)]
     known["Training"] += [Panel(name, {name: name}) for name in others if not name.startswith("eval.")]

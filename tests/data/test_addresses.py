@@ -112,6 +112,11 @@ def test_patterns_that_mean_nothing(text):
 
 def test_files_as_addresses(tmp_path, monkeypatch):
     write_shards(tmp_path / "a b", [2])
-    for url in (f"file://{tmp_path}/a b/*.tar", f"file:{tmp_path}/a%20b/00000.tar", f"FILE://{tmp_path}/a b/00000.tar",
-                f"local://{tmp_path}/a b/00000.tar", f"file://localhost{tmp_path}/a b/00000.tar"):  # fmt: skip
+    for url in (
+        f"file://{tmp_path}/a b/*.tar",
+        f"file:{tmp_path}/a%20b/00000.tar",
+        f"FILE://{tmp_path}/a b/00000.tar",
+        f"local://{tmp_path}/a b/00000.tar",
+        f"file://localhost{tmp_path}/a b/00000.tar",
+    ):
         assert [len(open_index(path)) for path in expand(url)] == [2], url

@@ -55,8 +55,15 @@ def test_files_folders_and_shards(model, tmp_path, capsys):
     caption.main([str(model), str(tmp_path / "one.png"), str(tmp_path / "album"), shards, "--out", str(out)])
     found = lines(out)
     names = [line["picture"].removeprefix(str(tmp_path)) for line in found]
-    assert names == ["/one.png", "/album/b.png", "/album/broken.jpg", "/album/more/a.jpg", "/shards/00000.tar#000000",
-                     "/shards/00000.tar#000001", "/shards/00001.tar#000002"]  # fmt: skip
+    assert names == [
+        "/one.png",
+        "/album/b.png",
+        "/album/broken.jpg",
+        "/album/more/a.jpg",
+        "/shards/00000.tar#000000",
+        "/shards/00000.tar#000001",
+        "/shards/00001.tar#000002",
+    ]
     assert "not a picture" in found[2]["error"]
     assert "7 pictures, 1 of them unreadable" in capsys.readouterr().err
     paths = [tmp_path / name[1:] for name in (names[0], names[1], names[3])]

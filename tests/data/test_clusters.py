@@ -243,8 +243,12 @@ def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
     from mmclr.models.two_tower import TwoTower, with_tokenizer
 
     torch.manual_seed(0)
-    tree = {"preset": "icons", "embed": 8, "image": {"width": 16, "layers": 1, "heads": 2, "mlp": 16},
-            "text": {"width": 16, "layers": 1, "heads": 2, "mlp": 16}}  # fmt: skip
+    tree = {
+        "preset": "icons",
+        "embed": 8,
+        "image": {"width": 16, "layers": 1, "heads": 2, "mlp": 16},
+        "text": {"width": 16, "layers": 1, "heads": 2, "mlp": 16},
+    }
     t = tokenizer
     model = TwoTower(with_tokenizer(check(ModelConfig, tree), t.vocab_size, t.bos_id, t.eos_id, t.pad_id))
     model.save(tmp_path / "model")

@@ -75,8 +75,13 @@ def test_skipped_samples_are_blank_and_the_rest_is_the_same(make_loader, folders
             assert (got[0], got[-1]) == ("", 0.0)
         elif number != 23:
             assert got == good
-    assert loader.ledger.counts == {"bad_image": 3, "too_many_pixels": 1, "empty_caption": 1, "bad_text": 1,
-                                    "cut_caption": 1}  # fmt: skip
+    assert loader.ledger.counts == {
+        "bad_image": 3,
+        "too_many_pixels": 1,
+        "empty_caption": 1,
+        "bad_text": 1,
+        "cut_caption": 1,
+    }
     assert loader.ledger.lost == 6
     assert torch.cat([b.weights for b in batches]).sum() == SAMPLES - 6
     told = {(entry.key, entry.reason) for entries in loader.ledger.examples.values() for entry in entries}
@@ -176,8 +181,13 @@ def test_ledger_survives_a_checkpoint(make_loader, folders):
     again = make_loader(**settings(folders[1], faults="skip"))
     again.load_state_dict(state)
     take(again, 3)
-    assert again.ledger.summed() == {"bad_image": 3, "too_many_pixels": 1, "empty_caption": 1, "bad_text": 1,
-                                     "cut_caption": 1}  # fmt: skip
+    assert again.ledger.summed() == {
+        "bad_image": 3,
+        "too_many_pixels": 1,
+        "empty_caption": 1,
+        "bad_text": 1,
+        "cut_caption": 1,
+    }
     assert list(again.ledger.summed()) == [reason for reason in REASONS if reason in again.ledger.summed()]
 
 

@@ -63,8 +63,11 @@ def test_members_belong_by_key_wherever_they_stand(tmp_path, fmt):
     path = write_tar(tmp_path / "a.tar", [(name, name.encode()) for name in names], fmt)
     index = open_index(str(path))
     assert members(index) == [
-        ("b/0", {"jpg", "txt"}), ("b/1", {"jpg", "txt", "seg.png"}), ("a/0", {"txt", "jpg"}), ("__note__", {"json"})
-    ]  # fmt: skip
+        ("b/0", {"jpg", "txt"}),
+        ("b/1", {"jpg", "txt", "seg.png"}),
+        ("a/0", {"txt", "jpg"}),
+        ("__note__", {"json"}),
+    ]
     assert {reason: count for reason, (count, _) in index.left_out.items()} == {"no_key": 1}
     shards = Shards([index])
     read = [shards.read(n).members for n in range(3)]

@@ -159,8 +159,10 @@ def counted(entries):
 
 @pytest.mark.dist
 def test_ledgers_of_ranks_are_summed():
-    entries = [[Entry("a.tar", n, "k", reason, "") for n in range(count)] for reason, count in
-               (("bad_image", 3), ("bad_text", 1))]  # fmt: skip
+    entries = [
+        [Entry("a.tar", n, "k", reason, "") for n in range(count)]
+        for reason, count in (("bad_image", 3), ("bad_text", 1))
+    ]
     entries[1].append(Entry("b.tar", 0, "k", "bad_image", ""))
     assert ranks.run(2, counted, entries) == [{"bad_text": 1, "bad_image": 4}] * 2
 

@@ -44,10 +44,9 @@ TEXTS = {
     "a megabyte": b"w " * (1 << 20),
 }
 LABELS = {"beyond 64 bits": b"1" + b"0" * 30, "not finite": b"1e999", "an object": b"{}", "nothing": b"null"}
-CASES = (
-    [("json:title", "json", b'{"title": ' + v + b"}", n) for n, v in TITLES.items()]
-    + [("txt", "txt", v, n) for n, v in TEXTS.items()]
-)  # fmt: skip
+CASES = [("json:title", "json", b'{"title": ' + v + b"}", n) for n, v in TITLES.items()] + [
+    ("txt", "txt", v, n) for n, v in TEXTS.items()
+]
 
 
 def members(toy, i):
@@ -117,8 +116,14 @@ def test_the_other_captions_of_a_sample_stay(toy, tokenizer, tmp_path):
 
 def test_all_that_is_bad_in_one_evaluation(toy, model_folder, tmp_path, capsys):
     """The commands say what was left out, and the result has it by reason and by place."""
-    changes = {1: {"txt": b"caf\xe9"}, 2: {"png": b"no picture"}, 3: {"txt": b" "}, 4: {"json": b"{"},
-               5: {"txt": b"w" * 20_000}, 6: {"json": b"[" * 99_999}}  # fmt: skip
+    changes = {
+        1: {"txt": b"caf\xe9"},
+        2: {"png": b"no picture"},
+        3: {"txt": b" "},
+        4: {"json": b"{"},
+        5: {"txt": b"w" * 20_000},
+        6: {"json": b"[" * 99_999},
+    }
     path = shard(toy, tmp_path / "a.tar", changes)
     out = tmp_path / "r.json"
     retrieval.main([str(model_folder), "--data", path, "--cache", "none", "--out", str(out)])

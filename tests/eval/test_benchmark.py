@@ -23,8 +23,24 @@ def sets(shards, tmp_path):
 def run(sets, model_folder, tmp_path, *more):
     root = str(sets / "wds_{dataset_cleaned}")
     out = str(tmp_path / "{dataset}-{language}-{task}.json")
-    benchmark.main(["--dataset_root", root, "--model", f"local-dir:{model_folder}", "--pretrained", "", "--output", out,
-                    "--num_workers", "2", "--no_amp", "--cache", "none", *more])  # fmt: skip
+    benchmark.main(
+        [
+            "--dataset_root",
+            root,
+            "--model",
+            f"local-dir:{model_folder}",
+            "--pretrained",
+            "",
+            "--output",
+            out,
+            "--num_workers",
+            "2",
+            "--no_amp",
+            "--cache",
+            "none",
+            *more,
+        ]
+    )
     return {
         path.name: json.loads(path.read_text()) for path in sorted(tmp_path.glob("*-*.json")) if "." not in path.stem
     }

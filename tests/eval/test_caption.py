@@ -67,8 +67,11 @@ def test_bleu_equals_nltk(seed):
 def test_published_values_of_meteor():
     """Three sentences whose scores are printed in introductions to the metric."""
     reference = ["the", "cat", "sat", "on", "the", "mat"]
-    for text, value in (("the cat sat on the mat", 0.9977), ("the cat was sat on the mat", 0.9654),
-                        ("on the mat sat the cat", 0.5000)):  # fmt: skip
+    for text, value in (
+        ("the cat sat on the mat", 0.9977),
+        ("the cat was sat on the mat", 0.9654),
+        ("on the mat sat the cat", 0.5000),
+    ):
         assert meteor([text.split()], [[reference]]).mean == pytest.approx(value, abs=bounds.bound(terms=16384))
     assert meteor([["running"]], [[["runs"]]]).mean > 0  # equal stems
 
@@ -184,11 +187,33 @@ def test_without_nltk_one_number_is_missing(folder, shards, monkeypatch):
 
 def test_command_and_its_file(folder, shards, tmp_path, capsys):
     out = tmp_path / "result.json"
-    caption.main([str(folder), "--data", shards, "--beams", "2", "--max-tokens", "3", "--judge", str(folder), "--out",
-                  str(out), "--examples", "2"])  # fmt: skip
+    caption.main(
+        [
+            str(folder),
+            "--data",
+            shards,
+            "--beams",
+            "2",
+            "--max-tokens",
+            "3",
+            "--judge",
+            str(folder),
+            "--out",
+            str(out),
+            "--examples",
+            "2",
+        ]
+    )
     tree = json.loads(out.read_text())
-    assert tree["metrics"].keys() == {"exact", "Bleu_4", "METEOR_without_synonyms", "ROUGE_L", "CIDEr", "perplexity",
-                                      "CLIPScore"}  # fmt: skip
+    assert tree["metrics"].keys() == {
+        "exact",
+        "Bleu_4",
+        "METEOR_without_synonyms",
+        "ROUGE_L",
+        "CIDEr",
+        "perplexity",
+        "CLIPScore",
+    }
     assert f"CLIPScore judged by {folder}" in tree["notes"]
     assert len(json.loads(out.with_suffix(".examples.json").read_text())["captions"]) == 2
     assert "CIDEr" in capsys.readouterr().out

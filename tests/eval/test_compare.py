@@ -70,8 +70,17 @@ def test_results_of_other_sets_are_refused():
 def test_the_command_writes_tables(tmp_path, capsys):
     rng = np.random.default_rng(2)
     paths = [str(result(rng.random(50) < p, f"model{p}").save(tmp_path / f"{p}.json")) for p in (0.2, 0.8, 0.25)]
-    compare.main([*paths, "--csv", str(tmp_path / "t.csv"), "--markdown", str(tmp_path / "t.md"),
-                  "--out", str(tmp_path / "t.json")])  # fmt: skip
+    compare.main(
+        [
+            *paths,
+            "--csv",
+            str(tmp_path / "t.csv"),
+            "--markdown",
+            str(tmp_path / "t.md"),
+            "--out",
+            str(tmp_path / "t.json"),
+        ]
+    )
     tree = json.loads((tmp_path / "t.json").read_text())
     assert tree["compared_with"] == "model0.2"
     assert [row["model"] for row in tree["differences"]] == ["model0.8", "model0.25"]

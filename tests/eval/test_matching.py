@@ -73,9 +73,15 @@ def test_the_forms_of_files(folder, embedder):
 def test_aro_is_the_mean_over_relations_of_boxes(folder, embedder):
     box = {"bbox_x": 4, "bbox_y": 6, "bbox_w": 20, "bbox_h": 10}
     entries = [
-        {"image_path": f"{i}.png", "true_caption": f"{i} on a bar", "false_caption": f"bar on {i}", **box,
-         "relation_name": "on" if i < 6 else "under"} for i in range(8)
-    ]  # fmt: skip
+        {
+            "image_path": f"{i}.png",
+            "true_caption": f"{i} on a bar",
+            "false_caption": f"bar on {i}",
+            **box,
+            "relation_name": "on" if i < 6 else "under",
+        }
+        for i in range(8)
+    ]
     found = instances.read(write(folder, "vg.json", entries))
     data, _ = instances.pictures(found, folder, "vg")
     assert Image.open(io.BytesIO(data.read(0))).size == (20, 10)
@@ -158,9 +164,14 @@ def test_genecis_runs_and_a_collapsed_model_gets_chance(folder, embedder, monkey
     for task in conditional.TASKS:
         boxed = "attribute" in task
         entries = [
-            {"reference": item(i, boxed), "target": item((i + 1) % 8, boxed), "condition": f"colour {i}",
-             "gallery": [item((i + j) % 8, boxed) for j in range(2, 6)]} for i in range(8)
-        ]  # fmt: skip
+            {
+                "reference": item(i, boxed),
+                "target": item((i + 1) % 8, boxed),
+                "condition": f"colour {i}",
+                "gallery": [item((i + j) % 8, boxed) for j in range(2, 6)],
+            }
+            for i in range(8)
+        ]
         write(folder, f"{task}.json", entries)
     tasks = conditional.read(folder)
     result = conditional.run(embedder, tasks, folder, "genecis")
@@ -179,7 +190,13 @@ def test_the_commands(folder, model_folder, tmp_path, capsys):
     path = write(folder, "swap.json", crepe)
     compositional.main([str(model_folder), "--data", str(path), "--out", str(tmp_path / "c.json")])
     assert json.loads((tmp_path / "c.json").read_text())["dataset"] == "swap"
-    entries = [{"reference": {"val_image_id": 0}, "target": {"val_image_id": 1}, "gallery": [{"val_image_id": 2}],
-                "condition": "same colour"}]  # fmt: skip
+    entries = [
+        {
+            "reference": {"val_image_id": 0},
+            "target": {"val_image_id": 1},
+            "gallery": [{"val_image_id": 2}],
+            "condition": "same colour",
+        }
+    ]
     conditional.main([str(model_folder), "--data", str(write(folder, "focus_object.json", entries))])
     assert "focus_object_text_only_recall@1" in capsys.readouterr().out

@@ -117,9 +117,25 @@ def test_k_beyond_the_set_is_said(embedder, shards):
 def test_the_command_takes_clip_benchmarks_names(shards, model_folder, tmp_path, capsys):
     out = tmp_path / "r.json"
     retrieval.main(
-        ["--model", str(model_folder), "--dataset_root", shards, "--dataset", "wds/toy", "--recall_k", "1", "3",
-         "--batch_size", "8", "--num_workers", "1", "--no_amp", "--output", str(out)]
-    )  # fmt: skip
+        [
+            "--model",
+            str(model_folder),
+            "--dataset_root",
+            shards,
+            "--dataset",
+            "wds/toy",
+            "--recall_k",
+            "1",
+            "3",
+            "--batch_size",
+            "8",
+            "--num_workers",
+            "1",
+            "--no_amp",
+            "--output",
+            str(out),
+        ]
+    )
     tree = json.loads(out.read_text())
     assert tree["dataset"] == "wds/toy"
     assert list(tree["metrics"]) == [f"{way}_retrieval_recall@{k}" for k in (1, 3) for way in ("image", "text")]

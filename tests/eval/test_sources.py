@@ -114,8 +114,14 @@ def test_the_command_takes_every_source(pictures, shards, tmp_path):
     coco = {"images": [{"id": 7, "file_name": "bus/4.png"}], "annotations": [{"image_id": 7, "caption": "x"}]}
     (pictures / "coco.json").write_text(json.dumps(coco))
     layout.write(ordinary(shards, label="json:colour"), tmp_path / "wds_other")
-    sources = [pictures, root / "captions.csv", pictures / "karpathy.json", pictures / "coco.json",
-               tmp_path / "wds_other", shards]  # fmt: skip
+    sources = [
+        pictures,
+        root / "captions.csv",
+        pictures / "karpathy.json",
+        pictures / "coco.json",
+        tmp_path / "wds_other",
+        shards,
+    ]
     for number, source in enumerate(map(str, sources)):
         out = tmp_path / f"wds_{number}"
         to_eval.main(["--data", source, "--out", str(out)])

@@ -56,10 +56,15 @@ def exclusion(rng, generator, n, m):
     matrix = torch.rand(n, m, generator=generator) < rng.choice([0.1, 0.9, 1.0])
     where = algebra.Where(lambda r, c: matrix[r, c])
     both = algebra.Either(algebra.Equal(rows, cols), algebra.Pairs())
-    return rng.choice([
-        (None, torch.zeros(n, m).bool()), (algebra.Pairs(), eye), (algebra.Equal(rows, cols), equal),
-        (where, matrix), (both, equal | eye),
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            (None, torch.zeros(n, m).bool()),
+            (algebra.Pairs(), eye),
+            (algebra.Equal(rows, cols), equal),
+            (where, matrix),
+            (both, equal | eye),
+        ]
+    )
 
 
 def probe_dual_lse(rng, generator, x, y, scale, mask, excluded):

@@ -107,8 +107,9 @@ def test_no_gradient_flows_into_memory():
     torch.testing.assert_close(
         torch.autograd.grad(value, features["image"])[0],
         torch.autograd.grad(F.cross_entropy(logits, torch.arange(6)) / 2, features["image"])[0],
-        rtol=bounds.bound(terms=16), atol=1e-9,
-    )  # fmt: skip
+        rtol=bounds.bound(terms=16),
+        atol=1e-9,
+    )
 
 
 def test_a_share_of_positives_comes_from_memory():

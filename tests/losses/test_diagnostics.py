@@ -89,8 +89,12 @@ def test_half_precision_and_a_single_pair_are_fine():
 def test_the_validation_loss_is_that_of_batches_of_its_size():
     image, text, scale = batch()
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    by_hand = [F.cross_entropy(m, torch.arange(8)) for g in order.view(5, 8)
-               for s in [scale * image[g] @ text[g].T] for m in (s, s.T)]  # fmt: skip
+    by_hand = [
+        F.cross_entropy(m, torch.arange(8))
+        for g in order.view(5, 8)
+        for s in [scale * image[g] @ text[g].T]
+        for m in (s, s.T)
+    ]
     assert fixed_negatives_loss(image, text, scale, negatives=7) == pytest.approx(torch.stack(by_hand).mean().item())
 
 
@@ -135,8 +139,15 @@ def test_nothing_is_infinite(what, dtype):
         found = diagnose(*given[:2], scale, ids)
         assert not any(math.isinf(value) for value in found.values()), found
     lacks = {name for name, value in diagnose(*given[:2], scale, given[2]).items() if math.isnan(value)}
-    negatives = {"hardest_mean", "hardest_5%", "hardest_50%", "hardest_95%", "margin", "effective_negatives_of_image",
-                 "effective_negatives_of_text"}  # fmt: skip
+    negatives = {
+        "hardest_mean",
+        "hardest_5%",
+        "hardest_50%",
+        "hardest_95%",
+        "margin",
+        "effective_negatives_of_image",
+        "effective_negatives_of_text",
+    }
     expected = {"one pair": negatives, "one caption": negatives}.get(what, set())
     assert lacks - {"tolerance"} == expected
 

@@ -31,8 +31,12 @@ def test_the_numbers_of_the_card():
     torch.testing.assert_close(
         plain, torch.cat([torch.tensor(v).double() for v in (expected, more)], 1), rtol=0, atol=bounds.printed(6)
     )
-    rows = [(0.777350, 1.181211, -0.377350, 1.245837), (1.177350, 0.741813, 0.022650, -1.548251),
-            (-0.754701, -0.641008, 1.554701, 0.100805), (-1.2, -1.282016, -1.2, 0.201610)]  # fmt: skip
+    rows = [
+        (0.777350, 1.181211, -0.377350, 1.245837),
+        (1.177350, 0.741813, 0.022650, -1.548251),
+        (-0.754701, -0.641008, 1.554701, 0.100805),
+        (-1.2, -1.282016, -1.2, 0.201610),
+    ]
     torch.testing.assert_close(shuffled, torch.tensor(rows).double(), rtol=0, atol=bounds.printed(6))
     cosines = F.cosine_similarity(plain, shuffled)
     assert cosines.tolist() == pytest.approx([0.843596, 0.908879, 0.666372, 0.902516], abs=bounds.printed(6))

@@ -45,16 +45,34 @@ def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
     found = [{"picture": png(), "right": True, "name": "a cloud", "score": 0.5}]
     written = {"picture": png(), "caption": "a <big> cloud", "truth": "a small cloud", "right": False}
     result("one", examples={"finds": [{"text": "the cloud", "found": found}], "captions": [written]})
-    result("two", "acc5", {"guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}],
-                                     "confusions": {"pairs": [["sun", "star", 3, 0.25]], "classes": ["sun", "star"],
-                                                    "matrix": [[9, 3], [0, 4]]},
-                                     "scores": {"right": [0.5, 0.6], "wrong": [0.0, 0.1]},
-                                     "plane": {"image": [[0, 0, "x"]], "text": [[1, 1, "y"]]}})  # fmt: skip
+    result(
+        "two",
+        "acc5",
+        {
+            "guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}],
+            "confusions": {"pairs": [["sun", "star", 3, 0.25]], "classes": ["sun", "star"], "matrix": [[9, 3], [0, 4]]},
+            "scores": {"right": [0.5, 0.6], "wrong": [0.0, 0.1]},
+            "plane": {"image": [[0, 0, "x"]], "text": [[1, 1, "y"]]},
+        },
+    )
     command.main([str(run), *map(str, sorted(tmp_path.glob("*.json")))])
     page = (run / "report.html").read_text()
-    for part in ("the cloud", "found at 1", "a &lt;big&gt; cloud", "a small cloud",
-                 "sun", "moon", "70%", "t · one", "a note", "<h2>Training</h2>", "0.2500",
-                 "sun → star: 3 of 12", "map of the embeddings", "What it confuses"):  # fmt: skip
+    for part in (
+        "the cloud",
+        "found at 1",
+        "a &lt;big&gt; cloud",
+        "a small cloud",
+        "sun",
+        "moon",
+        "70%",
+        "t · one",
+        "a note",
+        "<h2>Training</h2>",
+        "0.2500",
+        "sun → star: 3 of 12",
+        "map of the embeddings",
+        "What it confuses",
+    ):
         assert part in page
     assert str(run / "report.html") in capsys.readouterr().out
 

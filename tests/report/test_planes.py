@@ -25,8 +25,10 @@ def test_a_cell_is_as_dark_as_its_share_of_the_row():
 def test_differences_beside_zero_are_marked():
     svg = planes.forest("f", [("up", 0.2, [0.1, 0.3]), ("down", -0.2, [-0.3, -0.1]), ("none", 0.0, [-0.1, 0.1])])
     assert re.findall(r'<g class="(\w+)"><text[^>]*>(\w+)', svg) == [
-        ("better", "up"), ("worse", "down"), ("open", "none"),
-    ]  # fmt: skip
+        ("better", "up"),
+        ("worse", "down"),
+        ("open", "none"),
+    ]
     zero = float(re.search(r'class="zero" x1="([\d.]+)"', svg)[1])
     at = [float(m) for m in re.findall(r'<circle cx="([\d.]+)"', svg)]
     assert at[1] < zero < at[0]

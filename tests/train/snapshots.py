@@ -24,6 +24,11 @@ def snapshot(step, words=None):
         objectives={"clip.x": torch.tensor([float(step)])},
         ema={},
         optimizer={"a": torch.full((5,), float(step))},
-        position={"step": step, "loader": {"position": step * 16}, "guard": {"recent": [float("nan"), 0.1]},
-                  "scale": None, "best": {}},
-    )  # fmt: skip
+        position={
+            "step": step,
+            "loader": {"position": step * 16},
+            "guard": {"recent": [float("nan"), 0.1]},
+            "scale": None,
+            "best": {},
+        },
+    )

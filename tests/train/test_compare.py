@@ -44,8 +44,10 @@ def hits(rate, seed, n=400):
 
 
 def test_means_and_paired_differences_over_seeds():
-    base, better = ([Fake(name, s, hits(rate, 10 * s + k), rate=r) for s in range(4)]
-                    for k, (name, rate, r) in enumerate((("base", 0.3, 100.0), ("better", 0.6, 50.0))))  # fmt: skip
+    base, better = (
+        [Fake(name, s, hits(rate, 10 * s + k), rate=r) for s in range(4)]
+        for k, (name, rate, r) in enumerate((("base", 0.3, 100.0), ("better", 0.6, 50.0)))
+    )
     table = Standings.of([*base, *better], "r")
     first, second = table.rows
     means = [[t.hits.mean() for t in trials] for trials in (base, better)]
@@ -74,8 +76,14 @@ def test_the_table_fits_a_narrow_terminal():
     assert "…" not in shown
     (line,) = [line for line in shown.splitlines() if names[1] in line]
     low, high = row.difference_interval
-    assert line.split()[1:] == [f"{row.mean:.3f}", "..".join(f"{x:.3f}" for x in row.interval),
-                                f"{row.difference:+.3f}", f"{low:+.3f}..{high:+.3f}", "better", "1.00"]  # fmt: skip
+    assert line.split()[1:] == [
+        f"{row.mean:.3f}",
+        "..".join(f"{x:.3f}" for x in row.interval),
+        f"{row.difference:+.3f}",
+        f"{low:+.3f}..{high:+.3f}",
+        "better",
+        "1.00",
+    ]
 
 
 def test_equal_configs_are_not_told_apart():
@@ -91,8 +99,14 @@ def test_equal_configs_are_not_told_apart():
 
 def test_failed_configs_are_told():
     good, bad = hits(0.5, 0), []
-    runs = [Fake("a", 0, good), Fake("b", 0, bad), Fake("c", 0, bad), Fake("a", 1, good), Fake("b", 1, bad),
-            Fake("c", 1, good)]  # fmt: skip
+    runs = [
+        Fake("a", 0, good),
+        Fake("b", 0, bad),
+        Fake("c", 0, bad),
+        Fake("a", 1, good),
+        Fake("b", 1, bad),
+        Fake("c", 1, good),
+    ]
     table = Standings.of(runs, "r")
     assert table.to_dict()["failed"] == {"b": [0, 1], "c": [0]}
     assert {row.name: row.seeds for row in table.rows} == {"a": 2, "c": 1}
@@ -126,8 +140,17 @@ def test_the_whole_command(shards, tmp_path, capfd):
     (tmp_path / "broken.yaml").write_text("base: debug.yaml\noptim: {lr: 1e-3, lrr: 2}\n")
     configs = ["debug.yaml", *map(str, tmp_path.glob("*.yaml")), "debug"]  # named twice, compared once
     budget = ["--budget", "steps=3", "--seeds", "1", "--metric", "text_retrieval_recall@5"]
-    command = [*configs, *budget, "--test", shards, "--out", str(tmp_path / "out"), "--head", "headed=clip",
-               f"data.train={shards}"]  # fmt: skip
+    command = [
+        *configs,
+        *budget,
+        "--test",
+        shards,
+        "--out",
+        str(tmp_path / "out"),
+        "--head",
+        "headed=clip",
+        f"data.train={shards}",
+    ]
     assert main(command) == 1  # broken.yaml failed
     said = capfd.readouterr().out
     assert "4/4 " in said

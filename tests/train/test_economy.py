@@ -53,11 +53,17 @@ def test_towers_of_transformers_recompute_or_say_that_they_cannot(kind, pool, tm
     import transformers as t
 
     small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-    config = {"vit": t.ViTConfig(**small, image_size=16, patch_size=8), "resnet": t.ResNetConfig(embedding_size=8,
-              hidden_sizes=[8, 16], depths=[1, 1])}[kind]  # fmt: skip
+    config = {
+        "vit": t.ViTConfig(**small, image_size=16, patch_size=8),
+        "resnet": t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
+    }[kind]
     t.AutoModel.from_config(config).save_pretrained(tmp_path)
-    image = {"size": 16, "mean": [0.5] * 3, "std": [0.5] * 3, "foreign": {"source": f"transformers:{tmp_path}",
-             "pool": pool}}  # fmt: skip
+    image = {
+        "size": 16,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "foreign": {"source": f"transformers:{tmp_path}", "pool": pool},
+    }
     tree = {"embed": 8, "image": image, "text": TREE["text"]}
     models = []
     for _ in range(2):

@@ -117,13 +117,29 @@ def test_another_activation_or_width_is_refused_with_what_to_set(source):
 def test_depths():
     ours = depths([name for name, _ in model().vision_model.named_parameters()])
     by_depth = {d: {n.split(".")[0] for n, k in ours.items() if k == d} for d in set(ours.values())}
-    assert by_depth == {0: {"embeddings", "pre_layrnorm"}, 1: {"encoder"}, 2: {"encoder"}, 3: {"encoder"},
-                        4: {"post_layernorm"}}  # fmt: skip
-    named = ["model.class_embedding", "model.proj", "model.conv1.weight", "model.layer1.0.conv1.weight",
-             "model.layer1.1.conv1.weight", "model.layer2.0.conv1.weight", "model.attnpool.weight"]  # fmt: skip
+    assert by_depth == {
+        0: {"embeddings", "pre_layrnorm"},
+        1: {"encoder"},
+        2: {"encoder"},
+        3: {"encoder"},
+        4: {"post_layernorm"},
+    }
+    named = [
+        "model.class_embedding",
+        "model.proj",
+        "model.conv1.weight",
+        "model.layer1.0.conv1.weight",
+        "model.layer1.1.conv1.weight",
+        "model.layer2.0.conv1.weight",
+        "model.attnpool.weight",
+    ]
     assert list(depths(named).values()) == [0, 3, 0, 1, 1, 2, 3]
-    assert depths(["embeddings.w", "encoder.stages.0.layers.3.w", "encoder.stages.1.layers.0.w"])[
-        "encoder.stages.1.layers.0.w"] == 2  # fmt: skip
+    assert (
+        depths(["embeddings.w", "encoder.stages.0.layers.3.w", "encoder.stages.1.layers.0.w"])[
+            "encoder.stages.1.layers.0.w"
+        ]
+        == 2
+    )
 
 
 @pytest.mark.parametrize("how", [True, "all", 2])

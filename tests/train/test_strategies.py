@@ -35,9 +35,17 @@ NOISE = "k_proj.bias"
 
 def settings(shards, folder, names):
     sets = f"set: {{data: '{shards}', every_steps: 5}}, loss: {{suite: loss, data: '{shards}'}}"
-    shared = [f"data.train={shards}", f"steps={STEPS}", "average.decay=0.9", "patch_dropout=0.25", "save.every_steps=5",
-              "objectives={clip: {}, siglip: {weight: 0.5}}", "save.keep=0", "diagnose_every=5",
-              f"evaluate={{{sets}}}"]  # fmt: skip
+    shared = [
+        f"data.train={shards}",
+        f"steps={STEPS}",
+        "average.decay=0.9",
+        "patch_dropout=0.25",
+        "save.every_steps=5",
+        "objectives={clip: {}, siglip: {weight: 0.5}}",
+        "save.keep=0",
+        "diagnose_every=5",
+        f"evaluate={{{sets}}}",
+    ]
     one = folder.parent / "one" / "whole"
     runs = {name: [f"out={folder / name}", *[s.replace("{one}", str(one)) for s in RUNS[name]]] for name in names}
     folder.mkdir(exist_ok=True)

@@ -129,8 +129,11 @@ def test_a_checkpoint_without_a_teacher_is_told(settings, tmp_path):
     plain = train(load(RunConfig, "debug.yaml", [*settings, f"out={tmp_path / 'plain'}", "steps=1"]), quiet=True)
     with pytest.raises(UserError):
         train(run(settings, f"out={tmp_path / 'other'}", f"resume={plain}"), quiet=True)
-    clip = load(RunConfig, "debug.yaml", [*settings, f"out={tmp_path / 'third'}", f"resume={plain}",
-                                          "objectives={clip: null, directpred: {}}"])  # fmt: skip
+    clip = load(
+        RunConfig,
+        "debug.yaml",
+        [*settings, f"out={tmp_path / 'third'}", f"resume={plain}", "objectives={clip: null, directpred: {}}"],
+    )
     with pytest.raises(UserError):
         train(clip, quiet=True)
 

@@ -31,6 +31,13 @@ def test_the_changelog_knows_this_version_and_what_comes():
     assert mmclr.__version__ in titles
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "CHANGELOG.md", "docs/small_data.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
+
+
 def module(name):
     """Return whether a dotted name is of a module of ours, or of something that one defines."""
     path = ROOT / name.replace(".", "/")

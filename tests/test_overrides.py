@@ -126,6 +126,12 @@ def test_a_name_is_that_of_a_folder(name):
         run(f"name={name}")
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "x" * 300])
+def test_an_evaluation_has_the_name_of_a_file(name):
+    with pytest.raises(ConfigError, match=r"eval/NAME\.json"):
+        load(RunConfig, {"data": {"train": "x"}, "model": {}, "steps": 1, "evaluate": {name: {"suite": "loss"}}})
+
+
 @pytest.mark.parametrize("value", ['"a\\0b"', '"\\ud83d"', os.fsdecode(b"caf\xe9")])
 def test_what_no_file_can_hold_is_refused(value):
     with pytest.raises(ConfigError, match="half of a character"):

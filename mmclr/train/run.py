@@ -65,8 +65,10 @@ class RunConfig:
         given = [name for name in ("steps", "epochs", "samples") if getattr(self, name) is not None]
         if "://" in self.out:
             raise ValueError(f"out: {self.out} is no folder of this machine; set save.remote to it, and out to one")
-        if self.name in ("", ".", "..") or "/" in self.name or len(self.name.encode()) > 200:
+        if not _is_file_name(self.name):
             raise ValueError(f"name: {self.name!r} is no name of a folder; set out to a path")
+        if strange := [name for name in self.evaluate if not _is_file_name(name)]:
+            raise ValueError(f"evaluate: {strange[0]!r} is no name of a file, and its results lie in eval/NAME.json")
         if len(given) != 1:
             raise ValueError(f"set exactly one of steps, epochs, samples (set: {', '.join(given) or 'none'})")
         if not all(0 <= momentum <= 1 for momentum in (self.ema.first, self.ema.last)):
@@ -87,6 +89,11 @@ class RunConfig:
             return max(1, round(self.epochs * math.ceil(samples_per_epoch / self.data.batch)))
         samples = self.samples if self.samples is not None else round((self.epochs or 0) * samples_per_epoch)
         return max(1, samples // self.data.batch)
+
+
+def _is_file_name(text: str) -> bool:
+    """Whether a file or folder beside others can be called so."""
+    return text not in ("", ".", "..") and not {"/", "\\"} & set(text) and len(text.encode()) <= 200
 
 
 def main(argv: list[str]) -> int:

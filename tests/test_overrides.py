@@ -236,20 +236,19 @@ def fuzz(key, value):
         build_terms(load(RunConfig, "debug.yaml", ["data.train=x.tar", f"{key}={value}"]).objectives)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_override_is_taken_or_one_sentence(key, value):
     fuzz(key, value)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(st.sampled_from(KEYS) | st.text(max_size=12), VALUES)
 def test_many_overrides_are_taken_or_one_sentence(key, value):
     fuzz(key, value)
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_any_text_can_be_quoted(text):
     value = parse_override(f"teacher={_quoted(text)}", RunConfig)["teacher"]

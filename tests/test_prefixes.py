@@ -38,7 +38,7 @@ def test_equals_each_text_alone(tower, limit, monkeypatch):
         torch.testing.assert_close(prefixes.features(tower, ROWS), plain(tower, ROWS), atol=1e-12, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.lists(st.lists(st.integers(0, 2), max_size=9).map(lambda body: [28, *body, 29]), min_size=1, max_size=12)
 )

@@ -78,14 +78,14 @@ def test_other_formats_are_faults_that_say_what_to_do(kind):
 
 
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damaged_ones_are_images_or_faults(kind, draw):
     damaged(kind, draw)
 
 
 @pytest.mark.slow
 @given(st.sampled_from(sorted(WHOLE)), st.data())
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=10_000)
 def test_damaged_ones_are_images_or_faults_at_length(kind, draw):
     damaged(kind, draw)
 

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mmclr.config import ConfigError
@@ -16,14 +16,12 @@ def keys(n, *parts):
     return key(np.zeros(n, np.int64), *parts)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(1, 50), st.integers(1, 6), st.integers(0, 2**40))
 def test_every_sample_once(n, block, window, seed):
     order = epoch_order(np.arange(n), n, keys(n, seed), block, window)
     assert sorted(order.tolist()) == list(range(n))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(0, 2**62))
 def test_one_by_one_equals_all_at_once(n, seed):
     together = permute(np.arange(n), n, keys(n, seed))
@@ -89,7 +87,6 @@ def test_one_two_five_in_every_window():
     assert np.abs(counts[1000:] - counts[:-1000] - shares).max() <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_less_than_one_from_its_share(weights):
     mixture = Mixture(weights)

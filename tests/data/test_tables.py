@@ -8,7 +8,7 @@ import resource
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.inputs import read_records
@@ -34,7 +34,6 @@ def read(path, columns=COLUMNS, encoding=""):
     return [row.values for row in found if not row.fault], [(r.number, r.fault.reason) for r in found if r.fault]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=6), st.sampled_from(["\r\n", "\n", "\r"]),
        st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]), st.sampled_from([".csv", ".tsv"]))  # fmt: skip
 def test_what_is_written_is_read(tmp_path_factory, table, ends, encoding, kind):

@@ -26,7 +26,7 @@ def units(n, width, generator):
     return torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=-1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 7))
 def test_hits_are_the_mean_over_all_orders_of_ties(seed, tile):
     g = torch.Generator().manual_seed(seed)

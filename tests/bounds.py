@@ -22,6 +22,15 @@ def bound(dtype: torch.dtype = torch.float32, terms: int = 1, size: float = 1.0)
     return SAFETY * torch.finfo(dtype).eps / 2 * max(1, terms) ** 0.5 * size
 
 
+def near(dtype: torch.dtype = torch.float64, terms: int = 512, size: float = 100.0) -> dict[str, float]:
+    """Return rtol and atol of `bound`, for values and gradients up to 1 of exponents up to `size`, a softmax's scale.
+
+    exp turns the rounding of an exponent into a relative error as large, and sums that cancel keep the absolute one.
+    """
+    limit = bound(dtype, terms, size)
+    return {"rtol": limit, "atol": limit}
+
+
 def printed(decimals: int = 6) -> float:
     """Return how far a result may be from a number that a card prints with `decimals`: half a unit of its last place.
 

@@ -95,7 +95,11 @@ def check_alone(sources, tmp_path, kind, pad=True):
             close(theirs["image"], image)
             close(theirs["text"], text)
             bias = model.logit_bias if kind == "SiglipModel" else 0.0
-            close(theirs["logits"], image @ text.T * model.logit_scale.exp() + bias, 1e-3)
+            close(
+                theirs["logits"],
+                image @ text.T * model.logit_scale.exp() + bias,
+                ROUNDING * model.logit_scale.exp().item(),
+            )
 
 
 def foreign(tmp_path, image_pool, text_pool, image="ViT", text="Bert"):

@@ -149,7 +149,7 @@ def test_a_siglip_folder(tmp_path):
     close(model.encode_image(images), out.image_embeds)
     close(model.encode_text(TEXTS), out.text_embeds)
     logits = model.scale * model.similarity(images, TEXTS) + model.bias
-    np.testing.assert_allclose(logits, out.logits_per_image.numpy(), atol=1e-4)
+    np.testing.assert_allclose(logits, out.logits_per_image.numpy(), atol=bounds.bound(terms=32, size=model.scale))
 
 
 def test_importing_is_light_and_running_code_is_not_offered(tmp_path):

@@ -45,7 +45,7 @@ def unit(x):
     return torch.nn.functional.normalize(x, dim=-1)
 
 
-ROUNDING = bounds.bound(terms=16)  # of a tower in float32
+ROUNDING = bounds.bound(terms=512)  # of a tower in float32
 
 
 def close(a, b, atol=ROUNDING):

@@ -59,7 +59,7 @@ def test_the_order_of_the_batch_does_not_matter(key, fields):
     order = torch.randperm(11)
     shuffled = {n: x[order] if vocabulary.FEATURES[n].per_sample else x for n, x in inputs.items()}
     torch.testing.assert_close(
-        make(key, fields)(**inputs), make(key, fields)(**shuffled), rtol=1e-12, atol=1e-12, check_dtype=True
+        make(key, fields)(**inputs), make(key, fields)(**shuffled), **bounds.near(), check_dtype=True
     )
 
 
@@ -83,7 +83,7 @@ def test_weights_are_relative_and_may_all_be_zero(key, fields):
     objective = make(key, fields)
     inputs = features(objective, b=9)
     ones, halves, zeros = (inputs | {"weights": torch.full((9,), w, dtype=torch.float64)} for w in (1.0, 0.5, 0.0))
-    torch.testing.assert_close(make(key, fields)(**ones), make(key, fields)(**halves), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(make(key, fields)(**ones), make(key, fields)(**halves), **bounds.near())
     value = make(key, fields)(**zeros)
     assert value.isfinite()
     assert all(g.isfinite().all() for g in gradients(value, zeros).values())
@@ -103,10 +103,10 @@ def test_what_asks_for_dense_features_adds_up(key, fields):
         objective(**{n: x[part] if n in rows else x for n, x in inputs.items()})
         for part in (slice(0, 2), slice(2, 7), slice(7, 9))
     )
-    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(parts, whole, **bounds.near())
     expected = gradients(whole, inputs)
     for name, gradient in gradients(parts, inputs).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(gradient, expected[name], **bounds.near())
 
 
 @every_case
@@ -127,7 +127,7 @@ def test_autocast_changes_nothing(key, fields):
     with torch.autocast("cpu", torch.bfloat16):
         value = make(key, fields, dtype=torch.float32)(**inputs)
     cast = [value, *gradients(value, inputs).values()]
-    assert all(close(a, b, 1e-6) for a, b in zip(cast, plain))
+    assert all(close(a, b, bounds.bound(terms=16)) for a, b in zip(cast, plain))
 
 
 @every_case

@@ -28,7 +28,7 @@ def test_its_gradient_is_that_of_dcl():
         value = evaluate(key, pairs, tau, {"t_push": 1.5} if key == "cacr" else {}, **features)
         found.append(torch.autograd.grad(value, (features["image"], features["text"])))
     for mine, dcl in zip(*found):
-        torch.testing.assert_close(mine, dcl * 2 / 3, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(mine, dcl * 2 / 3, **bounds.near())
 
 
 def test_without_hardness_all_negatives_push_alike():
@@ -62,4 +62,4 @@ def test_gradients_equal_the_dense_form(detach):
     dense = (0.8 * pull - 1.2 * push).mean() / 2
     assert ours.item() == pytest.approx(dense.item(), rel=1e-12)
     for mine, other in zip(torch.autograd.grad(ours, (image, texts)), torch.autograd.grad(dense, (image, texts))):
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(mine, other, **bounds.near())

@@ -58,10 +58,10 @@ def test_equals_open_clips_loss_with_pads():
         _, theirs = CoCaLoss(2.0, 1.0, pad_id=0)(image, text, theirs_logits, labels, torch.tensor(3.0).double())
     ours = features(logits, labels)
     value = 2 * build("caption", {})(**ours)
-    torch.testing.assert_close(value, theirs, rtol=1e-12, atol=0)
+    torch.testing.assert_close(value, theirs, **bounds.near())
     (expected,) = torch.autograd.grad(theirs, theirs_logits)
     (found,) = torch.autograd.grad(value, ours["caption_states"])
-    torch.testing.assert_close(found[:, 0], expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(found[:, 0], expected, **bounds.near())
     assert found[:, 0][labels == 0].abs().max() == 0
 
 
@@ -73,9 +73,9 @@ def test_chunks_equal_whole_logits(smoothing, chunk_bytes):
     targets, weights = torch.randint(0, 23, (37,), generator=g), torch.rand(37, generator=g, dtype=torch.float64)
     plain = F.cross_entropy(states @ words.T, targets, reduction="none", label_smoothing=smoothing) @ weights
     ours = token_entropy(states, words, targets, weights, smoothing=smoothing, chunk_bytes=chunk_bytes)
-    torch.testing.assert_close(ours, plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, plain, **bounds.near())
     for a, b in zip(torch.autograd.grad(3 * ours, (states, words)), torch.autograd.grad(3 * plain, (states, words))):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(a, b, **bounds.near())
 
 
 def test_a_second_backward_gives_the_same_gradient():

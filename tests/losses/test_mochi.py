@@ -71,7 +71,7 @@ def test_gradients_equal_those_with_constant_points(fields, monkeypatch):
         total = total + F.cross_entropy(logits, torch.arange(20)) / 2
     assert value.item() == pytest.approx(total.item(), rel=1e-12)
     for mine, other in zip(torch.autograd.grad(value, (image, text)), torch.autograd.grad(total, (image, text))):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(mine, other, **bounds.near())
 
 
 def test_draws_are_what_they_should_be(monkeypatch):

@@ -30,7 +30,7 @@ def test_equals_open_clip_value_and_gradients(b):
     theirs = SigLipLoss()(features["image"], features["text"], features["scale"], features["bias"])
     torch.testing.assert_close(ours, theirs, rtol=bounds.bound(terms=16), atol=1e-9)
     for mine, other in zip(gradients(ours, features), gradients(theirs, features)):
-        assert (mine - other).norm() <= 1e-6 * other.norm()
+        assert (mine - other).norm() <= bounds.bound(terms=4, size=20) * other.norm()  # scale and bias are 10
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(117.0, -12.0), (200.0, 3.0), (1.0, 0.0)])
@@ -40,9 +40,9 @@ def test_any_scale_equals_the_dense_form(scale, bias):
     sign = 2 * torch.eye(50, dtype=torch.float64) - 1
     dense = -F.logsigmoid(sign * logits).sum() / 50
     ours = build("siglip", {})(**features)
-    torch.testing.assert_close(ours, dense, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, dense, **bounds.near())
     for mine, other in zip(gradients(ours, features), gradients(dense, features)):
-        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-14)
+        torch.testing.assert_close(mine, other, **bounds.near())
 
 
 def test_a_small_loss_keeps_its_digits():
@@ -51,7 +51,9 @@ def test_a_small_loss_keeps_its_digits():
     wide = {n: x.detach().double().requires_grad_() if x.is_floating_point() else x for n, x in features.items()}
     exact = build("siglip", {})(**wide)
     assert exact < 1e-4
-    torch.testing.assert_close(build("siglip", {})(**features).double(), exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        build("siglip", {})(**features).double(), exact, rtol=bounds.bound(terms=16, size=60 + 30), atol=0
+    )
 
 
 def test_equal_captions_are_left_out_and_weights_count_for_both_samples():
@@ -63,6 +65,6 @@ def test_equal_captions_are_left_out_and_weights_count_for_both_samples():
     pair_weight = (w[:, None] + w) / 2
     dense = (F.softplus(logits) * other * pair_weight).sum() + (F.softplus(-logits.diagonal()) * w).sum()
     ours = build("siglip", {})(**features)
-    torch.testing.assert_close(ours, dense / w.sum(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, dense / w.sum(), **bounds.near())
     for mine, theirs in zip(gradients(ours, features), gradients(dense / w.sum(), features)):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(mine, theirs, **bounds.near())

@@ -19,6 +19,7 @@ from mmclr.console import Console
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Entry, Fault, Ledger
+from mmclr.data.rows import read_image
 from mmclr.data.shards import IMAGES, Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
@@ -89,10 +90,7 @@ class Pictures:
         if not isinstance(place, Path):
             shards, sample = place
             return shards.read(sample).image()
-        try:
-            return place.read_bytes()
-        except OSError as error:
-            raise Fault("unreadable", str(error)) from None
+        return read_image(place)
 
 
 def open_pictures(sources: Iterable[str]) -> Pictures:

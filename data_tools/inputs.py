@@ -85,7 +85,8 @@ def _beside(
 
 def _bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with open(file, "rb") as opened:
+            return opened.read(fields.JSON_BYTES + 1)  # more than any value may have is a fault
     except OSError as error:
         raise Fault("unreadable", f"{file.name}: {error.strerror or error}") from None
 

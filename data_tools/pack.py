@@ -17,6 +17,7 @@ from data_tools.inputs import Record, json_bytes, read_records
 from data_tools.shard_writer import ShardWriter
 from mmclr.data.decode import Picture
 from mmclr.data.ledger import Entry, Fault, Ledger
+from mmclr.data.rows import read_image
 from mmclr.data.settings import DataConfig
 from mmclr.data.workers import run_ahead
 from mmclr.terminal import say
@@ -102,7 +103,8 @@ class Encoder:
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
             raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
-        extension, data = self._picture(_bytes(record.image))
+        image = record.image
+        extension, data = self._picture(image if isinstance(image, bytes) else read_image(image))
         fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
         return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
@@ -137,19 +139,6 @@ def pack(
             if packed.members is not None:
                 writer.add(f"{at - 1:09d}", packed.members, at)
         return writer.finish(at)
-
-
-def _bytes(image: bytes | Path) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    try:
-        if image.is_file() or not image.exists():
-            return image.read_bytes()
-        raise Fault("unreadable", f"{image} is no file")
-    except FileNotFoundError:
-        raise Fault("missing_file", str(image)) from None
-    except (OSError, ValueError) as error:
-        raise Fault("unreadable", f"{image}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:

@@ -54,7 +54,7 @@ def every_sample(indices: Sequence[ShardIndex], ledger: Ledger, subset: str | No
     """Return all samples of shards with all of their members, half ones too."""
     members = sorted({extension for index in indices for extension in index.extensions})
     uids = read_subset(subset) if subset else None
-    return Shards(indices, (), members, ledger, images=False, subset=uids)
+    return Shards(indices, (), members, ledger, images=False, subset=uids, whole=True)
 
 
 def reshard(shards: Shards, writer: ShardWriter, ledger: Ledger, shuffle: int | None = None) -> None:

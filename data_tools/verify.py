@@ -73,7 +73,8 @@ def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0
     """Read and decode every sample of the shards."""
     ledger = Ledger(limit=1 << 40)
     every = sorted({extension for index in indices for extension in index.extensions})
-    shards = Shards(indices, extensions([caption]), every, ledger)  # a member that is not used may run over others
+    # whole: a member that is not used may run over others
+    shards = Shards(indices, extensions([caption]), every, ledger, whole=True)
     checker = _Checker(shards, caption)
     starts = range(0, len(shards), TOGETHER)
     faults: list[Entry] = []

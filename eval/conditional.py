@@ -29,7 +29,7 @@ from eval.suite import Suite, about
 from mmclr.data import fields
 from mmclr.data.decode import open_image
 from mmclr.data.ledger import Fault, Ledger
-from mmclr.data.rows import Row
+from mmclr.data.rows import Row, read_image
 from mmclr.data.tables import json_rows
 from mmclr.errors import UserError
 
@@ -156,11 +156,10 @@ def _source(item: Mapping[str, Any]) -> tuple[str, Any]:
 def _load(root: Path, source: tuple[str, Any]) -> bytes:
     file, box = source
     try:
-        encoded = (root / file).read_bytes()
-    except FileNotFoundError:
-        raise Fault("missing_file", f"{root / file}: say where pictures lie: --images") from None
-    except (OSError, ValueError) as error:
-        raise Fault("unreadable", f"{root / file}: {getattr(error, 'strerror', None) or error}") from None
+        encoded = read_image(root / file)
+    except Fault as fault:
+        said = f"{root / file}: say where pictures lie: --images"
+        raise (Fault(fault.reason, said) if fault.reason == "missing_file" else fault) from None
     if box is None:
         return encoded
     try:

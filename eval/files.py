@@ -148,13 +148,7 @@ class _Captions:
 
 
 def _reader(paths: Sequence[Path]) -> Callable[[int], bytes]:
-    def read(number: int) -> bytes:
-        try:
-            return paths[number].read_bytes()
-        except OSError as error:
-            raise Fault("unreadable", f"{paths[number]}: {error.strerror or error}") from None
-
-    return read
+    return lambda number: rows.read_image(paths[number])
 
 
 def _pictures(place: Path) -> list[Path]:

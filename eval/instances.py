@@ -16,7 +16,7 @@ from eval.sets import MAX_FAULTS, EvalSet, counted
 from mmclr.data import fields
 from mmclr.data.decode import as_stored
 from mmclr.data.ledger import Entry, Fault, Ledger
-from mmclr.data.rows import Row
+from mmclr.data.rows import Row, read_image
 from mmclr.data.tables import json_rows
 from mmclr.errors import UserError
 
@@ -89,10 +89,7 @@ def pictures(
 
     def load(number: int) -> bytes:
         file, box = sources[number]
-        try:
-            encoded = files[file].read_bytes()  # type: ignore[union-attr]
-        except OSError as error:
-            raise Fault("unreadable", f"{files[file]}: {error.strerror or error}") from None
+        encoded = read_image(files[file])  # type: ignore[arg-type]
         return encoded if box is None else cut(encoded, box)
 
     keys = [str(source) for source in sources]

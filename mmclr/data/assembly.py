@@ -28,6 +28,7 @@ from mmclr.errors import UserError
 SUBSTITUTE, TEXT = -1, -2  # stages of the draws that belong to no view
 ATTEMPTS = 20  # substitutes for one row before the run ends
 TOGETHER = 128  # pictures whose draws are made at once
+ROOM = 1 << 28  # bytes of theirs, as stored
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class Assembler:
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
-            bad = [row for part in _chunks(pending) for row in self._fill(rows, part, sample, epoch, faults)]
+            parts = _chunks(pending, self.store.bytes_of(sample[pending]))
+            bad = [row for part in parts for row in self._fill(rows, part, sample, epoch, faults)]
             if not bad or self.config.faults != "substitute":
                 break
             pending = np.array(bad)
@@ -172,8 +174,10 @@ class Assembler:
         )
 
 
-def _chunks(rows: Ints) -> list[Ints]:
-    return [rows[at : at + TOGETHER] for at in range(0, len(rows), TOGETHER)]
+def _chunks(rows: Ints, sizes: Ints) -> list[Ints]:
+    """Cut rows into parts of at most TOGETHER samples, which have at most ROOM bytes and one sample more."""
+    cuts = np.diff(np.arange(len(rows)) // TOGETHER) | np.diff(np.cumsum(sizes) // ROOM)
+    return np.split(rows, np.flatnonzero(cuts) + 1) if len(rows) else []
 
 
 def _take(rows: NDArray[np.uint8], order: Ints) -> NDArray[np.uint8]:

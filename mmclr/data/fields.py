@@ -18,6 +18,7 @@ from mmclr.data.ledger import Fault
 
 TEXT_BYTES = 1 << 20  # of a member that is text, and characters of one caption: a long book
 JSON_BYTES = 1 << 24  # of a json member
+IMAGE_BYTES = 1 << 28  # of an image file
 DEPTH = 100  # brackets within brackets of a json member: what handles its values may be recursive
 CAPTIONS = 10_000  # of one field of one sample
 HEAVIEST = 1e30  # weight: a batch of these still has a finite sum in float32
@@ -68,14 +69,14 @@ class Field:
 def text(data: bytes, name: str) -> str:
     """Return bytes as text: UTF-8, or what a byte order mark says. `name` is for the message. Raises Fault."""
     if len(data) > TEXT_BYTES:
-        raise Fault("bad_text", f"{name} has {len(data):,} bytes, more than the {TEXT_BYTES:,} that a text may have")
+        raise Fault("bad_text", f"{name} has more than the {TEXT_BYTES:,} bytes that a text may have")
     return _decode(data, name)
 
 
 def tree(data: bytes, name: str) -> Any:
     """Return the value of a json member; of keys that an object has twice, the last counts. Raises Fault."""
     if len(data) > JSON_BYTES:
-        raise Fault("bad_text", f"{name} has {len(data):,} bytes, more than the {JSON_BYTES:,} that JSON may have")
+        raise Fault("bad_text", f"{name} has more than the {JSON_BYTES:,} bytes that JSON may have")
     deep = Fault("bad_text", f"{name} has more than {DEPTH} brackets within each other")
     try:
         value = json.loads(_decode(data, name))
@@ -196,6 +197,13 @@ def number(field: Field, sample: Members, default: int | float, words: bool = Fa
     if value is None or isinstance(value, list) and _first(value) is None:
         return default
     return label(value, field.text, words) if isinstance(default, int) else weight(value, field.text)
+
+
+def check_image(size: int, name: str) -> None:
+    """Raise Fault when an image file has more bytes than any that is opened."""
+    if size > IMAGE_BYTES:
+        said = f"{name} has {size:,} bytes, more than the {IMAGE_BYTES:,} that an image file may have"
+        raise Fault("bad_image", said)
 
 
 def identity(data: bytes) -> int:

@@ -73,6 +73,19 @@ def encoding_of(path: Path, head: bytes, wanted: str = "") -> str:
         raise UserError(f"{path}: there is no encoding {wanted!r}") from None
 
 
+def read_image(path: Path) -> bytes:
+    """Return an image file. Raises Fault, before it is read where it is too large."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise Fault("unreadable", f"{path} is no file")
+        fields.check_image(path.stat().st_size, str(path))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise Fault("missing_file", str(path)) from None
+    except (OSError, ValueError) as error:
+        raise Fault("unreadable", f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def read_text(path: Path, encoding: str = "") -> str:
     """Return a text file that is read whole. Raises UserError."""
     check_file(path)

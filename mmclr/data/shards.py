@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmclr.data.addresses import identity
+from mmclr.data.fields import JSON_BYTES, check_image
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.sources import Reader, is_remote, why
@@ -46,7 +47,8 @@ class Shards:
     """The usable samples of shards, numbered 0 to len - 1 in the order of the shards.
 
     A sample is usable when it has a picture and one of `captions` (extensions); the others are counted in `ledger`.
-    With `subset` (sorted uids, see subset.py) only the samples that it names.
+    With `subset` (sorted uids, see subset.py) only the samples that it names. Of a member that is longer than any value
+    may be, no more is read than tells so, unless members are to be given `whole`, to be copied.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Shards:
         ledger: Ledger | None = None,
         images: bool = True,
         subset: NDArray[Any] | None = None,
+        whole: bool = False,
     ) -> None:
-        self.indices = list(indices)
+        self.indices, self._whole = list(indices), whole
         self.wanted = frozenset([*captions, *extras, *(IMAGES if images else ())])
         self.reader = Reader()
         self.alone = False  # whether a sample is read without its neighbours, because they will not be wanted soon
@@ -100,8 +103,14 @@ class Shards:
         shard, row = self.locate(number)
         index = self.indices[shard]
         wanted = self.wanted if extensions is None else frozenset(extensions)
-        members = [member for member in index.members(row) if member[0] in wanted]
+        members = self._bounded([member for member in index.members(row) if member[0] in wanted])
         return Sample(identity(index.url), row, index.key(row), dict(self._bytes(index, row, members)))
+
+    def bytes_of(self, number: int) -> int:
+        """Return how many bytes the members of a sample have, about: what it takes to have it in memory."""
+        shard, row = self.locate(number)
+        arrays = self.indices[shard].arrays
+        return int(arrays["size"][arrays["first"][row] : arrays["first"][row + 1]].sum())
 
     def where(self, number: int) -> Entry:
         """Return shard, row and key of a sample, to be completed with a reason."""
@@ -111,6 +120,18 @@ class Shards:
     def entry(self, number: int, fault: Fault) -> Entry:
         """Return the ledger's line for a fault of a sample."""
         return self.where(number)._replace(reason=fault.reason, detail=fault.detail)
+
+    def _bounded(self, members: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+        """Return what is to be read of members. Raises Fault when the image is too large."""
+        if all(size <= JSON_BYTES for _, _, size in members):
+            return members
+        sizes = {extension: size for extension, _, size in members if extension in IMAGES}
+        image = next((extension for extension in IMAGES if extension in sizes), "")
+        if self._images and image:
+            check_image(sizes[image], image)
+        if self._whole:
+            return members
+        return [(e, at, size if e == image else min(size, JSON_BYTES + 1)) for e, at, size in members]
 
     def _bytes(self, index: ShardIndex, row: int, members: list[tuple[str, int, int]]) -> Iterable[tuple[str, bytes]]:
         try:

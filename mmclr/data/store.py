@@ -13,6 +13,7 @@ from mmclr.data.augment import Augment, Canvas
 from mmclr.data.captions import Chooser
 from mmclr.data.decode import Picture
 from mmclr.data.fields import Field, identity, number
+from mmclr.data.index import Ints
 from mmclr.data.ledger import Entry, Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import Sample, Shards, bounds
@@ -62,6 +63,15 @@ class Store:
     def open(self, numbers: list[int]) -> Iterator[Stored | Entry]:
         """Yield each sample, or why it cannot be used; remote ones are read several at a time."""
         return map(self._open, numbers, self._read_all(numbers))
+
+    def bytes_of(self, numbers: Ints) -> Ints:
+        """Return how many bytes the members of samples have, about; 0 for those in memory."""
+        sizes = np.zeros(len(numbers), np.int64)
+        for at, number_ in enumerate(numbers.tolist()):
+            if number_ not in self._stored:
+                part = self._part(number_)
+                sizes[at] = self.parts[part].bytes_of(number_ - int(self.begins[part]))
+        return sizes
 
     def canvas(self, picture: Picture, shrink: float) -> Canvas:
         """Decode a picture, smaller by at most `shrink` unless it is to be kept. Raises Fault."""

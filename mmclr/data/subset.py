@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmclr.data import cache
 from mmclr.data.addresses import identity
-from mmclr.data.fields import find, tree
+from mmclr.data.fields import JSON_BYTES, find, tree
 from mmclr.data.index import ShardIndex
 from mmclr.data.ledger import Fault
 from mmclr.data.sources import Reader
@@ -85,7 +85,8 @@ def shard_uids(index: ShardIndex, reader: Reader) -> NDArray[Any]:
         return kept
     found = []
     for row in range(len(index)):
-        json_member = next(((offset, size) for name, offset, size in index.members(row) if name == "json"), None)
+        members = index.members(row)
+        json_member = next(((at, min(size, JSON_BYTES + 1)) for name, at, size in members if name == "json"), None)
         data = reader.read(index.url, *json_member) if json_member else None
         found.append(uid_of(index.key(row), data) or "0" * 32)
     uids = parse_uids(found) if found else np.zeros(0, UID)

@@ -16,14 +16,14 @@ from PIL import Image
 from rich.progress import Progress
 
 from mmclr.console import Console
-from mmclr.data.decode import Picture
+from mmclr.data.decode import MAX_PIXELS, Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.rows import read_image
 from mmclr.data.shards import IMAGES, Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
-from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
+from mmclr.encoder import WHITE, Encoder
 from mmclr.errors import UserError
 from mmclr.models.decoding import Decoding, add_arguments, decoding
 from mmclr.terminal import say

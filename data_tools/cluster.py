@@ -15,13 +15,13 @@ from torch import Tensor
 from data_tools import kmeans
 from mmclr.console import Console
 from mmclr.data import clusters
-from mmclr.data.decode import Picture
+from mmclr.data.decode import MAX_PIXELS, Picture
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
 from mmclr.data.shards import Shards
 from mmclr.data.sources import expand
 from mmclr.data.workers import run_ahead
-from mmclr.encoder import MAX_PIXELS, WHITE, Encoder
+from mmclr.encoder import WHITE, Encoder
 from mmclr.errors import UserError
 from mmclr.terminal import say
 

@@ -11,10 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from eval.pictures import MAX_PIXELS
 from eval.sets import MAX_FAULTS, EvalSet, counted
 from mmclr.data import fields
-from mmclr.data.decode import as_stored
+from mmclr.data.decode import MAX_PIXELS, as_stored
 from mmclr.data.ledger import Entry, Fault, Ledger
 from mmclr.data.rows import Row, read_image
 from mmclr.data.tables import json_rows

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from eval.sets import EvalSet
 from eval.store import DIGEST
-from mmclr.data.decode import Picture
+from mmclr.data.decode import MAX_PIXELS, Picture
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import plain
 
-MAX_PIXELS = 178_956_970  # larger images are left out and counted
 PORTION = 16  # pictures a thread takes at a time: handing over one costs more than reading it
 WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 

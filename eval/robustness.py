@@ -19,11 +19,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 from eval import zero_shot
 from eval.embedder import Embedder
 from eval.measurement import Measurement
-from eval.pictures import MAX_PIXELS
 from eval.result import Result
 from eval.sets import EvalSet
 from eval.suite import Suite
-from mmclr.data.decode import as_stored
+from mmclr.data.decode import MAX_PIXELS, as_stored
 from mmclr.data.ledger import Fault
 from mmclr.errors import UserError
 

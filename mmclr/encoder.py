@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.decode import Picture, flatten, upright
+from mmclr.data.decode import MAX_PIXELS, Picture, flatten, upright
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import normalise, plain
 from mmclr.data.text import Tokenizer
@@ -35,7 +35,6 @@ from mmclr.trained import open_model
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
-MAX_PIXELS = 178_956_970  # larger images are refused
 WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 
 

@@ -13,37 +13,7 @@ from mmclr.config import ConfigError, load, parse_override, read
 from mmclr.errors import UserError
 from mmclr.losses.terms import build_terms
 from mmclr.train.run import RunConfig
-
-TEXTS = [
-    "001",
-    "[/x]",
-    "run #2",
-    "#1",
-    "2026-11-28",
-    "1:30",
-    "no",
-    "yes",
-    "1e5",
-    "true",
-    "{0..9}",
-    "*.tar",
-    "{a,b}.tar",
-    "a: b",
-    "&x",
-    "!tag",
-    "%",
-    "@x",
-    "`x`",
-    "it's",
-    "- a",
-    "? b",
-    "| c",
-    "a, b",
-    "[",
-    "{",
-    "é",
-    "x" * 200,
-]
+from tests.overrides import KEYS, TEXTS, VALUES
 
 
 def run(*overrides, config="debug.yaml"):
@@ -171,64 +141,6 @@ def test_files_that_are_no_config_are_one_sentence(text, tmp_path):
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     (tmp_path / "c.yaml").write_text("base: debug.yaml\nname: 001\n", encoding="utf-8-sig")
     assert load(RunConfig, tmp_path / "c.yaml", ["data.train=x"]).name == "001"
-
-
-def _joined(texts):
-    return f"[{', '.join(texts)}]"
-
-
-KEYS = [
-    "name",
-    "out",
-    "seed",
-    "steps",
-    "epochs",
-    "data",
-    "data.train",
-    "data.batch",
-    "data.caption",
-    "data.augment.flip",
-    "data.background",
-    "model",
-    "model.preset",
-    "model.image",
-    "model.image.size",
-    "model.image.foreign.source",
-    "optim",
-    "optim.betas",
-    "optim.groups",
-    "optim.groups.a.lr",
-    "objectives",
-    "objectives.clip",
-    "objectives.clip.weight",
-    "objectives.x.use",
-    "lock.image",
-    "ema",
-    "evaluate",
-    "evaluate.e.data",
-    "save.best",
-    "average.decay",
-    "nope",
-    "a.b.c",
-    "init.parts",
-    "patch_dropout",
-    "precision",
-    "trackers",
-    "teacher",
-    "resume",
-    "data.train.web.urls",
-]
-VALUES = st.one_of(
-    st.text(max_size=20),
-    st.sampled_from(TEXTS),
-    st.integers().map(str),
-    st.floats().map(str),
-    st.recursive(
-        st.sampled_from(["1", "a", "null", "'x'", "*", "2026-01-01", "{}", "[]"]),
-        lambda s: st.one_of(s.map("[{}]".format), s.map("{{a: {}}}".format), st.lists(s).map(_joined)),
-        max_leaves=6,
-    ),
-)
 
 
 def fuzz(key, value):

@@ -62,6 +62,7 @@ CHUNKS = 100_000  # of a PNG
 STRIP = 1 << 22  # pixels that are laid on the background at once
 FACTORS = (8, 4, 2, 1)
 LARGEST = 1 << 40  # pixels: more than any format has
+MAX_PIXELS = 64_000_000  # where nothing else is said: these take less than 1 GiB, whatever their format
 
 
 class Picture:
@@ -113,7 +114,8 @@ def open_image(data: bytes, max_pixels: int = LARGEST) -> Image.Image:
     if kind == "JPEG" and data.count(b"\xff\xda") > SCANS:
         raise Fault("bad_image", f"a JPEG of more than {SCANS} scans")
     try:
-        if kind == "WEBP":  # its decoder takes memory for the pixels at once
+        if kind == "WEBP":  # its decoder takes memory for the pixels at once, and holds them four times
+            max_pixels = max_pixels * 3 // 4
             _check_size(_webp_size(data), max_pixels)
         image = OPENED[kind](io.BytesIO(data))
         if late:

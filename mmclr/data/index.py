@@ -70,7 +70,9 @@ class ShardIndex:
         except sidecar.Damaged:
             again = build(self.url, self.stat, sources.Reader())
             if again._facts != self._facts:
-                raise UserError(f"{identity(self.url)}: has changed while it was used; start again") from None
+                raise UserError(
+                    f"{identity(self.url)}: its index tells of another shard; delete {self._arrays}"
+                ) from None
             self._arrays = again.arrays
             return self._arrays
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmclr.data.captions import Chooser
-from mmclr.data.decode import Colour, Picture
+from mmclr.data.decode import MAX_PIXELS, Colour, Picture
 from mmclr.data.fields import Field, extensions, number, tree
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Entry, Fault, Ledger
@@ -54,7 +54,7 @@ class Reader:
         split: Literal["none", "lines", "sentences"] = "none",
         resample: Literal["bicubic", "bilinear"] = "bicubic",
         background: Colour = (255, 255, 255),
-        max_pixels: int = 256_000_000,
+        max_pixels: int = MAX_PIXELS,
         rank: int = 0,
         world: int = 1,
     ) -> None:

@@ -35,6 +35,7 @@ class Sample(NamedTuple):
         """Return the bytes of the picture. Raises Fault."""
         for extension in IMAGES:
             if extension in self.members:
+                check_image(len(self.members[extension]), extension)
                 return self.members[extension]
         raise Fault("no_image", f"it has {', '.join(self.members) or 'nothing'}")
 

@@ -21,11 +21,12 @@ from safetensors.numpy import save as to_bytes
 
 from mmclr.data import cache, sources
 from mmclr.data.addresses import base, identity
+from mmclr.data.ledger import REASONS
 from mmclr.errors import UserError
 
 VERSION = "3"
 MAPS = 16_384  # sidecars mapped at once; Linux allows a process 65,530 maps
-LONGEST = 1 << 28  # bytes of a header
+LONGEST = 1 << 24  # bytes of a header; what is longer is scanned again at every start
 DTYPES = {"I64": np.int64, "U16": np.uint16, "U32": np.uint32, "U8": np.uint8}
 MARKS = (b'"key_end"', b'"kind_counts"', b'"extensions')  # in what we write
 
@@ -99,7 +100,7 @@ def load(path: Path, name: str) -> dict[str, str] | None:
         end = max(spec["data_offsets"][1] for spec in header.values())
         whole = facts["version"] == VERSION and told == _sum(facts) and size == 8 + length + end
         del facts["version"], facts["arrays"]
-        return facts if whole and facts["name"] == name else None
+        return facts if whole and facts["name"] == name and _sensible(facts) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError):
         return None  # not there, or half a file of another program: it is made again
     except RecursionError:
@@ -155,6 +156,24 @@ def _possible(arrays: Arrays, facts: dict[str, str]) -> bool:
         and (not m or (offset.min() >= 0 and size.min() >= 0 and (offset <= int(facts["size"]) - size).all()))
         and (not m or extension.max() < len(json.loads(facts["extensions"])))
         and (not n or kind.max() < len(json.loads(facts["kinds"])))
+    )
+
+
+def _sensible(facts: dict[str, str]) -> bool:
+    """Whether facts are of the types that we write: a sidecar beside a stranger's shard may say anything."""
+    names = ("extensions", "kinds", "kind_counts", "problems", "left_out")
+    extensions, kinds, counts, problems, left_out = (json.loads(facts[name]) for name in names)
+    examples = [entry for _, first in left_out.values() for entry in first]
+    text = [*extensions, *(each for kind in kinds for each in kind), *(what for _, what in problems)]
+    text += [facts["stamp"], *(name for _, name, _ in examples), *(what for _, _, what in examples)]
+    whole = [int(facts["samples"]), int(facts["size"]), *counts, *(at for at, _ in problems)]
+    whole += [*(count for count, _ in left_out.values()), *(at for at, _, _ in examples)]
+    return bool(
+        all(isinstance(each, list) for each in (extensions, kinds, counts, problems, *kinds))
+        and all(isinstance(each, str) for each in text)
+        and all(isinstance(each, int) and each >= 0 for each in whole)
+        and len(counts) == len(kinds)
+        and set(left_out) <= set(REASONS)
     )
 
 

@@ -176,9 +176,9 @@ WHOLE = [
 SECOND = (bits, blocks, cut, hole)  # need not understand what the first has left
 
 
-def damaged(draw):
+def damaged(draw, wholes=WHOLE):
     """Return (name, whole bytes, damaged bytes): one damage, or two."""
-    data = whole = draw.choice(WHOLE)
+    data = whole = draw.choice(wholes)
     damages = [draw.choice(DAMAGES), *draw.choices(SECOND, k=draw.choice([0, 0, 1]))]
     for damage in damages:
         try:

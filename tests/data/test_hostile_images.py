@@ -2,12 +2,12 @@
 
 import contextlib
 import io
-import json
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,39 +16,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmclr.data import decode
-from mmclr.data.decode import OPENED, Picture, flatten, open_image, upright
+from mmclr.data.decode import MAX_PIXELS, Picture, flatten, open_image, upright
 from mmclr.data.ledger import Fault
 from mmclr.data.plain import plain
+from mmclr.data.settings import DataConfig
+from tests.data.images import WHOLE, chunk, encode, image, png
 
+ROOT = Path(__file__).parent.parent.parent
 WHITE = (255, 255, 255)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
-
-
-def image(size=(48, 32)):
-    y, x = np.mgrid[: size[1], : size[0]]
-    return Image.fromarray(np.stack([x * 5 % 256, y * 7 % 256, (x + y) * 3 % 256], -1).astype(np.uint8))
-
-
-def encode(picture, kind, **options):
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
-
-
-WHOLE = {kind: encode(image(), kind) for kind in OPENED} | {
-    "MPO": encode(image(), "MPO", save_all=True, append_images=[image((16, 16))]),
-    "GIF of many": encode(image(), "GIF", save_all=True, append_images=[image((48, 32)).rotate(90)] * 3),
-    "PNG palette": encode(image().quantize(8), "PNG", transparency=3),
-    "PNG 16 bit": encode(Image.fromarray(np.asarray(image().convert("L")).astype(np.uint16) * 257), "PNG"),
-    "JPEG progressive": encode(image(), "JPEG", progressive=True),
-    "TIFF lzw": encode(image(), "TIFF", compression="tiff_lzw"),
-    "TIFF jpeg": encode(image(), "TIFF", compression="jpeg"),
-    "WEBP animated": encode(image(), "WEBP", save_all=True, append_images=[image().rotate(180)]),
-    "AVIF turned": encode(
-        image(), "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-    ),
-}
 
 
 def fault_of(data, max_pixels=10**6, turbo=False):
@@ -149,19 +126,6 @@ def turned_by_xmp(kind, turn):
     return encode(image(), "PNG", pnginfo=info)
 
 
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(width, height, *more, depth=8, kind=2):
-    """A PNG of zeros, with chunks before its pixels."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
-    row = bytes(1 + -(-width * depth * {0: 1, 2: 3, 6: 4}[kind] // 8))
-    return (
-        b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(row * height)) + chunk(b"IEND", b"")
-    )
-
-
 def test_max_pixels_is_the_only_limit():
     slide = png(14_000, 14_000, depth=1, kind=0)
     with warnings.catch_warnings():
@@ -216,23 +180,33 @@ def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
 
 
 MEASURE = """
-import json, resource, sys
-from mmclr.data.decode import Picture
+import sys
+from mmclr.data.decode import MAX_PIXELS, Picture
 from mmclr.data.plain import plain
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before = peak()
-plain(Picture(sys.stdin.buffer.read(), 64_000_000).pixels((255, 255, 255)), 224)
-print(json.dumps(peak() - before))
+from tests.fuzz.guard import peak_bytes
+before = peak_bytes()
+plain(Picture(sys.stdin.buffer.read(), MAX_PIXELS).pixels((255, 255, 255)), 224)
+print(peak_bytes() - before)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "kind"), [(8, 2), (8, 6), (16, 0)])
-def test_the_largest_images_take_less_than_a_gigabyte(depth, kind):
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE], input=png(8000, 8000, depth=depth, kind=kind), capture_output=True, check=True
-    )
-    assert json.loads(done.stdout) < 1024
+@pytest.mark.parametrize("how", ["PNG RGB", "PNG RGBA", "PNG I;16", "WEBP RGBA"])
+def test_the_largest_images_take_less_than_a_gigabyte(how):
+    kind, mode = how.split()
+    if kind == "PNG":
+        data = png(8000, 8000, **{"RGB": {}, "RGBA": {"kind": 6}, "I;16": {"depth": 16, "kind": 0}}[mode])
+    else:
+        data = encode(Image.new(mode, (6928, 6928)), kind, lossless=True, method=0)
+    assert DataConfig.max_pixels == MAX_PIXELS
+    done = subprocess.run([sys.executable, "-c", MEASURE], input=data, capture_output=True, check=True, cwd=ROOT)
+    assert 1 << 27 < int(done.stdout) < 1 << 30
+
+
+def test_webp_has_three_quarters_of_the_pixels():
+    data = encode(image((100, 100)), "WEBP")
+    assert fault_of(data, 13_334) is None
+    assert fault_of(data, 13_332).startswith("too_many_pixels")
 
 
 def test_nothing_is_started_by_an_image():

@@ -2,15 +2,20 @@
 
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+from data_tools.verify import verify
 from mmclr.data import cache, sidecar
 from mmclr.data.index import open_index
+from mmclr.data.ledger import Ledger
 from mmclr.data.shards import Shards
+from mmclr.errors import UserError
+from tests.data import damage, mixed
 from tests.data.made import pair, write_tar
 
 
@@ -97,6 +102,7 @@ def test_without_a_home(tmp_path):
 import os, pwd
 def gone(*a): raise KeyError(a)
 pwd.getpwuid = gone
+from data_tools.verify import verify
 from mmclr.data import cache, sidecar
 from mmclr.data.index import open_index
 from mmclr.data.streams import copy_stream
@@ -109,3 +115,22 @@ print(len(open_index({str(path)!r})), len(open_index(url)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     path.parent.chmod(0o755)
     assert done.stdout == "20 20\n", done.stderr
+
+
+def test_whatever_a_sidecar_says_a_shard_is_read_or_refused(tmp_path):
+    """Of a stranger's: right checksums, size and time, and facts of any type."""
+    for seed in range(60):
+        draw = random.Random(seed)
+        path = damage.write(tmp_path / "a.tar", mixed.SHARDS[0])
+        os.utime(path, ns=(5, 5))
+        side = tmp_path / "a.tar.index"
+        side.unlink(missing_ok=True)
+        open_index(path)
+        side.write_bytes(mixed.resealed(draw, side.read_bytes()))
+        try:
+            index = open_index(path)
+            shards = Shards([index], ledger=Ledger())
+            assert all(shards.read(number).members for number in range(len(shards)))
+            assert verify([index]).samples <= len(mixed.IMAGES)
+        except UserError as error:
+            assert re.search("delete .*a.tar.index|no usable sample", str(error))  # noqa: PT017

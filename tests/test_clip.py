@@ -145,10 +145,11 @@ def test_presets_build(name):
 def test_another_architecture_is_refused(tmp_path):
     small().save(tmp_path)
     tree = json.loads((tmp_path / "config.json").read_text())
-    tree["vision_config"]["hidden_size"] = 64
-    (tmp_path / "config.json").write_text(json.dumps(tree))
-    with pytest.raises(UserError, match="another architecture.*there and.*here"):
-        TwoTower.load(tmp_path)
+    for width, reason in ((16, "another architecture.*there and.*here"), (64, "parameters or more")):
+        tree["vision_config"]["hidden_size"] = width
+        (tmp_path / "config.json").write_text(json.dumps(tree))
+        with pytest.raises(UserError, match=reason):
+            TwoTower.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match="not a whole safetensors file"):
         TwoTower.load(tmp_path)

@@ -109,7 +109,7 @@ def test_what_no_file_can_hold_is_refused(value):
 
 
 @pytest.mark.parametrize(
-    "value", ["9" * 5000, "[" * 50_000, "{a: " * 3000, ".nan", ".inf", "-.inf", "1e999", "-1", "x"]
+    "value", ["9" * 5000, "[" * 10_000, "{a: " * 3000, ".nan", ".inf", "-.inf", "1e999", "-1", "x"]
 )
 def test_numbers_that_are_none_are_one_sentence(value):
     for key in ("steps", "optim.lr", "data.batch", "guard.spike", "seed"):
@@ -148,7 +148,7 @@ def fuzz(key, value):
         build_terms(load(RunConfig, "debug.yaml", ["data.train=x.tar", f"{key}={value}"]).objectives)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.sampled_from(KEYS), VALUES)
 def test_any_override_is_taken_or_one_sentence(key, value):
     fuzz(key, value)

@@ -83,11 +83,11 @@ def test_a_save_that_fails_ends_the_run_at_the_next_step(settings, tmp_path, mon
     monkeypatch.setattr(Trainer, "take_step", lambda self, batch: taken.append(1) or take_step(self, batch))
     monkeypatch.setattr("mmclr.train.saver.Saver._scarce", lambda self, snapshot: True)
     with pytest.raises(UserError, match="a checkpoint cannot be written: .*No space left.*the same command goes on"):
-        run_here([*settings, "save.every_steps=2", "trackers=none"])
+        run_here([*settings, "steps=6", "save.every_steps=2", "trackers=none"])
     assert len(taken) == 4
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     monkeypatch.undo()
-    assert run_here([*settings, "save.every_steps=2", "trackers=none"]).name == "step-00000012"
+    assert run_here([*settings, "steps=6", "save.every_steps=2", "trackers=none"]).name == "step-00000006"
 
 
 def test_a_disk_that_might_be_full_is_waited_for(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def test_a_log_that_finds_no_room_keeps_its_lines(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_training(settings, tmp_path):
-    """Killed in every seventh call of a run that saves, then started again: as one that was never killed."""
+    """Killed in every 17th call of a run that saves, then started again: as one that was never killed."""
     settings = [*settings, "steps=4", "save.every_steps=1", "save.keep=1", "trackers=none"]
     whole = run_here([*settings, f"out={tmp_path / 'whole'}"])
     run = load(RunConfig, "debug.yaml", settings)
@@ -110,4 +110,4 @@ def test_a_training(settings, tmp_path):
         assert log(run.folder, "step", "loss") == log(tmp_path / "whole", "step", "loss"), f"call {number}"
         assert not list(ours.parent.glob(".*"))
 
-    assert kill_at_every_call(lambda: trainer.train(run, quiet=True), check, prepare, stride=7) > 50
+    assert kill_at_every_call(lambda: trainer.train(run, quiet=True), check, prepare, stride=17) > 50

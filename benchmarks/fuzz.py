@@ -49,8 +49,15 @@ def inside(part: str, seed: int, count: int, start: int, only: int | None) -> No
         end = outcome(made.run, peak)
         if end.wrong:
             keep(Path(os.environ["FUZZ_KEPT"]) / f"{part}-{seed}-{number}", made.files, end.said)
-        tell({"name": made.name, "wrong": end.wrong, "said": end.said[-3000:], "more": end.peak - peak,
-              "seconds": end.seconds})  # fmt: skip
+        tell(
+            {
+                "name": made.name,
+                "wrong": end.wrong,
+                "said": end.said[-3000:],
+                "more": end.peak - peak,
+                "seconds": end.seconds,
+            }
+        )
     reset_peak()
 
 
@@ -93,8 +100,15 @@ class Part:
         numbers = {"seed": self.seed, "count": self.count, "start": start, "only": self.only}
         words = [word for name, value in numbers.items() if value is not None for word in (f"--{name}", str(value))]
         command = [sys.executable, __file__, "--inside", self.name, *words]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-               "FUZZ_OUT": str(write), "FUZZ_KEPT": str(self.kept), "RUST_BACKTRACE": "0"}  # fmt: skip
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "FUZZ_OUT": str(write),
+            "FUZZ_KEPT": str(self.kept),
+            "RUST_BACKTRACE": "0",
+        }
         with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "said", "w+") as said:
             env |= {"XDG_CACHE_HOME": f"{folder}/cache", "HOME": folder}
             child = subprocess.Popen(command, env=env, cwd=folder, pass_fds=[write], stdout=said, stderr=said)

@@ -50,15 +50,26 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG then (default 92)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and encode (default 2)")
     parser.add_argument("--prefix", default="", help="of the names of the shards")
-    parser.add_argument("--encoding", default="", help="of tables and .txt files (default: UTF-8, or what a byte order "
-                        "mark says)")  # fmt: skip
-    parser.add_argument("--max-faults", type=float, default=0.5, metavar="SHARE", help="records that may be left out; "
-                        "with more the status is 2 (default 0.5, and any of the first 500)")  # fmt: skip
+    parser.add_argument(
+        "--encoding", default="", help="of tables and .txt files (default: UTF-8, or what a byte order mark says)"
+    )
+    parser.add_argument(
+        "--max-faults",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="records that may be left out; with more the status is 2 (default 0.5, and any of the first 500)",
+    )
     args = parser.parse_args(argv)
     encoder = Encoder(args.short_side, args.quality)
-    settings = {"source": str(Path(args.source).resolve()), "columns": [args.image, args.caption],
-                "short_side": args.short_side, "quality": args.quality,
-                "samples": args.samples, "megabytes": args.megabytes}  # fmt: skip
+    settings = {
+        "source": str(Path(args.source).resolve()),
+        "columns": [args.image, args.caption],
+        "short_side": args.short_side,
+        "quality": args.quality,
+        "samples": args.samples,
+        "megabytes": args.megabytes,
+    }
     settings |= {"encoding": args.encoding} if args.encoding else {}
     writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
     if not writer.finished:
@@ -123,9 +134,12 @@ class Encoder:
 
 
 def pack(
-    records: Iterator[Record], writer: ShardWriter, encoder: Callable[[Record], Packed], workers: int = 0,
+    records: Iterator[Record],
+    writer: ShardWriter,
+    encoder: Callable[[Record], Packed],
+    workers: int = 0,
     ledger: Ledger | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Write the records that an earlier run has not dealt with; return what was written in all."""
     for _ in range(writer.done):
         next(records)

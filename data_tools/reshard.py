@@ -37,8 +37,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--prefix", default="", help="of the names of the new shards")
     args = parser.parse_args(argv)
     urls = expand(args.shards)
-    settings = {"shards": urls, "shuffle": args.shuffle, "subset": args.subset, "samples": args.samples,
-                "megabytes": args.megabytes}  # fmt: skip
+    settings = {
+        "shards": urls,
+        "shuffle": args.shuffle,
+        "subset": args.subset,
+        "samples": args.samples,
+        "megabytes": args.megabytes,
+    }
     writer = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix)
     ledger = Ledger()
     if not writer.finished:

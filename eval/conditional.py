@@ -54,9 +54,14 @@ class Template:
 
 
 def run(
-    embedder: Embedder, tasks: Mapping[str, Sequence[Template]], images: Path, name: str,
-    combiners: Mapping[str, Combine] = BASELINES, ledger: Ledger | None = None, max_faults: float = MAX_FAULTS,
-) -> Result:  # fmt: skip
+    embedder: Embedder,
+    tasks: Mapping[str, Sequence[Template]],
+    images: Path,
+    name: str,
+    combiners: Mapping[str, Combine] = BASELINES,
+    ledger: Ledger | None = None,
+    max_faults: float = MAX_FAULTS,
+) -> Result:
     """Measure each task with each combiner; the average over tasks is the mean of their recalls.
 
     A template without one of its pictures is left out and said, the picture counted beside what `ledger` has.
@@ -190,8 +195,14 @@ def _open(args: argparse.Namespace) -> tuple[dict[str, list[Template]], Ledger]:
 
 def _run(embedder: Embedder, found: tuple[dict[str, list[Template]], Ledger], args: argparse.Namespace) -> Result:
     path, (tasks, ledger) = Path(args.data), found
-    return run(embedder, tasks, args.images or path.parent, args.dataset or path.stem, ledger=ledger,
-               max_faults=args.max_faults)  # fmt: skip
+    return run(
+        embedder,
+        tasks,
+        args.images or path.parent,
+        args.dataset or path.stem,
+        ledger=ledger,
+        max_faults=args.max_faults,
+    )
 
 
 suite = Suite("conditional", __doc__, EXAMPLES, run=_run, open=_open, add=lambda parser: None)

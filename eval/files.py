@@ -26,8 +26,14 @@ def folder(root: Path, *, name: str = "", classnames: Sequence[str] = (), templa
     names = list(classnames) or [place.name.replace("_", " ") for place in folders]
     labels = torch.tensor([number for _, number in found], dtype=torch.int64)
     keys = [str(path.relative_to(root)) for path, _ in found]
-    return EvalSet(name or root.name, _reader([path for path, _ in found]), keys, labels=labels, classnames=names,
-                   templates=templates)  # fmt: skip
+    return EvalSet(
+        name or root.name,
+        _reader([path for path, _ in found]),
+        keys,
+        labels=labels,
+        classnames=names,
+        templates=templates,
+    )
 
 
 def table(path: Path, *, images: Path | None = None, name: str = "", encoding: str = "") -> EvalSet:
@@ -142,9 +148,13 @@ class _Captions:
         gone = set(missing)
         keys = [file for file in self.found if file not in gone]
         return EvalSet(
-            name, _reader([self.root / file for file in keys]), keys, captions=[self.found[key] for key in keys],
-            where=lambda i: entry._replace(row=self.number[keys[i]], key=keys[i]), **counted(self.ledger),
-        )  # fmt: skip
+            name,
+            _reader([self.root / file for file in keys]),
+            keys,
+            captions=[self.found[key] for key in keys],
+            where=lambda i: entry._replace(row=self.number[keys[i]], key=keys[i]),
+            **counted(self.ledger),
+        )
 
 
 def _reader(paths: Sequence[Path]) -> Callable[[int], bytes]:

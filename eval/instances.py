@@ -37,12 +37,17 @@ def read(path: Path, ledger: Ledger | None = None) -> list[Instance]:
     ledger = ledger if ledger is not None else Ledger()
     entries = list(json_rows(path))
     forms: dict[str, Callable[[dict[str, Any]], Instance]] = {
-        "negative_caption": _sugar_crepe, "caption_1": _winoground, "false_caption": _aro, "captions": _plain,
-    }  # fmt: skip
+        "negative_caption": _sugar_crepe,
+        "caption_1": _winoground,
+        "false_caption": _aro,
+        "captions": _plain,
+    }
     form = next((key for key in forms for row in entries if key in row.values), None)
     if form is None:
-        raise UserError(f"{path}: no form that is known: SugarCrepe (negative_caption), Winoground (caption_1), "
-                        "ARO (false_caption), or plain (images, captions)")  # fmt: skip
+        raise UserError(
+            f"{path}: no form that is known: SugarCrepe (negative_caption), Winoground (caption_1), "
+            "ARO (false_caption), or plain (images, captions)"
+        )
     found = []
     for row in entries:
         try:

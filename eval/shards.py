@@ -134,8 +134,11 @@ class Table:
         """Return the rows whose field is a class, or a list of classes as most are. Raises UserError."""
         values = self.column(field)
         several = 2 * sum(isinstance(value, list) for value in values) > len(values)
-        odd = {i: Fault("bad_label", f"{v!r:.40} is {'no' if several else 'a'} list, and most labels are otherwise")
-               for i, v in enumerate(values) if isinstance(v, list) != several}  # fmt: skip
+        odd = {
+            i: Fault("bad_label", f"{v!r:.40} is {'no' if several else 'a'} list, and most labels are otherwise")
+            for i, v in enumerate(values)
+            if isinstance(v, list) != several
+        }
         table = self.without(odd)
         if not classnames:
             return table
@@ -164,9 +167,13 @@ class Table:
         numbers = [number for number, _, _ in self.rows]
         shards = self.shards
         return EvalSet(
-            self.name, lambda i: shards.read(numbers[i], IMAGES).image(), self.keys,
-            where=lambda i: shards.where(numbers[i]), **counted(self.ledger), **parts,
-        )  # fmt: skip
+            self.name,
+            lambda i: shards.read(numbers[i], IMAGES).image(),
+            self.keys,
+            where=lambda i: shards.where(numbers[i]),
+            **counted(self.ledger),
+            **parts,
+        )
 
 
 def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:

@@ -54,8 +54,16 @@ def test_an_upload_that_breaks_off_goes_on(checkpoint, hub, tmp_path):
     assert sent == set(hub.objects) - first  # what was there is not sent again
     assert hub.private["me/my-clip"]
     files = hub.files["me/my-clip"]
-    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "parity.json",
-            "open_clip_config.json", "open_clip_model.safetensors"} <= files.keys()  # fmt: skip
+    assert {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "processor_config.json",
+        "parity.json",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    } <= files.keys()
     assert files["README.md"].decode().startswith("---\nlibrary_name: transformers\nlicense: mit")
     assert b'from_pretrained("me/my-clip")' in files["README.md"]
     text = json.loads(files["open_clip_config.json"])["model_cfg"]["text_cfg"]

@@ -1,5 +1,6 @@
 """What lies around the code agrees with it: version, licence, changelog, citation, the hook before a commit."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -83,3 +84,21 @@ def test_the_hook_before_a_commit_is_make_check():
     (hook,) = repository["hooks"]
     assert (repository["repo"], hook["entry"], hook["pass_filenames"]) == ("local", "make check", False)
     assert re.search(r"^check:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def tables(tree):
+    """Return the last lines of the literals that a module gives names to."""
+    literals = (ast.Dict, ast.List, ast.Set, ast.Tuple)
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            inner = node.value.args if isinstance(node.value, ast.Call) else [node.value]  # frozenset({...})
+            if len(inner) == 1 and isinstance(inner[0], literals):
+                yield node.end_lineno
+
+
+@pytest.mark.parametrize("top", ["mmclr", "eval", "data_tools", "benchmarks"])
+def test_the_formatter_is_off_for_tables_alone(top):
+    for path in sorted((ROOT / top).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        off = {n for n, line in enumerate(text.splitlines(), 1) if "# fmt: " in line}
+        assert off <= set(tables(ast.parse(text))), f"{path.relative_to(ROOT)}: lay it out as ruff does"

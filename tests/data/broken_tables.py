@@ -29,8 +29,10 @@ def healthy(folder):
     csv.DictWriter(text, list(pairs[0])).writerows(
         [{**pair, "caption": f'"{n}", a\ncaption'} for n, pair in enumerate(pairs)]
     )
-    coco = {"images": [{"id": n, "file_name": f"{n}.png"} for n in range(4)],
-            "annotations": [{"image_id": n % 4, "caption": f"c {n}"} for n in range(20)]}  # fmt: skip
+    coco = {
+        "images": [{"id": n, "file_name": f"{n}.png"} for n in range(4)],
+        "annotations": [{"image_id": n % 4, "caption": f"c {n}"} for n in range(20)],
+    }
     karpathy = {
         "images": [{"filename": f"{n}.png", "split": "test", "sentences": [{"raw": f"c {n}"}]} for n in range(4)]
     }
@@ -45,12 +47,16 @@ def healthy(folder):
         return open_set(str(path), max_faults=1).keys
 
     title = text.getvalue().replace("image,caption", "filepath,title")
-    out = [("a.csv", text.getvalue(), pack), ("b.csv", title, evaluate),
-           ("a.tsv", text.getvalue().replace(",", "\t"), pack),
-           ("a.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs), pack),
-           ("coco.json", json.dumps(coco), evaluate), ("karpathy.json", json.dumps(karpathy), evaluate),
-           ("crepe.json", json.dumps(crepe), instances.read), ("genecis.json", json.dumps(genecis),
-           conditional.read)]  # fmt: skip
+    out = [
+        ("a.csv", text.getvalue(), pack),
+        ("b.csv", title, evaluate),
+        ("a.tsv", text.getvalue().replace(",", "\t"), pack),
+        ("a.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs), pack),
+        ("coco.json", json.dumps(coco), evaluate),
+        ("karpathy.json", json.dumps(karpathy), evaluate),
+        ("crepe.json", json.dumps(crepe), instances.read),
+        ("genecis.json", json.dumps(genecis), conditional.read),
+    ]
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     file = io.BytesIO()
     parquet.write_table(arrow.Table.from_pylist(pairs), file, row_group_size=16)

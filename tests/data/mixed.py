@@ -38,9 +38,13 @@ def members(count=7):
     out = []
     for number, (extension, kind) in zip(range(count), IMAGES.items()):
         facts = {"title": f"title {number}", "tags": ["a", "b"], "number": number, "weight": 0.5}
-        out += [(f"{number:03d}.{extension.split('.')[-1]}", encode(image((9, 8)), kind)),
-                (f"{number:03d}.txt", b"number %d" % number), (f"{number:03d}.json", json.dumps(facts).encode()),
-                (f"{number:03d}.cls", b"%d" % (number % 3)), (f"{number:03d}.npy", vector.getvalue())]  # fmt: skip
+        out += [
+            (f"{number:03d}.{extension.split('.')[-1]}", encode(image((9, 8)), kind)),
+            (f"{number:03d}.txt", b"number %d" % number),
+            (f"{number:03d}.json", json.dumps(facts).encode()),
+            (f"{number:03d}.cls", b"%d" % (number % 3)),
+            (f"{number:03d}.npy", vector.getvalue()),
+        ]
     return out
 
 

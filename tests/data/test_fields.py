@@ -40,8 +40,13 @@ def reason(action):
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff")))
 def test_text_of_every_encoding_that_says_its_name(words):
-    for encoding, mark in (("utf-8", b""), ("utf-8-sig", b""), ("utf-16", b""), ("utf-32", b""),
-                           ("utf-16-be", codecs.BOM_UTF16_BE)):  # fmt: skip
+    for encoding, mark in (
+        ("utf-8", b""),
+        ("utf-8-sig", b""),
+        ("utf-16", b""),
+        ("utf-32", b""),
+        ("utf-16-be", codecs.BOM_UTF16_BE),
+    ):
         assert text(mark + words.encode(encoding), "txt") == words
 
 

@@ -74,9 +74,11 @@ def test_a_quote_that_closes_rows_later_swallows_none(tmp_path):
 
 def test_lines_beyond_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(delimited, "LINE", 100)
-    for kind, head, row, long in ((".csv", "image,caption\n", "a.png,{}\n", "w" * 999),
-                                  (".csv", "image,caption\n", 'a.png,"{}"\n', "w\n" * 999),
-                                  (".jsonl", "", '{{"image": "a.png", "caption": "{}"}}\n', "w" * 999)):  # fmt: skip
+    for kind, head, row, long in (
+        (".csv", "image,caption\n", "a.png,{}\n", "w" * 999),
+        (".csv", "image,caption\n", 'a.png,"{}"\n', "w\n" * 999),
+        (".jsonl", "", '{{"image": "a.png", "caption": "{}"}}\n', "w" * 999),
+    ):
         path = write(tmp_path / f"a{kind}", head + row.format("one") + row.format(long) + row.format("three"))
         found, faults = read(path)
         assert [r["caption"] for r in found if r["caption"] in ("one", "three")] == ["one", "three"]
@@ -116,8 +118,16 @@ def test_headers_as_people_write_them(tmp_path):
 
 
 def test_json_lines(tmp_path):
-    lines = ['{"image": "a.png", "caption": "x"}', '{"image": "b.png"}', '["c.png", "y"]', "{", "[" * 100_000, "",
-             '{"image": "d.png", "caption": null}', '{"image": "e.png", "caption": "caf\xe9"}']  # fmt: skip
+    lines = [
+        '{"image": "a.png", "caption": "x"}',
+        '{"image": "b.png"}',
+        '["c.png", "y"]',
+        "{",
+        "[" * 100_000,
+        "",
+        '{"image": "d.png", "caption": null}',
+        '{"image": "e.png", "caption": "caf\xe9"}',
+    ]
     found, faults = read(write(tmp_path / "a.jsonl", "\n".join(lines).encode("latin-1")))
     assert [row["image"] for row in found] == ["a.png", "b.png", "d.png"]
     assert faults == [(3, "bad_row"), (4, "bad_text"), (5, "bad_text"), (8, "bad_text")]

@@ -79,8 +79,9 @@ def test_nothing_but_blank_rows_is_nothing(key, fields):
     inputs, objective = features(make(key, fields), b=7), make(key, fields)
     take(objective, inputs)
     before = {name: kept.clone() for name, kept in objective.state_dict().items()}
-    nothing, real = with_blanks({n: x[:0] if vocabulary.FEATURES[n].per_sample else x for n, x in inputs.items()},
-                                range(5), "nan")  # fmt: skip
+    nothing, real = with_blanks(
+        {n: x[:0] if vocabulary.FEATURES[n].per_sample else x for n, x in inputs.items()}, range(5), "nan"
+    )
     assert not real.any()
     value, grads, state = take(objective, nothing)
     assert value == 0

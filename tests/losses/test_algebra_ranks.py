@@ -18,11 +18,14 @@ def whole(world_seed=0):
     g = torch.Generator().manual_seed(world_seed)
     unit = lambda n: F.normalize(torch.randn(n, D, generator=g, dtype=torch.float64), dim=1)  # noqa: E731
     return {
-        "x": unit(N), "y": unit(M), "queue": unit(50),
+        "x": unit(N),
+        "y": unit(M),
+        "queue": unit(50),
         "row_scale": torch.rand(N, generator=g, dtype=torch.float64) + 0.5,
         "col_scale": torch.rand(M, generator=g, dtype=torch.float64) + 0.5,
-        "rows": torch.randint(0, 9, (N,), generator=g), "cols": torch.randint(0, 9, (M,), generator=g),
-    }  # fmt: skip
+        "rows": torch.randint(0, 9, (N,), generator=g),
+        "cols": torch.randint(0, 9, (M,), generator=g),
+    }
 
 
 def dual(t):
@@ -32,9 +35,14 @@ def dual(t):
 
 def dual_apart(t):
     lse = algebra.dual_lse(
-        t["x"], t["y"], t["scale"], exclude=algebra.Equal(t["rows"], t["cols"]), split=True,
-        row_scale=t["row_scale"], col_scale=t["col_scale"],
-    )  # fmt: skip
+        t["x"],
+        t["y"],
+        t["scale"],
+        exclude=algebra.Equal(t["rows"], t["cols"]),
+        split=True,
+        row_scale=t["row_scale"],
+        col_scale=t["col_scale"],
+    )
     return torch.cat(lse[:2]), torch.cat(lse[3:])
 
 

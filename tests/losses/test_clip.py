@@ -87,8 +87,11 @@ def test_smoothing_goes_to_what_is_told_apart_only():
     features = batch(12, dtype=torch.float64, caption_id=torch.arange(12) // 3)
     s, kept = features["scale"] * features["image"] @ features["text"].T, torch.eye(12).bool()
     kept = kept | (features["caption_id"][:, None] != features["caption_id"])
-    rows = [F.cross_entropy(m[i][k][None], k[:i].sum()[None], label_smoothing=0.3)
-            for m in (s, s.T) for i, k in enumerate(kept)]  # fmt: skip
+    rows = [
+        F.cross_entropy(m[i][k][None], k[:i].sum()[None], label_smoothing=0.3)
+        for m in (s, s.T)
+        for i, k in enumerate(kept)
+    ]
     ours = build("clip", {"label_smoothing": 0.3})(**features)
     torch.testing.assert_close(ours, torch.stack(rows).mean(), **bounds.near())
 
@@ -104,8 +107,10 @@ def test_a_small_loss_keeps_its_digits():
     """lse - pos cancels once pairs align; the negatives' own statistic does not."""
     features = batch(300, D=64, dtype=torch.float32)
     noise = torch.randn(300, 64, generator=torch.Generator().manual_seed(5))
-    features |= {"text": F.normalize(features["image"] + 0.01 * noise, dim=1).detach().requires_grad_(),
-                 "scale": torch.tensor(60.0).requires_grad_()}  # fmt: skip
+    features |= {
+        "text": F.normalize(features["image"] + 0.01 * noise, dim=1).detach().requires_grad_(),
+        "scale": torch.tensor(60.0).requires_grad_(),
+    }
     wide = {n: x.detach().double().requires_grad_() if x.is_floating_point() else x for n, x in features.items()}
     exact, ours = build("clip", {})(**wide), build("clip", {})(**features)
     assert exact < 1e-6

@@ -27,8 +27,9 @@ def numpy_clip(x, y, scale):
 
 def test_clip_of_a_plain_scale_is_exact():
     x, y = units(9, 0), units(9, 1)
-    value = build("clip", {})(image=x, text=y, scale=SCALE, image_id=list(range(9)), caption_id=np.arange(9),
-                              weights=[1] * 9)  # fmt: skip
+    value = build("clip", {})(
+        image=x, text=y, scale=SCALE, image_id=list(range(9)), caption_id=np.arange(9), weights=[1] * 9
+    )
     assert value.dtype == torch.float64
     assert value.item() == pytest.approx(numpy_clip(x, y, SCALE), abs=bounds.bound(torch.float64, terms=32, size=SCALE))
 
@@ -49,8 +50,10 @@ def test_siglip_of_plain_scale_and_bias_is_exact():
 def test_every_objective_takes_numbers_and_lists(key):
     """The same value to the last bit as of tensors: scale, bias, progress and weights."""
     inputs = {name: x.detach() for name, x in features(make(key, {}), b=7).items()}
-    plain = {n: x.item() if x.dim() == 0 else x.tolist() if n in ("weights", "index", "label") else x
-             for n, x in inputs.items()}  # fmt: skip
+    plain = {
+        n: x.item() if x.dim() == 0 else x.tolist() if n in ("weights", "index", "label") else x
+        for n, x in inputs.items()
+    }
     values = []
     for given in (inputs, plain):
         torch.manual_seed(0)

@@ -19,7 +19,7 @@ def test_the_orders_differ_and_are_the_same_each_time(name):
         one, two = work(), work()
     assert torch.equal(one, two)
     assert not torch.equal(one, work())
-    torch.testing.assert_close(one, work(), rtol=0, atol=bounds.bound(terms=300, size=16))
+    torch.testing.assert_close(one, work(), rtol=0, atol=bounds.bound(terms=300, size=400))  # sums of squares
 
 
 @pytest.mark.slow

@@ -112,7 +112,8 @@ def test_what_no_file_can_hold_is_refused(value):
     "value", ["9" * 5000, "[" * 10_000, "{a: " * 3000, ".nan", ".inf", "-.inf", "1e999", "-1", "x"]
 )
 def test_numbers_that_are_none_are_one_sentence(value):
-    for key in ("steps", "optim.lr", "data.batch", "guard.spike", "seed"):
+    keys = ("steps", "optim.lr", "data.batch", "guard.spike", "seed")
+    for key in keys[: 1 if "[[" in value else None]:  # PyYAML takes seconds to find out how deep it is
         if (key, value) == ("seed", "-1") or key != "seed":
             with pytest.raises(ConfigError):
                 run(f"{key}={value}" if value != "-1" else f"{key}=-1")

@@ -15,7 +15,7 @@ from tests.page import CIRCLES, FLOORS, ROOMS_OF
 ROOT = Path(__file__).parent.parent
 FILES = sorted(p for top in ("mmclr", "eval", "data_tools") for p in (ROOT / top).rglob("*.py"))
 NAMED = re.compile(r"((?:mmclr|eval|data_tools)(?:\.\w+)+)(?::\w+)?")
-MOST_CIRCLES = 9  # lower it with every line that goes
+MOST_CIRCLES = 8  # lower it with every line that goes
 
 
 def module_name(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Model folders in transformers' form: CLIP's config, SigLIP's, and the one that describes pixels."""
+"""Model folders in transformers' form: CLIP's config and SigLIP's (how pixels are described: `models.pixels`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from mmclr.config import check, to_tree
 from mmclr.errors import UserError
 from mmclr.json_file import read_json
 from mmclr.models.clip import ImageConfig, ModelConfig, TextConfig
+from mmclr.models.pixels import preprocessor, read_pixels
 from mmclr.models.presets import PRESETS
+from mmclr.models.transformers_towers import describe_config
+
+__all__ = ["from_transformers", "preprocessor", "read_pixels", "read_text", "read_vision", "to_transformers"]
 
 Tree = dict[str, Any]
 # transformers' name for each field of ours, and its own defaults where a key is left out
@@ -25,7 +29,6 @@ _VISION_DEFAULTS = {"image_size": 224, "patch_size": 32, "hidden_size": 768, "nu
 _TEXT_DEFAULTS = {"max_position_embeddings": 77, "vocab_size": 49408, "hidden_size": 512, "num_attention_heads": 8,
                   "intermediate_size": 2048, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1,
                   **_DEFAULTS}  # fmt: skip
-RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 OURS = ("preset", "scale", "bias", "max_scale")
 
 
@@ -102,56 +105,12 @@ def read_text(tree: Tree) -> Tree:
 
 
 def _siglip(tree: Tree, pixels: Tree) -> Tree:
-    from mmclr.models.transformers_towers import describe_config
-
     image = describe_config("image", {**tree["vision_config"], "model_type": "siglip_vision_model"})
     text = describe_config("text", {**tree["text_config"], "model_type": "siglip_text_model"})
     for part in (image, text):
         part["foreign"].update(pool="pooler", projection=False)
     half = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "resize": "squash"}
     return {"embed": image["width"], "image": {**image, **half, **pixels}, "text": text}
-
-
-def preprocessor(image: ImageConfig) -> Tree:
-    """Return the evaluation transform as transformers' image processors read it."""
-    crop = image.resize == "crop"
-    square = {"height": image.size, "width": image.size}
-    return {
-        "image_processor_type": "CLIPImageProcessor" if crop else "SiglipImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": image.size} if crop else square,
-        "resample": RESAMPLE[image.resample],
-        **({"do_center_crop": True, "crop_size": square} if crop else {}),
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-    }
-
-
-def read_pixels(folder: Path) -> Tree:
-    """Return mean, std, resize and resample from whichever processor file the folder has; {} where it has none."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            tree = read_json(folder / name)
-            tree = tree.get("image_processor", tree)
-            if "image_mean" in tree:
-                return _pixels(tree)
-    return {}
-
-
-def _pixels(tree: Tree) -> Tree:
-    size = tree.get("size")
-    whole = isinstance(size, dict) and "height" in size and not tree.get("do_center_crop")
-    resample = {number: name for name, number in RESAMPLE.items()}.get(tree.get("resample", 3), "bicubic")
-    return {
-        "mean": tree["image_mean"],
-        "std": tree["image_std"],
-        "resize": "squash" if whole else "crop",
-        "resample": resample,
-    }
 
 
 def _rename(config: ImageConfig | TextConfig, names: dict[str, str]) -> Tree:

@@ -16,7 +16,7 @@ from mmclr.errors import UserError
 from mmclr.json_file import read_json
 from mmclr.models.clip import Foreign, ImageConfig, TextConfig
 from mmclr.models.contract import fill, refuse_dropped_patches, valid
-from mmclr.models.transformers import read_pixels
+from mmclr.models.pixels import read_pixels
 from mmclr.models.weights import find_weights
 
 Tree = dict[str, Any]

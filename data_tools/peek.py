@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
 from mmclr import written
+from mmclr.data import absent
 from mmclr.data.captions import Chooser, extensions
 from mmclr.data.decode import Picture
 from mmclr.data.index import open_indices
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> None:
     written.check(args.out, KIND)
     ledger = Ledger()
     shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), (), ledger)
+    absent.check([shards], {"--caption": [args.caption]})
     found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger))
     data = page(found, address(args.shards)).encode() if suffix == ".html" else _png(sheet(found))
     written.write(args.out, data, KIND)

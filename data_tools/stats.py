@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from data_tools.index import describe
+from mmclr.data import absent
 from mmclr.data.captions import Chooser, extensions, identity, text_id
 from mmclr.data.decode import Picture
 from mmclr.data.index import ShardIndex, open_indices
@@ -46,6 +47,7 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
     """Yield lines about a random part of the samples (`most` 0: all)."""
     ledger = Ledger()
     shards = Shards(indices, extensions([caption]), (), ledger)
+    absent.check([shards], {"--caption": [caption]})
     chooser = Chooser({caption: 1.0})
     count = min(most or len(shards), len(shards))
     numbers = permute(positions(0, count), len(shards), key(np.zeros(count, np.int64)))

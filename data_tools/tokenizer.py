@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from mmclr import written
+from mmclr.data import absent
 from mmclr.data.captions import Chooser, extensions
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
@@ -41,6 +42,7 @@ def captions(urls: str | Sequence[str], caption: str, ledger: Ledger) -> Iterato
     """Yield every caption of the shards; samples whose caption cannot be read are counted in `ledger`."""
     chooser = Chooser({caption: 1.0})
     shards = Shards(open_indices(expand(urls)), extensions([caption]), (), ledger, images=False)
+    absent.check([shards], {"--caption": [caption]})
     for number in range(len(shards)):
         lost: list[Fault] = []
         try:

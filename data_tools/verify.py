@@ -12,7 +12,7 @@ from typing import NamedTuple
 from rich.progress import track
 
 from mmclr import written
-from mmclr.data import addresses
+from mmclr.data import absent, addresses
 from mmclr.data.captions import Chooser, extensions, identity
 from mmclr.data.decode import Picture
 from mmclr.data.index import ShardIndex, open_indices
@@ -75,6 +75,7 @@ def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0
     every = sorted({extension for index in indices for extension in index.extensions})
     # whole: a member that is not used may run over others
     shards = Shards(indices, extensions([caption]), every, ledger, whole=True)
+    absent.check([shards], {"--caption": [caption]})
     checker = _Checker(shards, caption)
     starts = range(0, len(shards), TOGETHER)
     faults: list[Entry] = []

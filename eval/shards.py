@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from eval.sets import PLAIN, EvalSet, Templates, counted, cut_captions, distinct, many_hot, strange_classes
-from mmclr.config import nearest
 from mmclr.data import fields
 from mmclr.data.fields import Field
 from mmclr.data.index import open_indices
 from mmclr.data.ledger import Fault, Ledger
+from mmclr.data.meant import meant
 from mmclr.data.shards import IMAGES, Sample, Shards
 from mmclr.data.sources import expand
 from mmclr.errors import UserError
@@ -213,15 +213,9 @@ def _rename(ledger: Ledger, old: str, new: str) -> None:
 
 
 def _nothing(name: str, shards: Shards, wanted: dict[str, Reading], missing: dict[str, int], ledger: Ledger) -> str:
-    """Say why no sample is left: with the json's fields, where one was asked for that it does not have."""
+    """Say why no sample is left, and which field is meant where one was asked for that none has."""
     lost = "\n".join(ledger.lines(met="left out"))
     for field in wanted:
-        inside = Field(field).path
-        if missing[field] and inside:
-            try:
-                facts = fields.tree(shards.read(0, ("json",)).members.get("json", b"{}"), "json")
-            except Fault:
-                continue
-            known = facts if isinstance(facts, dict) else {}
-            return f"{name}: no json has the field {inside!r}{nearest(inside, known)}\n{lost}"
+        if 0 < missing[field] == sum(missing.values()):
+            return f"{name}: no sample has {field}{meant(field, shards.indices, shards.reader)}\n{lost}"
     return f"{name}: no sample has all of {', '.join(wanted)}\n{lost}"

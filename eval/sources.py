@@ -32,13 +32,16 @@ def open_set(
     `templates` and `language` replace what the source says; `encoding` is a .csv's. Raises UserError, also when more
     than `max_faults` of the samples are damaged (judged from the thousandth on); fewer are left out and counted.
     """
+    if not data.strip():
+        raise UserError("--data names no set: shards, a folder, a table or a .json of captions")
     path, ours = Path(data), templates or PLAIN
     if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
         found = _renamed(layout.read(path, split, name), classnames)
     elif path.is_dir() and not list(path.glob("*.tar")):
         if not any(place.is_dir() for place in path.iterdir()):
             raise UserError(
-                f"{data}: neither shards (*.tar), nor CLIP_benchmark's layout, nor folders of classes there"
+                f"{data}: neither shards (*.tar), nor CLIP_benchmark's layout, nor folders of classes there; "
+                f"mmclr data pack {data} OUT writes shards from images and captions"
             )
         found = files.folder(path, name=name, classnames=classnames, templates=ours)
     elif path.suffix.lower() in KINDS and path.is_file():

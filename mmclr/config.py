@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -111,8 +112,7 @@ def check(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     try:
         return typing.cast(T, _adapter(cls).validate_python(tree))
     except pydantic.ValidationError as error:
-        lines = [_describe(cls, fault, where) for fault in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError("\n".join(dict.fromkeys(_described(cls, error.errors(), where)))) from None
 
 
 def to_tree(value: Any) -> Tree:
@@ -170,7 +170,7 @@ def _home(value: Any) -> Any:
 
 
 def _refuse_no_text(tree: Any, where: str) -> None:
-    """Raise ConfigError for a text that no file name and no YAML file can hold."""
+    """Raise ConfigError for a text that no file name and no YAML file can hold, or that stands for one to be given."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             _refuse_no_text(value, f"{where}.{key}" if where else str(key))
@@ -179,17 +179,53 @@ def _refuse_no_text(tree: Any, where: str) -> None:
             _refuse_no_text(value, where)
     elif isinstance(tree, str) and ("\0" in tree or any("\ud800" <= c <= "\udfff" for c in tree)):
         raise ConfigError(f"{where}: {_short(tree)} holds a NUL or half of a character; write it as UTF-8 text")
+    elif tree == "???":
+        raise ConfigError(f"{where}: this config leaves it open; write {where}=VALUE")
+
+
+def _described(cls: Any, faults: list[Any], where: str) -> list[str]:
+    """Say pydantic's faults; where it tried each type of a union, say what is wrong with the one that is meant."""
+    unions: dict[tuple[Any, ...], list[Any]] = {}  # place -> the faults of all its types
+    for number, fault in enumerate(faults):
+        loc = tuple(map(str, fault["loc"]))
+        at = next((n for n in range(1, len(loc)) if len(_types(_kind_at(cls, loc[:n]))) > 1), None)
+        unions.setdefault(loc[:at] if at else (*loc, number), []).append(fault)
+    out = []
+    for place, group in unions.items():
+        at = len(place)
+        meant = [fault for fault in group if len(fault["loc"]) > at + 1]  # what is given has this type from outside
+        meant = meant or [fault for fault in group if not re.search("_type|_parsing|literal_error", fault["type"])]
+        if not isinstance(place[-1], str) or group[0]["input"] is None or meant:
+            out += [_describe(cls, fault, where) for fault in meant or group[:1]]
+        else:
+            path = ".".join([where, *place] if where else place)
+            kinds = [_told(kind) for kind in _types(_kind_at(cls, place))]
+            out.append(f"{path}: {' or '.join(dict.fromkeys(kinds))} is asked for (got {_short(group[0]['input'])})")
+    return out
+
+
+def _told(kind: Any) -> str:
+    """Say a type in words."""
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(kind)))
+    words = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
+    return words.get(typing.get_origin(kind) or kind, "a mapping of keys to values")
 
 
 def _describe(cls: Any, fault: Any, where: str) -> str:
-    """Say one pydantic fault in a line: the dotted path, what is wrong, what to write."""
+    """Say one pydantic fault in a line: the dotted path without names of types, what is wrong, what to write."""
     loc = [str(part) for part in fault["loc"]]
-    path = ".".join([where, *loc] if where else loc)
+    labels = [n for n in range(1, len(loc)) if len(_types(_kind_at(cls, loc[:n]))) > 1]
+    shown = [part for n, part in enumerate(loc) if n not in labels]
+    path = ".".join([where, *shown] if where else shown)
     if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{path}: unknown key{nearest(loc[-1], _keys_at(cls, loc[:-1]))}"
     if fault["type"] in ("missing", "missing_keyword_only_argument", "missing_argument"):
         return f"{path}: missing, and it has no default"
+    if fault["input"] is None:
+        return f"{path}: it needs a value; write {path}=VALUE"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = re.sub("a (dictionary or an instance of .*|valid dictionary)", "a mapping of keys to values", message)
     if fault["type"] == "value_error":
         return f"{path}: {message}" if path else message
     return f"{path}: {message[0].lower()}{message[1:]} (got {_short(fault['input'])})"
@@ -204,6 +240,10 @@ def _keys_at(cls: Any, loc: list[str]) -> list[str]:
 def _kind_at(cls: Any, loc: list[str]) -> Any:
     """Return the type that stands at `loc` below `cls`, None where there is none."""
     for part in loc:
+        tried = next((kind for kind in _types(cls) if kind is not str and part.partition("[")[0] == _name(kind)), None)
+        if tried is not None and len(_types(cls)) > 1:  # pydantic's name of the type that it tried
+            cls = tried
+            continue
         cls = _without_none(cls, part)
         if dataclasses.is_dataclass(cls):
             cls = typing.get_type_hints(cls).get(part)
@@ -217,6 +257,15 @@ def _kind_at(cls: Any, loc: list[str]) -> Any:
 def _members(kind: Any) -> tuple[Any, ...]:
     """Return the types of a union, or the one type."""
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _types(kind: Any) -> list[Any]:
+    """Return the types of a union but None, or the one type."""
+    return [member for member in _members(kind) if member is not type(None)]
+
+
+def _name(kind: Any) -> str:
+    return getattr(typing.get_origin(kind) or kind, "__name__", "")
 
 
 def _without_none(kind: Any, part: str) -> Any:

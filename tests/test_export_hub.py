@@ -13,6 +13,7 @@ from mmclr.errors import UserError
 from mmclr.export.card import About
 from mmclr.export.hub import main, upload, write
 from mmclr.export.source import Source
+from mmclr.manifest import MANIFEST
 from mmclr.models.two_tower import TwoTower
 from tests import bounds
 from tests.exports import write_checkpoint
@@ -77,9 +78,10 @@ def test_dry_run_shows_every_file_and_sends_nothing(checkpoint, tmp_path, capsys
     monkeypatch.setattr("mmclr.export.hub.upload", None)
     main([str(checkpoint), "me/my-clip", "--dry-run", "--keep", str(tmp_path / "kept")])
     said = capsys.readouterr().out
-    names = {path.name for path in (tmp_path / "kept").iterdir()}
+    names = {path.name for path in (tmp_path / "kept").iterdir()} - {MANIFEST}  # that one stays here
     assert names >= {"README.md", "model.safetensors", "parity.json"}
     assert all(name in said for name in names)
+    assert MANIFEST not in said
 
 
 def test_what_is_refused(checkpoint, tmp_path):

@@ -89,7 +89,7 @@ class Trial:
         """The mean of each objective over the first and over the last tenth of the logged steps, before weighting."""
         rows, found = self.log(), {}
         for name in self.check().objectives:
-            values = [row[name] for row in rows if name in row]
+            values = [row[name] for row in rows if row.get(name) is not None]
             tenth = math.ceil(len(values) / 10)
             if values:
                 found[name] = (statistics.fmean(values[:tenth]), statistics.fmean(values[-tenth:]))

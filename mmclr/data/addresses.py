@@ -7,6 +7,7 @@ that the address does not show (ssh, git, zip, reference, simplecache ...).
 
 from __future__ import annotations
 
+import difflib
 import functools
 import glob
 import math
@@ -165,8 +166,13 @@ def _shards(pattern: str, found: list[str]) -> list[str]:
     shards = [path for path in sorted(found) if not path.lower().endswith(NO_SHARDS)]
     shards = [path for path in shards if is_remote(path) or not os.path.isdir(path)]
     if not shards:
-        others = f" ({len(found)} other files do)" if found else ""
-        raise UserError(f"{identity(pattern)}: no shard matches this pattern{others}; check its folder and its braces")
+        others = f" ({len(found)} of other kinds: {os.path.basename(found[0])[:60]}, ...)" if found else ""
+        todo = (
+            "; mmclr data pack writes shards from tables and folders" if found else "; check its folder and its braces"
+        )
+        if scheme(pattern) in ("http", "https"):
+            todo = "; web servers seldom list their files: name the shards with braces, {00000..00099}.tar"
+        raise UserError(f"{identity(pattern)}: no shard matches this pattern{others}{todo}")
     return shards
 
 
@@ -194,6 +200,17 @@ def _braces(text: str) -> list[str]:
     if len(found) > MOST:
         raise UserError(f"{text[:200]}: more than {MOST:,} shards; check its braces")
     return found
+
+
+def beside(path: str) -> str:
+    """Return the shard whose name is nearest to that of a file that is not there, "" where none is near."""
+    folder, name = os.path.split(path)
+    try:
+        names = [entry.name for entry in islice(os.scandir(folder or "."), 10_000) if entry.name.endswith(".tar")]
+    except (OSError, ValueError):
+        return ""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return os.path.join(folder, close[0]) if close else ""
 
 
 def _exists(path: str) -> bool:

@@ -64,7 +64,7 @@ class Chooser:
                 bad.append(fault)
         if not found:
             has = ", ".join(sample.members) or "none"
-            missing = Fault("no_caption", f"no {' or '.join(f.text for f, _ in self.fields)} among its members {has}")
+            missing = Fault("no_caption", f"no {' or '.join(f.text for f, _ in self.fields)}; its members are {has}")
             raise bad[0] if bad else missing
         if lost is not None:
             lost += left_out + [Fault("lost_caption", f"{REASONS[fault.reason]}: {fault.detail}") for fault in bad]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmclr.data import sidecar, sources, tar
-from mmclr.data.addresses import identity
+from mmclr.data.addresses import base, identity
 from mmclr.data.sidecar import Places
 from mmclr.data.streams import copy_stream
 from mmclr.data.tar_headers import BLOCK
@@ -29,6 +29,16 @@ NOTE = re.compile(r"__[^/]*__($|/)")  # webdataset leaves these out (tar_file_it
 SCANS = 16  # shards scanned at the same time: remote ones wait for their server
 EXTENSIONS = 4096  # told apart in a shard; more come from dots in keys
 EXAMPLES = 20  # of members that are left out, kept for each reason
+MAGIC = {  # of files that are no archive
+    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself: git lfs pull",
+    b"<!doctype html": "it is a web page, of an error perhaps; fetch the shard again",
+    b"<html": "it is a web page, of an error perhaps; fetch the shard again",
+    b"<?xml": "it is XML, of an error perhaps; fetch the shard again",
+    b"\x89png": "it is an image; write shards from its folder first: mmclr data pack FOLDER OUT",
+    b"\xff\xd8\xff": "it is an image; write shards from its folder first: mmclr data pack FOLDER OUT",
+    b"par1": "it is a table; write shards from it first: mmclr data pack FILE.parquet OUT",
+    b"7z\xbc\xaf": "it is compressed with 7z; unpack it first",
+}
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 
 Ints = NDArray[np.int64]
@@ -142,10 +152,7 @@ def build(url: str, stat: sources.Stat, reader: sources.Reader) -> ShardIndex:
             scan = tar.scan(read, stat.size)
             begin = b"" if scan.names else read(0, BLOCK)
     except IsADirectoryError:
-        raise UserError(
-            f"{url}: is a directory, no shard; name the shards in it, '{url}/*.tar'. Pairs that are not in shards yet: "
-            f"mmclr data pack {url} OUT"
-        ) from None
+        raise UserError(f"{url}: is a directory, no shard; {_inside(Path(sources.local(url)))}") from None
     except OSError as error:
         raise UserError(f"{identity(url)}: cannot be read: {sources.why(error)}") from error
     if not scan.names and not scan.left_out and scan.problems and stat.size and not scan.cut:
@@ -158,10 +165,20 @@ def _what(url: str, begin: bytes, scan: tar.Scan) -> str:
     packed = next((name for magic, name in PACKED.items() if begin.startswith(magic)), "")
     if packed:
         tool = {"gzip": "gunzip", "zstd": "zstd -d", "bzip2": "bunzip2", "xz": "unxz", "zip": "unzip"}[packed]
-        return f"it is compressed with {packed}; unpack it first, {tool} FILE: samples are read at their places"
+        files = "; images in it that are in no shard: mmclr data pack FOLDER OUT" if packed == "zip" else ""
+        return f"it is compressed with {packed}; unpack it first, {tool} {base(url)}: samples are read at places{files}"
     if url.lower().endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")):
         return f"it is a table; write shards from it first: mmclr data pack {url} OUT"
-    return scan.problems[0][1]
+    known = next((what for magic, what in MAGIC.items() if begin.lower().startswith(magic)), "")
+    return known or f"{scan.problems[0][1]}; shards are .tar files, as mmclr data pack writes them"
+
+
+def _inside(folder: Path) -> str:
+    """Say what to write in place of a folder."""
+    for pattern in ("*.tar", "**/*.tar"):
+        if next(folder.glob(pattern), None):
+            return f"name the shards in it, '{folder}/{pattern}'"
+    return f"no .tar is in it. Images, and tables of them, become shards with: mmclr data pack {folder} OUT"
 
 
 def _group(url: str, stat: sources.Stat, scan: tar.Scan) -> ShardIndex:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmclr.data import resume
+from mmclr.data import absent, resume
 from mmclr.data.assembly import Assembler, Start
 from mmclr.data.batch import Batch
 from mmclr.data.captions import extensions
@@ -53,6 +53,7 @@ class Loader:
         self.config, self.rank, self.world = config, rank, world
         self.ledger = Ledger()
         self.parts = _open(config, self.ledger)
+        absent.check(self.parts, _fields(config))
         self.samples = sum(map(len, self.parts))
         if self.samples < config.batch:
             raise UserError(
@@ -134,6 +135,12 @@ class Loader:
         resume.check(state, self._identity)
         self.position = int(state["position"])
         self.ledger.load_state_dict(state.get("faults", {}))
+
+
+def _fields(config: DataConfig) -> dict[str, list[str]]:
+    """Return the fields that each setting names."""
+    named = {"data.caption": list(config.captions()), "data.label": [config.label], "data.weight": [config.weight]}
+    return {setting: names for setting, names in named.items() if any(names)}
 
 
 def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:

@@ -13,6 +13,7 @@ from mmclr.data.addresses import identity
 from mmclr.data.fields import JSON_BYTES, check_image
 from mmclr.data.index import Ints, ShardIndex
 from mmclr.data.ledger import Entry, Fault, Ledger
+from mmclr.data.meant import meant
 from mmclr.data.sources import Reader, is_remote, why
 from mmclr.data.subset import contains, shard_uids
 from mmclr.data.tar_headers import BLOCK, holds_header
@@ -217,11 +218,16 @@ class Shards:
     def _nothing(self, ledger: Ledger) -> str:
         urls = [index.url for index in self.indices]
         seen = sorted({extension for index in self.indices for extension in index.extensions})
-        lines = "\n".join(ledger.lines())
+        lines = "".join(f"\n{line}" for line in ledger.lines())
+        where = f"no usable sample in {len(urls)} shards ({identity(urls[0])}, ...)"
+        missing = [name for name in sorted(self._captions) if name not in seen]
+        if seen and len(missing) == len(self._captions) > 0:
+            told = {**ledger.excluded, "no_caption": 0}
+            named = f"no sample has {' or '.join(missing)}{meant(missing[0], self.indices, self.reader)}"
+            return f"{where}: {named}{lines if any(told.values()) else ''}"
         return (
-            f"no usable sample in {len(urls)} shards ({identity(urls[0])}, ...): "
-            f"their members are {_list(seen, 30) or 'none'}; "
-            f"captions are looked for in {', '.join(sorted(self._captions))}\n{lines}"
+            f"{where}: their members are {_list(seen, 30) or 'none'}; "
+            f"{', '.join(sorted(self._captions)) or 'an image'} is asked for{lines}"
         )
 
 

@@ -50,7 +50,16 @@ def stat(url: str) -> Stat:
     try:
         return _stat(url)
     except (OSError, ValueError) as error:  # ValueError: a null byte in a path
-        raise UserError(f"{identity(url)}: {why(error)}; check the path of this shard") from error
+        raise UserError(f"{identity(url)}: {why(error)}; {_advice(url, error)}") from error
+
+
+def _advice(url: str, error: Exception) -> str:
+    """Say what to do about a shard that cannot be opened."""
+    if is_remote(url):
+        offline = getattr(error, "errno", None) == errno.ENETUNREACH
+        return "the same command goes on" if offline else "check its address, or give the command again later"
+    close = addresses.beside(local(url))
+    return "check the path of this shard" + (f" (did you mean {close}?)" if close else "")
 
 
 def _stat(url: str) -> Stat:
@@ -215,9 +224,12 @@ def _retry(url: str, action: Any) -> Any:
             raise OSError(errno.EACCES, f"access is refused: {why(error)}", identity(url)) from error
         except Exception as error:  # every store has its own kinds of errors
             wait = max(pause or 0, min(getattr(error, "wait", 0), LONGEST_WAIT))
-            last = pause is None or type(error).__name__ == "OfflineModeIsEnabled"
+            if type(error).__name__ == "OfflineModeIsEnabled":
+                text = "HF_HUB_OFFLINE is set, so nothing is fetched: unset it, or copy the shard to a disk"
+                raise OSError(errno.ENETUNREACH, text, identity(url)) from error
+            last = pause is None or isinstance(error, ValueError)  # no address: it will not become one
             if last or time.monotonic() - begin + wait > AT_MOST:
-                text = f"{tries} tries failed, the last with {web.tell(error)}"
+                text = f"{tries} tries failed, the last with {web.tell(error)}" if tries > 1 else web.tell(error)
                 raise OSError(errno.EIO, text, identity(url)) from error
             time.sleep(wait)
     raise AssertionError("unreachable")

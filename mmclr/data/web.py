@@ -15,6 +15,14 @@ from typing import IO, Any, NamedTuple
 CONNECT, SILENT = 15.0, 20.0  # seconds until a connection stands, and between two of its bytes
 PLAIN = {"Accept-Encoding": "identity"}  # ranges are of the file, not of what it is packed into
 PIECE = 1 << 20
+WORDS = {  # what aiohttp's errors mean, the closer kind first
+    "ClientConnectorDNSError": "no server of this name is known",
+    "ClientSSLError": "no secure connection; is its certificate sound, or is it http://?",
+    "ClientConnectorError": "no connection: nothing listens there, or nothing gets through",
+    "TooManyRedirects": "it sends one round in circles",
+    "InvalidURL": "this is no address of a file",
+    "ServerDisconnectedError": "the server hangs up",
+}
 
 
 class Part(NamedTuple):
@@ -71,7 +79,11 @@ def tell(error: Exception) -> str:
     """Return an error of a remote read in words, its capitals kept."""
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)) or "Timeout" in type(error).__name__:
         return "no answer in time"
-    return str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, Failed):
+        return str(error)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    known = next((words for kind, words in WORDS.items() if kind in kinds), "")
+    return f"{known} ({error})"[:300] if known else f"{type(error).__name__}: {error}"[:300]
 
 
 def _sync(fs: Any, action: Any, url: str, limit: float | None, *args: Any) -> Any:

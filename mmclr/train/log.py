@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ class Log:
         """Append one line; say whether it and all before it are in the file."""
         if self._file is None:
             return True
-        self._pending += (json.dumps(row) + "\n").encode()
+        self._pending += (json.dumps(strict(row)) + "\n").encode()
         return self._flush()
 
     def _flush(self) -> bool:
@@ -60,6 +61,15 @@ class Log:
             return False
         self.fault = ""
         return True
+
+
+def strict(value: Any) -> Any:
+    """Return a value as JSON has it: null for numbers that are not finite, which readers take for NaN."""
+    if isinstance(value, dict):
+        return {key: strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_of(text: str) -> float:

@@ -286,7 +286,9 @@ def test_bad_settings(make_loader, shards, tmp_path):
         make_loader(train=str(tmp_path / "{0..3}.tar"))
     with pytest.raises(UserError, match="allow_pipe"):
         make_loader(train="pipe:cat x.tar")
-    with pytest.raises(UserError, match="captions are looked for in caption"):
+    with pytest.raises(
+        UserError, match="no sample has caption; name one .*members: json, png, txt; fields of the json: number, title"
+    ):
         make_loader(caption="caption")
     for wrong, words in (
         ({"batch": 0}, "batch must be at least 1"),

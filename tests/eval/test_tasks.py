@@ -54,7 +54,7 @@ def test_a_task_that_fails_is_reported_and_leaves_no_line(listed, model_folder, 
     tree = yaml.safe_load(listed.read_text())
     tree = {"broken": {**tree["colours"], "label": "json:color"}, "shape": tree["shape"]}
     listed.write_text(yaml.safe_dump(tree, sort_keys=False))
-    with pytest.raises(UserError, match="broken: .*no json has the field 'color'"):
+    with pytest.raises(UserError, match="broken: .*no sample has json:color; write json:colour"):
         tasks.main([str(model_folder), "--tasks", str(listed), "--out", str(tmp_path / "out")])
     assert [line["key"] for line in lines(tmp_path / "out")] == ["shape"]
 

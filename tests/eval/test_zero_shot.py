@@ -126,7 +126,7 @@ def test_broken_layouts_get_a_sentence_and_no_number(classification, layout):
 def test_broken_labels_and_templates_get_a_sentence(toy, shards, embedder, tmp_path):
     with pytest.raises(UserError, match=r"template 1, 'a photo', has no slot \{c\}"):
         zero_shot.run(embedder, ordinary(shards, caption="", label="json:colour", templates=["a photo"]))
-    with pytest.raises(UserError, match="no json has the field 'color'; did you mean colour"):
+    with pytest.raises(UserError, match="no sample has json:color; write json:colour"):
         ordinary(shards, caption="", label="json:color")
     with pytest.raises(UserError, match="say what the classes are called"):
         ordinary(shards, caption="", label="cls")

@@ -26,7 +26,7 @@ def test_pipe_equals_files(make_loader, tmp_path):
 def test_failing_command(make_loader, tmp_path):
     with pytest.raises(UserError, match=r"pipe:cat … \S*none\.tar: the command failed \(status 1\)"):
         make_loader(train=f"pipe:cat {tmp_path}/none.tar", allow_pipe=True)
-    with pytest.raises(UserError, match=r"pipe:none … .*a\.tar: the command failed \(status 127\)") as said:
+    with pytest.raises(UserError, match=r"pipe:none ….*: the command failed \(status 127\)") as said:
         make_loader(train="pipe:none --header 'token: abc' https://me:secret@host/a.tar", allow_pipe=True)
     assert not any(secret in str(said.value) for secret in ("abc", "secret"))
     assert not list((cache_folder() / "streams").glob("*.tar*mp"))

@@ -93,11 +93,11 @@ def test_a_good_run(examine, tmp_path):
     [
         (["data.bacth=4"], "data.bacth: unknown key; did you mean batch?"),
         (["objectives.clpi.weight=1"], "there is no objective 'clpi'; did you mean clip?"),
-        (["epochs=3"], "set exactly one of steps, epochs, samples"),
+        (["epochs=3", "steps=4"], "set exactly one of steps, epochs, samples"),
         (["tokenizer=nowhere"], "nowhere: no tokenizer.json there"),
         (["data.batch=41"], "data.batch=41 is larger than the data: 40 usable samples"),
-        (["data.caption=json:title"], "40 of 40 samples cannot be used"),
-        (["data.caption=caption"], "captions are looked for in caption"),
+        (["data.caption=json:title"], "data.caption=json:title: no sample has it; name one that is there"),
+        (["data.caption=caption"], "no sample has caption; name one that is there; members: json, png, txt"),
         (["precision=fp16"], "it needs a GPU"),
     ],
 )
@@ -235,8 +235,8 @@ def test_memory_counts_weights_states_and_batches():
 def test_command_checks_the_environment_first(examine, tmp_path, monkeypatch, capsys):
     write(tmp_path / "0.tar", [sample(n) for n in range(16)])
     examine()
-    monkeypatch.setattr(environment, "check", lambda fix: iter([Finding("ok", f"environment {fix}")]))
-    assert doctor.main([str(tmp_path / "run.yaml"), "--fix", "data.batch=4"]) == 0
+    monkeypatch.setattr(environment, "check", lambda fix: iter([Finding("ok", f"environment {bool(fix)}")]))
+    assert doctor.main([str(tmp_path / "run.yaml"), "data.batch=4", "--fix"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "ok      environment True"
     assert any("10 steps of 4 pairs" in line for line in out)

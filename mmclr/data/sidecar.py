@@ -6,7 +6,6 @@ One that is damaged, older, or of another shard is made again; a file of that na
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import zlib
@@ -113,10 +112,18 @@ def mapped(path: Path, stat: Any) -> Arrays:
         status = path.stat()
     except OSError as error:
         raise Damaged(str(path)) from error
-    return _mapped(path, stat, (status.st_ino, status.st_size, status.st_mtime_ns))
+    file = status.st_ino, status.st_size, status.st_mtime_ns
+    kept = _maps.get(path)
+    if kept is None or kept[0] != (stat, file):  # of a path that is written anew, the old one is let go
+        while len(_maps) >= MAPS:
+            _maps.pop(next(iter(_maps)), None)
+        kept = _maps[path] = (stat, file), _mapped(path, stat, file)
+    return kept[1]
 
 
-@functools.lru_cache(MAPS)
+_maps: dict[Path, tuple[Any, Arrays]] = {}
+
+
 def _mapped(path: Path, stat: Any, file: tuple[int, int, int]) -> Arrays:
     try:
         view = torch.from_file(str(path), shared=False, size=file[1], dtype=torch.uint8).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -123,6 +124,11 @@ class Reader:
             yield lambda offset, size: os.pread(file, size, offset)
         finally:
             os.close(file)
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():  # without the lock: nobody else knows this reader
+            with contextlib.suppress(OSError):
+                os.close(file)
 
     def close(self) -> None:
         """Close all files and forget all blocks."""

@@ -134,3 +134,13 @@ def test_whatever_a_sidecar_says_a_shard_is_read_or_refused(tmp_path):
             assert verify([index]).samples <= len(mixed.IMAGES)
         except UserError as error:
             assert re.search("delete .*a.tar.index|no usable sample", str(error))  # noqa: PT017
+
+
+def test_readers_that_are_gone_keep_no_file_open_and_no_map(tmp_path):
+    def read():
+        shutil.rmtree(tmp_path / "s", ignore_errors=True)
+        texts(shard(tmp_path / "s" / "a.tar"))
+        return len(os.listdir("/proc/self/fd")), len(sidecar._maps)
+
+    first = read()
+    assert [read() for _ in range(5)] == [first] * 5

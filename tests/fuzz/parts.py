@@ -29,7 +29,7 @@ from tests.fuzz.guard import Case
 
 Cases = Callable[[int], Case]
 FIELDS = ("txt", "json:title", "json:tags", "cls", "npy")
-SETTINGS = {"batch": 8, "workers": 0, "label": "json:number", "weight": "json:weight", "max_faults": 1,
+SETTINGS = {"batch": 4, "workers": 0, "label": "json:number", "weight": "json:weight", "max_faults": 1,
             "faults": "skip", "caption": {"txt": 1, "json:title": 1}, "max_pixels": 64_000_000}  # fmt: skip
 
 

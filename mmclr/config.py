@@ -14,7 +14,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -237,7 +237,7 @@ def _keys_at(cls: Any, loc: list[str]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
-def _kind_at(cls: Any, loc: list[str]) -> Any:
+def _kind_at(cls: Any, loc: Sequence[str]) -> Any:
     """Return the type that stands at `loc` below `cls`, None where there is none."""
     for part in loc:
         tried = next((kind for kind in _types(cls) if kind is not str and part.partition("[")[0] == _name(kind)), None)

@@ -201,3 +201,21 @@ def test_yaml_is_the_core_schema(text, value):
     found = yaml_text.parse(text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.train=", "data.train: it needs a value; write data.train=VALUE"),
+        ("data.train=???", "data.train: this config leaves it open; write data.train=VALUE"),
+        ("data.train={a: 1}", "data.train.a: input should be a mapping of keys to values (got 1)"),
+        ("data.train={a: {urls: null}}", "data.train.a.urls: it needs a value; write data.train.a.urls=VALUE"),
+        ("data.caption=[1]", "data.caption: a text or a mapping of keys to values is asked for (got [1])"),
+        ("threads=many", "threads: a whole number or auto is asked for (got 'many')"),
+        ("threads=0", "threads: input should be greater than or equal to 1 (got 0)"),
+    ],
+)
+def test_a_fault_has_one_line_whatever_types_a_key_takes(override, said):
+    with pytest.raises(ConfigError) as error:
+        load(RunConfig, "base.yaml", ["data.train=x", override])
+    assert str(error.value) == said

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -57,8 +58,12 @@ def stat(url: str) -> Stat:
 def _advice(url: str, error: Exception) -> str:
     """Say what to do about a shard that cannot be opened."""
     if is_remote(url):
-        offline = getattr(error, "errno", None) == errno.ENETUNREACH
-        return "the same command goes on" if offline else "check its address, or give the command again later"
+        known = {
+            errno.ENETUNREACH: "the same command goes on",
+            errno.EACCES: "the same command goes on",
+            errno.ENOENT: "check its address",
+        }
+        return known.get(getattr(error, "errno", None) or 0, "check its address, or give the command again later")
     close = addresses.beside(local(url))
     return "check the path of this shard" + (f" (did you mean {close}?)" if close else "")
 
@@ -258,4 +263,5 @@ def _listing(pattern: str) -> list[str]:
 def why(error: Exception) -> str:
     """Return the reason of an error, to follow a colon: names in it keep their capitals."""
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
+    first = re.split(r"\W", text, maxsplit=1)[0]
+    return text[:1].lower() + text[1:] if first[1:].islower() or len(first) == 1 else text  # HF_HUB_OFFLINE, ValueError

@@ -17,9 +17,9 @@ PLAIN = {"Accept-Encoding": "identity"}  # ranges are of the file, not of what i
 PIECE = 1 << 20
 WORDS = {  # what aiohttp's errors mean, the closer kind first
     "ClientConnectorDNSError": "no server of this name is known",
-    "ClientSSLError": "no secure connection; is its certificate sound, or is it http://?",
+    "ClientSSLError": "no secure connection; is its certificate sound, or is it plain http?",
     "ClientConnectorError": "no connection: nothing listens there, or nothing gets through",
-    "TooManyRedirects": "it sends one round in circles",
+    "TooManyRedirects": "the server redirects in circles",
     "InvalidURL": "this is no address of a file",
     "ServerDisconnectedError": "the server hangs up",
 }

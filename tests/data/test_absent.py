@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_tools import peek, stats, tokenizer, verify
 from eval.shards import ordinary
-from mmclr.data import absent
+from mmclr.data import absent, sources
 from mmclr.data.index import open_indices
 from mmclr.data.shards import Shards
 from mmclr.errors import UserError
@@ -74,3 +74,8 @@ def test_a_field_beside_others_is_noted_and_null_is_nowhere(make_loader, shard, 
 def test_what_cannot_be_read_is_no_missing_field(make_loader, tmp_path):
     members = [m for n in range(4) for m in ((f"{n}.png", picture(n)), (f"{n}.txt", b"x"), (f"{n}.json", b"{"))]
     make_loader(train=str(write_tar(tmp_path / "0.tar", members)), batch=2, label="json:title")
+
+
+def test_names_keep_their_capitals():
+    told = {"No such file": "no such file", "A b": "a b", "HF_HUB_OFFLINE is set": None, "ValueError: x": None}
+    assert {text: sources.why(OSError(5, text)) for text in told} == {t: v or t for t, v in told.items()}

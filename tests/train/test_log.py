@@ -11,6 +11,7 @@ from mmclr import parallel
 from mmclr.config import ConfigError, load
 from mmclr.train import trackers
 from mmclr.train.clock import Clock
+from mmclr.train.log import Log
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
@@ -111,3 +112,16 @@ def test_a_spike_is_logged_with_the_samples_of_all_processes(settings, tmp_path,
     first, second = (json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
     assert "spike" not in first
     assert second["spike"] == [*trainer.batch.keys, "of-the-other"]
+
+
+def test_a_log_is_strict_json(tmp_path):
+    row = {"step": 1, "loss": float("nan"), "batch": {"gap": float("inf"), "keys": ["a", float("-inf")], "n": 2}}
+    with Log(tmp_path / "log.jsonl", 0) as out:
+        out.write(row)
+
+    def refuse(text):
+        raise AssertionError(text)
+
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    told = {"step": 1, "loss": None, "batch": {"gap": None, "keys": ["a", None], "n": 2}}
+    assert json.loads(line, parse_constant=refuse) == told

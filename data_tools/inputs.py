@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmclr.config import nearest
 from mmclr.data import fields, tables
 from mmclr.data.ledger import Entry, Fault
 from mmclr.data.rows import Row
@@ -80,7 +81,12 @@ def _beside(
                 raise Fault(fault.reason, f"{fault.detail}; save it as UTF-8, or --encoding latin-1") from None
             return [fields.encodable(_decode(data, text.name, encoding), text.name)]
     named = file.parent.name.replace("_", " ") if file.parent != root else None
-    return fields.captions(facts.get(columns[1], named), columns[1], lost) or []
+    found = fields.captions(facts.get(columns[1], named), columns[1], lost)
+    if found is None:
+        known = [name for name in facts if name != "path"]
+        told = nearest(columns[1], known) if known else f", and no {beside.name}"
+        raise Fault("no_caption", f"no {text.name} beside it, no field {columns[1]!r}{told}"[:300])
+    return found
 
 
 def _bytes(file: Path) -> bytes:

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
         help="records that may be left out; with more the status is 2 (default 0.5, and any of the first 500)",
     )
     args = parser.parse_args(argv)
+    args.caption = args.caption.removeprefix("json:")  # as every other command calls it
     encoder = Encoder(args.short_side, args.quality)
     settings = {
         "source": str(Path(args.source).resolve()),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools import peek, stats, tokenizer, verify
+from data_tools import pack, peek, stats, tokenizer, verify
 from eval.shards import ordinary
 from mmclr.data import absent, sources
 from mmclr.data.index import open_indices
@@ -79,3 +79,14 @@ def test_what_cannot_be_read_is_no_missing_field(make_loader, tmp_path):
 def test_names_keep_their_capitals():
     told = {"No such file": "no such file", "A b": "a b", "HF_HUB_OFFLINE is set": None, "ValueError: x": None}
     assert {text: sources.why(OSError(5, text)) for text in told} == {t: v or t for t, v in told.items()}
+
+
+def test_pack_takes_a_field_by_either_name_and_says_which_is_meant(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for n in range(2):
+        (tmp_path / "in" / f"{n}.png").write_bytes(picture(n))
+        (tmp_path / "in" / f"{n}.json").write_text(json.dumps(FACTS))
+    for at, name in enumerate(("title", "json:title")):
+        assert pack.main([str(tmp_path / "in"), str(tmp_path / f"{at}"), "--caption", name, "--workers", "0"]) == 0
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "2"), "--caption", "titel", "--workers", "0"]) == 1
+    assert "no 0.txt beside it, no field 'titel'; did you mean title?" in capsys.readouterr().out

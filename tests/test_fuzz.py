@@ -1,5 +1,7 @@
 """The fuzz's guard sees what it is for, and each part of the fuzz gives the same cases for one seed."""
 
+import mmap
+
 import pytest
 
 from mmclr.errors import UserError
@@ -18,6 +20,13 @@ def hangs():
         pass
 
 
+def takes(mib):
+    """Take memory from the system: what malloc gives may have been freed before, and is no more than there was."""
+    with mmap.mmap(-1, mib << 20) as memory:
+        for _ in range(mib):
+            memory.write(bytes(1 << 20))
+
+
 def test_the_guard_tells_what_is_wrong(monkeypatch):
     monkeypatch.setattr(guard, "SECONDS", 0.2)
     assert guard.outcome(lambda: None).wrong == ""
@@ -28,8 +37,8 @@ def test_the_guard_tells_what_is_wrong(monkeypatch):
     assert guard.outcome(hangs).wrong == "hang"
     monkeypatch.setattr(guard, "BYTES", 50 << 20)
     healthy = guard.outcome(lambda: None).peak
-    assert guard.outcome(lambda: len(b"x" * (10 << 20)), healthy).wrong == ""
-    assert guard.outcome(lambda: len(b"x" * (90 << 20)), healthy).wrong == "memory"
+    assert guard.outcome(lambda: takes(10), healthy).wrong == ""
+    assert guard.outcome(lambda: takes(90), healthy).wrong == "memory"
     assert guard.outcome(lambda: None, healthy).wrong == ""
 
 

@@ -26,7 +26,9 @@ from mmclr.train.strategies import Plain
 if TYPE_CHECKING:
     from mmclr.train.trainer import Trainer
 
-ROUNDS = 5  # steps with each number
+ROUNDS = 5  # turns of each number
+SHORT = 0.5  # seconds; a turn is several steps where they are shorter, since the first after a change is slow
+WARM = 6  # steps before any is measured, at most
 SECONDS = 10.0  # after which no further round begins
 SLOWER = 2.5  # a number this many times as slow as another is not tried again, nor are smaller ones
 TIE = 1.02  # of two that are as fast the smaller one is taken
@@ -101,7 +103,9 @@ def try_out(t: Trainer, numbers: Sequence[int]) -> dict[int, float]:
     with torch.random.fork_rng([]), contextlib.closing(t.loader.ahead()) as batches:
         try:
             step = _copy(t)
-            step(next(batches).split(size)[0])  # the first takes memory and loads libraries
+            for _ in range(WARM):  # the first steps take memory and load libraries
+                if step(next(batches).split(size)[0]) > SHORT:
+                    break
             return timed(lambda: step(next(batches).split(size)[0]), numbers)
         except (TypeError, RuntimeError, NotImplementedError) as error:  # a part that cannot be copied, or no memory
             t.saver.notes.append(f"threads: the step could not be tried ({str(error).splitlines()[0][:200]})")
@@ -109,7 +113,8 @@ def try_out(t: Trainer, numbers: Sequence[int]) -> dict[int, float]:
 
 
 def timed(step: Callable[[], float], numbers: Sequence[int]) -> dict[int, float]:
-    """Return the median of the seconds that `step` says it took, by number of threads; they take turns."""
+    """Return the seconds that `step` says it took, by number of threads: the mean of the faster half, for what else the
+    machine does makes single steps slower. The numbers take turns."""
     before, began = torch.get_num_threads(), time.monotonic()
     seen: dict[int, list[float]] = {number: [] for number in numbers}
     try:
@@ -118,10 +123,15 @@ def timed(step: Callable[[], float], numbers: Sequence[int]) -> dict[int, float]
                 break
             for number in _worth_trying(seen):
                 torch.set_num_threads(number)
-                seen[number].append(step())
+                first = step()
+                seen[number] += [step() for _ in range(3)] if first < SHORT else [first]
     finally:
         torch.set_num_threads(before)
-    return {number: statistics.median(seconds) for number, seconds in seen.items() if seconds}
+    return {number: _typical(seconds) for number, seconds in seen.items() if seconds}
+
+
+def _typical(seconds: list[float]) -> float:
+    return statistics.fmean(sorted(seconds)[: (len(seconds) + 1) // 2])
 
 
 def _worth_trying(seen: dict[int, list[float]]) -> Iterator[int]:
@@ -130,7 +140,7 @@ def _worth_trying(seen: dict[int, list[float]]) -> Iterator[int]:
     for number in sorted(seen, reverse=True):
         if not first and not seen[number]:
             return
-        middle = {n: statistics.median(seconds) for n, seconds in seen.items() if seconds}
+        middle = {n: _typical(seconds) for n, seconds in seen.items() if seconds}
         if first or middle[number] <= SLOWER * min(middle.values()):
             yield number
         if first and seen[number][0] > SLOWER * min(seconds[0] for seconds in seen.values() if seconds):

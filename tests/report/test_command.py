@@ -82,6 +82,7 @@ def test_several_runs_are_told_apart_and_a_scale_is_shown_with_its_clamp(tmp_pat
     for run in runs:
         (run / "checkpoints/step-00000001").mkdir(parents=True)
         (run / "checkpoints/step-00000001/config.yaml").write_text("model: {max_scale: 20.0}")
+        (run / "checkpoints/step-00000001/position.json").write_text('{"step": 1}')
         (run / "log.jsonl").write_text("\n".join(json.dumps({"step": s, "scale": 17.0 + s}) for s in range(3)))
     page = command.build(runs).html()
     assert "Training · one" in page

@@ -1,6 +1,7 @@
 """Runs in processes of their own."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,8 +30,13 @@ def finish(process):
 
 def log(folder, *names):
     """Return the named columns of the rows of a run's log that have them."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line, object_hook=_numbers) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [tuple(row[name] for name in names) for row in rows if all(name in row for name in names)]
+
+
+def _numbers(row):
+    """Return a row in which what was not finite, null in JSON, is NaN again."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
 
 
 def run_here(settings):

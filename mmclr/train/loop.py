@@ -28,14 +28,14 @@ class Loop:
         self.main, self.steps = t.accelerator.is_main_process, t.steps
         t.display = self.display = Display(self.steps, t.taken, quiet=quiet or not self.main)
         self.log = Log(t.run.folder / "log.jsonl", t.taken, off=not self.main)
-        self.clock, self.stop = Clock(t.run.data.batch), Stop()
+        self.stop = Stop()
         self._tracked = True
 
     def run(self) -> Path:
         """Take the steps, until the last or until a signal asks to stop; return the last checkpoint."""
         t = self.trainer
         with self.display, self.log, self.stop, threads.settled(t):
-            batches = iter(t.loader)
+            batches, self.clock = iter(t.loader), Clock(t.run.data.batch)
             self._say_notes()
             while t.taken < self.steps and not parallel.agree(self.stop.asked or t.saver.failed):
                 values = t.take_step(self.clock.wait(batches))

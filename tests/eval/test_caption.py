@@ -52,8 +52,8 @@ def random_corpus(seed, n=60):
 
 def test_numbers_of_cocos_evaluation():
     assert bleu(*split()).mean == pytest.approx(BLEU_4, abs=1e-9)
-    np.testing.assert_allclose(rouge_l(*split()).values, ROUGE_L, atol=bounds.bound(terms=16))
-    np.testing.assert_allclose(cider(*split()).values, CIDER, atol=bounds.bound(terms=16))
+    np.testing.assert_allclose(rouge_l(*split()).values, ROUGE_L, atol=1e-8)  # float64, printed so
+    np.testing.assert_allclose(cider(*split()).values, CIDER, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(3))

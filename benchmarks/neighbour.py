@@ -25,7 +25,7 @@ from PIL import Image
 
 SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 WAYS = {"default": [], "1 thread": ["threads=1"], "2 threads": ["threads=2"]}
-MODEL = ["model.preset=icons", "data.batch=64", "data.workers=0", "data.cache=decoded", "steps=60", "epochs=null",
+MODEL = ["model.preset=icons", "data.batch=64", "data.workers=0", "data.cache=decoded", "steps=150", "epochs=null",
          "log_every=5", "diagnose_every=0", "trackers=none", "save.every_minutes=0"]  # fmt: skip
 
 

@@ -26,12 +26,11 @@ from mmclr.train.strategies import Plain
 if TYPE_CHECKING:
     from mmclr.train.trainer import Trainer
 
-ROUNDS = 5  # turns of each number
+ROUNDS = 10  # turns of each number
 SHORT = 0.5  # seconds; a turn is several steps where they are shorter, since the first after a change is slow
 WARM = 6  # steps before any is measured, at most
 SECONDS = 10.0  # after which no further round begins
 SLOWER = 2.5  # a number this many times as slow as another is not tried again, nor are smaller ones
-TIE = 1.02  # of two that are as fast the smaller one is taken
 
 
 @contextlib.contextmanager
@@ -88,8 +87,8 @@ def candidates(most: int) -> list[int]:
 
 
 def fastest(tried: dict[int, float]) -> int:
-    """Return the smallest number that is as fast as the fastest; `tried` are seconds of a step by number."""
-    return min(number for number, seconds in tried.items() if seconds <= TIE * min(tried.values()))
+    """Return the number of the shortest step; `tried` are seconds of a step by number, of equal ones the smaller."""
+    return min(sorted(tried), key=lambda number: tried[number])
 
 
 def try_out(t: Trainer, numbers: Sequence[int]) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""`mmclr data bench`: is the loader fast enough, and what does it wait for?"""
+"""Measure whether the loader is fast enough, and what it waits for."""
 
 from __future__ import annotations
 

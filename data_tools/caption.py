@@ -1,4 +1,4 @@
-"""`mmclr caption`: what a trained captioner writes about pictures, one line of JSON each."""
+"""Write captions of images with a trained captioner, one line of JSON each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr data cluster`: k-means of the pictures of shards, and the nearest clusters of each written beside them."""
+"""Label images with their nearest clusters, by k-means of a model's embeddings."""
 
 from __future__ import annotations
 

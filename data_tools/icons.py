@@ -1,7 +1,8 @@
-"""Pack the named icons of the fonts in the qtawesome wheel into webdataset shards: real pairs on any machine.
+"""Pack about 14,000 named icons, the demo's images, into shards.
 
-Several families are for training; Remix, a drawing style that training never sees, is for evaluation.
-The fonts are read as files: qtawesome itself is never imported, because it wants Qt.
+They are those of the fonts in the qtawesome wheel: real pairs on any machine. Several families are for training;
+Remix, a drawing style that training never sees, is for evaluation. The fonts are read as files: qtawesome itself is
+never imported, because it wants Qt.
 """
 
 from __future__ import annotations

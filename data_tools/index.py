@@ -1,4 +1,4 @@
-"""`mmclr data index`: scan shards into their sidecar indices, so that a run starts at once."""
+"""Scan shards into their sidecar indices, so that a run starts at once."""
 
 from __future__ import annotations
 

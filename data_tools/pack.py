@@ -1,4 +1,4 @@
-"""`mmclr data pack`: pictures and captions from folders and tables into tar shards."""
+"""Write images and captions from folders and tables into shards."""
 
 from __future__ import annotations
 

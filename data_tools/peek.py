@@ -1,4 +1,4 @@
-"""`mmclr data peek`: look at pictures with their captions, as one PNG or one HTML page."""
+"""Show random images with their captions, as one PNG or one HTML page."""
 
 from __future__ import annotations
 

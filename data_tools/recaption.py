@@ -1,4 +1,4 @@
-"""`mmclr data caption`: shards with what a trained captioner writes beside what was there."""
+"""Add generated captions to shards, beside the original ones."""
 
 from __future__ import annotations
 

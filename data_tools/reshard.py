@@ -1,4 +1,4 @@
-"""`mmclr data reshard`: shards of another size, shuffled, or only the samples of a DataComp subset file."""
+"""Write shards of another size, shuffled, or only the samples of a DataComp subset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr data stats`: what shards hold: pictures, sizes, captions, tokens."""
+"""Count what shards hold: samples, image sizes, captions, tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr data tokenizer`: learn a small BPE tokenizer from the captions of shards."""
+"""Train a small BPE tokenizer on the captions of shards."""
 
 from __future__ import annotations
 

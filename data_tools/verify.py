@@ -1,4 +1,4 @@
-"""`mmclr data verify`: read every sample as training would, and list all that cannot be used."""
+"""Read every sample as training would, and list all that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr eval` with CLIP_benchmark's options: a script swaps over by writing `mmclr eval` for `clip_benchmark eval`.
+"""Evaluate with CLIP_benchmark's options: write `mmclr eval` for `clip_benchmark eval`.
 
     mmclr eval --dataset wds/cifar10 --dataset_root sets/wds_cifar10 --model runs/mine --task auto --output out.json
 

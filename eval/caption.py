@@ -1,7 +1,7 @@
-"""Captions that the model writes, against references: BLEU-4, METEOR, ROUGE-L, CIDEr, exact, perplexity, CLIPScore.
+"""Score the captions that a model writes against references: CIDEr, BLEU, METEOR, CLIPScore.
 
-Hessel et al., CLIPScore, EMNLP 2021: 2.5 times the cosine of picture and caption, 0 if negative. The model that wrote
-judges itself unless --judge names another.
+BLEU-4, METEOR, ROUGE-L, CIDEr, exact matches and perplexity; CLIPScore is 2.5 times the cosine of image and caption, 0
+if negative (Hessel et al., EMNLP 2021). The model that wrote judges itself unless --judge names another.
 """
 
 from __future__ import annotations

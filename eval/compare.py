@@ -1,8 +1,8 @@
-"""Is one model better than another? Paired on the samples of one set, which removes what makes samples easy or hard.
+"""Compare two models on the same samples: paired differences, their intervals and tests.
 
-The difference of a metric is a mean of differences of what each sample contributed, so its interval follows from
-their spread (clusters and classes as in the metric's own interval). Where all contributions are 0 or 1, McNemar's
-exact test stands beside it.
+Pairing removes what makes samples easy or hard. The difference of a metric is a mean of differences of what each
+sample contributed, so its interval follows from their spread (clusters and classes as in the metric's own interval).
+Where all contributions are 0 or 1, McNemar's exact test stands beside it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does the model tell captions apart that share their words? SugarCrepe, Winoground, ARO and the like.
+"""Tell captions apart that share their words: SugarCrepe, Winoground, ARO and the like.
 
 A tie is wrong, and counted: a model that gives every caption one score knows nothing, and must not pass.
 """

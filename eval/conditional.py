@@ -1,7 +1,8 @@
-"""Similar under a condition: GeneCIS (Vaze et al., CVPR 2023, arXiv 2306.07969), recall@1, 2, 3 in small galleries.
+"""Find what is similar under a condition: GeneCIS, recall@1, 2, 3 in small galleries.
 
-A query is a reference picture and a condition text. Three ways to put them together: image_only, text_only, and
-image_plus_text, the mean of the two unit vectors (the paper mixes raw features; ours leave the model as unit vectors).
+Vaze et al., CVPR 2023, arXiv 2306.07969. A query is a reference image and a condition text. Three ways to put them
+together: image_only, text_only, and image_plus_text, the mean of the two unit vectors (the paper mixes raw features;
+ours leave the model as unit vectors).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Few-shot episodes: N classes, k pictures of each, and which class the other pictures are.
+"""Classify in few-shot episodes: N classes, k images of each to learn from.
 
-Three heads: prototypes (the mean of a class's pictures), opta (prototypes moved onto the queries by optimal
+Three heads: prototypes (the mean of a class's images), opta (prototypes moved onto the queries by optimal
 transport, which sees the queries together: BECLR, ICLR 2024, arXiv 2402.02444), and prompt (class names only).
 """
 

@@ -1,7 +1,7 @@
-"""How the two clouds of unit vectors lie: gap, spread, alignment, spectrum, hardness. No N x N matrix is kept.
+"""Measure gap, spread, alignment, spectrum and hardness of the two clouds of embeddings.
 
 Abrar Fahim et al., arXiv 2405.18570 (contrastive gap); Wang and Isola, ICML 2020, arXiv 2005.10242 (alignment,
-uniformity); Wang and Liu, CVPR 2021, arXiv 2012.09740 (tolerance, effective negatives).
+uniformity); Wang and Liu, CVPR 2021, arXiv 2012.09740 (tolerance, effective negatives). No N x N matrix is kept.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The contrastive loss on a set, comparable between runs: it does not depend on the batch size of either.
+"""Compute the contrastive loss on a set, whatever batch size a model was trained with.
 
 A loss of whole batches grows with the logarithm of their size. Here each pair stands against the same number of
-others, drawn by a fixed seed.
+others, drawn by a fixed seed, so that runs of different batch sizes can be compared.
 """
 
 from __future__ import annotations

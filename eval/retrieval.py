@@ -1,4 +1,7 @@
-"""Ranking captions for pictures and pictures for captions: recall@k both ways, any number of captions a picture."""
+"""Rank captions for images and images for captions: recall@k both ways.
+
+An image may have any number of captions.
+"""
 
 from __future__ import annotations
 

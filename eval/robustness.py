@@ -1,4 +1,4 @@
-"""How much of the zero-shot accuracy is left when pictures are spoilt: a stated set of corruptions, five strengths.
+"""Measure the zero-shot accuracy that is left on corrupted images, at five strengths.
 
 After Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261, in a form that needs nothing but Pillow and numpy: the
 same kinds (noise, blur, weather-like contrast and brightness, compression, resolution), our own constants, which stand

@@ -1,7 +1,8 @@
-"""`mmclr eval all`: a list of tasks on one model, each picture embedded once, one JSON each and one line for all.
+"""Run a list of suites on one model: YAML, or DataComp's tasklist.yml.
 
-The list is YAML: a name, and for each the suite and its options. DataComp's tasklist.yml is read as it is; its sets
-lie in ROOT/wds_{key, / as -}_test. A task whose line is in eval_results.jsonl already is not done again.
+Each image is embedded once; there is one JSON for each task, and one line for all. The list has a name, and for each
+the suite and its options. DataComp's tasklist.yml is read as it is; its sets lie in ROOT/wds_{key, / as -}_test. A task
+whose line is in eval_results.jsonl already is not done again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a temperature makes of given embeddings: the loss, and how many wrong answers share its gradient.
+"""Show what other temperatures would make of a model's embeddings.
 
-Wang and Liu, Understanding the Behaviour of Contrastive Loss, CVPR 2021, arXiv 2012.09740. The share of wrong answer j
-in the gradient of anchor i is r_ij = softmax over j != i of s_ij / tau. Small temperatures give all of it to the
-hardest, large ones the same to each.
+The loss, and how many wrong answers share its gradient: Wang and Liu, Understanding the Behaviour of Contrastive Loss,
+CVPR 2021, arXiv 2012.09740. The share of wrong answer j in the gradient of anchor i is r_ij = softmax over j != i of
+s_ij / tau. Small temperatures give all of it to the hardest, large ones the same to each.
 """
 
 from __future__ import annotations

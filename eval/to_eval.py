@@ -1,4 +1,4 @@
-"""`mmclr data to-eval`: any evaluation set in CLIP_benchmark's layout."""
+"""Write any evaluation set in CLIP_benchmark's layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifying pictures from nothing but class names and templates."""
+"""Classify images from nothing but class names and templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr compare`: train several configs on one budget, several seeds each, and say which is better and how surely."""
+"""Train several configs on one budget, several seeds each, and say how surely one is better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mmclr demo`: the whole line once, on real pictures, from nothing to a report; no network, minutes on two cores."""
+"""Train, evaluate and export a small model on real icons, then show a report.
+
+The whole line once, from nothing: no network, minutes on two cores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check a machine, and a run before it starts."""
+"""Check this machine, and a run before it starts; --fix mends what can be mended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr export hub`: an export with its card, on the Hugging Face Hub."""
+"""Upload an export with its model card to the Hugging Face Hub; --dry-run shows what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr import`: a released model as a model folder of ours, compared with its own library."""
+"""Take a released CLIP or SigLIP in as a model folder, compared with its own library."""
 
 from __future__ import annotations
 

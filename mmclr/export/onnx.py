@@ -1,4 +1,4 @@
-"""`mmclr export onnx`: both encoders as graphs for onnxruntime, in float32 and, if asked, in int8."""
+"""Write both encoders as graphs for onnxruntime, in float32 and, if asked, in int8."""
 
 from __future__ import annotations
 

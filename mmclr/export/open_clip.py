@@ -1,4 +1,4 @@
-"""`mmclr export open_clip`: a folder for open_clip's `local-dir:`, and so for CLIP_benchmark and DataComp."""
+"""Write a folder that open_clip loads as `local-dir:`, and so CLIP_benchmark and DataComp."""
 
 from __future__ import annotations
 

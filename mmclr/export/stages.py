@@ -1,4 +1,4 @@
-"""`mmclr export stages`: several trained models side by side as one, which mmclr.load and mmclr eval read."""
+"""Put several trained models side by side as one (MCL), for mmclr.load and mmclr eval."""
 
 from __future__ import annotations
 

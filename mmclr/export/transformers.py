@@ -1,4 +1,4 @@
-"""`mmclr export transformers`: a folder that AutoModel and AutoProcessor load without mmclr."""
+"""Write a folder that AutoModel and AutoProcessor of transformers load without mmclr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mmclr export verify`: is a folder still what was exported, and does it agree with a checkpoint?"""
+"""Check that a folder is what was exported, and that it agrees with a checkpoint."""
 
 from __future__ import annotations
 

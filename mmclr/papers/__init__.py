@@ -1,4 +1,7 @@
-"""The catalogue of objectives, and of heads before them: what each needs, costs and keeps, read from its code."""
+"""List the objectives: formula, needs, cost, state, and how to switch each on.
+
+Of heads and orders too; all of it is read from their code.
+"""
 
 from __future__ import annotations
 

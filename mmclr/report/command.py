@@ -1,4 +1,4 @@
-"""`mmclr report`: the page of a run, of evaluations, or of both."""
+"""Write one HTML page of a run, of evaluations, or of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A run: everything that its config says, checked before anything is touched."""
+"""Train a model from a config; --processes N takes several GPUs of this machine.
+
+Everything that the config says is checked before anything is touched.
+"""
 
 from __future__ import annotations
 

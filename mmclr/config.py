@@ -2,7 +2,9 @@
 
 Machinery only: which settings there are stands with the code that they set. `base:` names a file that is
 merged beneath this one (deep merge, this one wins). Of keys that a class calls `alternatives` the one that stands
-higher wins: `steps:` over a base's `epochs:`. There is no other composition rule. mmclr/yaml_text.py reads the YAML.
+higher wins: `steps:` over a base's `epochs:`. There is no other composition rule. A class may have two functions of a
+tree: `beside(tree, folder)` sees that of each file, and `prepared(tree)` the whole one before it is checked.
+mmclr/yaml_text.py reads the YAML.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +52,8 @@ def load(cls: type[T], source: str | Path | Mapping[str, Any], overrides: Iterab
     above: Tree = {}
     for text in overrides:
         above = merge(above, parse_override(text, cls))
-    return check(cls, _home(lay_over(cls, _with_defaults(cls, tree, above), above)))
+    prepared: Callable[[Tree], Tree] = getattr(cls, "prepared", dict)
+    return check(cls, prepared(_home(lay_over(cls, _with_defaults(cls, tree, above), above))))
 
 
 def read(path: str | Path, cls: Any = None) -> Tree:
@@ -141,6 +144,7 @@ def _read(path: Path, seen: tuple[Path, ...], cls: Any) -> Tree:
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{path}: a config is a mapping of keys to values, not a {type(tree).__name__}")
     base = tree.pop("base", None)
+    tree = cls.beside(tree, path.parent) if hasattr(cls, "beside") else tree
     if base is None:
         return tree
     if not isinstance(base, str) or not base:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from mmclr import discovery, plugins
 from mmclr.config import ConfigError, check, nearest
-from mmclr.heads.head import Head
-from mmclr.heads.projection import Perceptron, Reweight
-from mmclr.heads.whitening import Whiten
+from mmclr.heads.head import HEADS, Head, HeadConfig
 
-__all__ = ["HEADS", "Head", "HeadConfig", "build"]
+__all__ = ["Head", "HeadConfig", "build", "catalogue"]
 
-HeadConfig = Reweight | Perceptron | Whiten
-HEADS: dict[str, type[HeadConfig]] = {"reweight": Reweight, "mlp": Perceptron, "whiten": Whiten}
+
+def catalogue() -> Mapping[str, type[HeadConfig]]:
+    """Return every kind of head by key: ours, found by walking this folder, and those of plugins."""
+    _walk()
+    plugins.load_installed()
+    return dict(sorted(HEADS.items()))
+
+
+@cache
+def _walk() -> None:
+    for module in discovery.modules(__name__):
+        importlib.import_module(module)
 
 
 def build(tree: Mapping[str, Any], where: str = "head") -> HeadConfig:
     """Return the head that {use: name, its fields...} means; faults are ConfigErrors with the path `where`."""
-    fields = dict(tree)
+    fields, known = dict(tree), catalogue()
     name = fields.pop("use", None)
-    if name not in HEADS:
-        raise ConfigError(f"{where}.use: there is no head {name!r}{nearest(str(name), HEADS)}")
-    found: HeadConfig = check(HEADS[name], fields, where)
-    return found
+    if name not in known:
+        raise ConfigError(f"{where}.use: there is no head {name!r}{nearest(str(name), known)}")
+    return check(known[name], fields, where)

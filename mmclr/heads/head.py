@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
+from typing_extensions import dataclass_transform
+
+from mmclr import plugins
+from mmclr.config import config
+
+HEADS: dict[str, type[HeadConfig]] = {}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class HeadConfig:
+    """A kind of head: what a config says of it, and how one is made. A subclass is a config, registered by its key."""
+
+    key: ClassVar[str]
+
+    def __init_subclass__(cls, key: str) -> None:
+        super().__init_subclass__()
+        cls.key = key
+        plugins.register("head", HEADS, key, config(cls))
+
+    def make(self, width: int) -> Head:
+        """Return the head for embeddings of `width` features."""
+        raise NotImplementedError
 
 
 class Head(nn.Module):

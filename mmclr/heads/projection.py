@@ -6,12 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmclr.config import config
-from mmclr.heads.head import Head
+from mmclr.heads.head import Head, HeadConfig
 
 
-@config
-class Reweight:
+class Reweight(HeadConfig, key="reweight"):
     """Weigh the features of an embedding unequally, the same way in both modalities, and learn nothing.
 
     Xue et al., Investigating the Benefits of Projection Head for Representation Learning, ICLR 2024, arXiv 2403.11391.
@@ -32,8 +30,7 @@ class Reweight:
         return _Reweight(width, self.kappa)
 
 
-@config
-class Perceptron:
+class Perceptron(HeadConfig, key="mlp"):
     """Put a perceptron between the embedding and the objective, one for each modality.
 
     Xue et al., Investigating the Benefits of Projection Head for Representation Learning, ICLR 2024, arXiv 2403.11391;

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr import parallel
-from mmclr.config import ConfigError, config
-from mmclr.heads.head import Head
+from mmclr.config import ConfigError
+from mmclr.heads.head import Head, HeadConfig
 
 FLOOR = 1e-12  # eigenvalues count as this much at least: a batch of equal rows has none
 
 
-@config
-class Whiten:
+class Whiten(HeadConfig, key="whiten"):
     """Whiten the embeddings of a batch in small groups of features, drawn anew each step, before an objective.
 
     Zhuo et al., Whitening-based Contrastive Learning of Sentence Embeddings, ACL 2023, arXiv 2305.17746. Features are

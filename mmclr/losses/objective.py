@@ -22,8 +22,6 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import pkgutil
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -33,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
-from mmclr import parallel, vocabulary
+from mmclr import discovery, parallel, plugins, vocabulary
 from mmclr.config import ConfigError, check, config, nearest
 from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import Kept, samples_alone
@@ -74,7 +72,7 @@ class Objective(nn.Module):
             cls.after_step = _for_samples(cls.after_step)  # type: ignore[method-assign,assignment]
         cls.needs = _needs(cls)
         _refuse_strangers(cls)
-        _REGISTRY[key] = cls
+        plugins.register("objective", _REGISTRY, key, cls)
 
     def __new__(cls, **fields: Any) -> Objective:
         # The generated __init__ sets fields, which nn.Module allows only once it is initialised itself.
@@ -143,13 +141,17 @@ def _for_samples(update: Callable[[Objective], None]) -> Callable[[Objective], N
 _REGISTRY: dict[str, type[Objective]] = {}
 
 
-@cache
 def catalogue() -> Mapping[str, type[Objective]]:
-    """Return every objective by key, found by walking the rooms."""
-    rooms = __name__.rpartition(".")[0]
-    for module in pkgutil.walk_packages(sys.modules[rooms].__path__, f"{rooms}."):
-        importlib.import_module(module.name)
+    """Return every objective by key: ours, found by walking the rooms, and those of plugins."""
+    _walk()
+    plugins.load_installed()
     return dict(sorted(_REGISTRY.items()))
+
+
+@cache
+def _walk() -> None:
+    for module in discovery.modules(__name__.rpartition(".")[0]):
+        importlib.import_module(module)
 
 
 def build(key: str, fields: Mapping[str, Any], where: str = "objectives") -> Objective:

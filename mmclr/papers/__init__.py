@@ -19,12 +19,11 @@ import torch
 import yaml
 from rich.table import Column, Table
 
-from mmclr import vocabulary, written
+from mmclr import heads, vocabulary, written
 from mmclr.config import find, nearest
 from mmclr.console import Console
 from mmclr.data.pure import PureOrder
 from mmclr.errors import UserError
-from mmclr.heads import HEADS
 from mmclr.losses.objective import Facts, Objective, catalogue
 from mmclr.papers import costs, recalls
 from mmclr.terminal import say
@@ -78,8 +77,8 @@ def entries() -> list[Entry]:
     """Return all objectives, sorted by what data they need and then by name; then heads, and orders of the data."""
     uses = _presets()
     found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
-    heads = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in HEADS.items()]
-    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *heads, _order(uses.get("mcl", []))]
+    below = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in heads.catalogue().items()]
+    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *below, _order(uses.get("mcl", []))]
 
 
 def page() -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from mmclr import plugins
 from mmclr.config import config, load
 from mmclr.data.loader import DataConfig
 from mmclr.errors import UserError
@@ -36,6 +37,7 @@ class RunConfig:
     name: str = "run"
     out: str = ""  # the run's folder; empty: runs/NAME
     seed: Annotated[int, Ge(0), Lt(2**32)] = 0
+    plugins: list[str] = dataclasses.field(default_factory=list)  # modules and files (.py) with parts of one's own
     data: DataConfig
     tokenizer: str = "clip"  # "clip", or a folder with tokenizer.json
     model: ModelConfig
@@ -79,6 +81,20 @@ class RunConfig:
         if not all(0 <= share < 1 for share in (self.patch_dropout.first, self.patch_dropout.last)):
             raise ValueError("patch_dropout: a share is at least 0 and below 1")
 
+    @staticmethod
+    def beside(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Return the tree of a file in `folder` with whole paths of the plugins that lie there."""
+        names = tree.get("plugins")
+        return {**tree, "plugins": plugins.located(names, folder)} if _are_texts(names) else tree
+
+    @classmethod
+    def prepared(cls, tree: dict[str, Any]) -> dict[str, Any]:
+        """Load the plugins that a config names, before it is checked; their paths are stored whole."""
+        tree = cls.beside(tree, Path.cwd())
+        if _are_texts(tree.get("plugins")):
+            plugins.load(tree["plugins"])
+        return tree
+
     @property
     def folder(self) -> Path:
         """The run's folder."""
@@ -97,6 +113,10 @@ class RunConfig:
 def _is_file_name(text: str) -> bool:
     """Whether a file or folder beside others can be called so."""
     return text not in ("", ".", "..") and not {"/", "\\"} & set(text) and len(text.encode()) <= 200
+
+
+def _are_texts(names: object) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def main(argv: list[str]) -> int:

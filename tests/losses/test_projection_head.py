@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmclr import heads
 from mmclr.config import ConfigError
-from mmclr.heads import HEADS, Perceptron, Reweight
+from mmclr.heads.projection import Perceptron, Reweight
 from mmclr.losses import Facts
 from mmclr.losses.headed import Headed
 from mmclr.losses.terms import build_terms
@@ -162,4 +163,4 @@ def test_faults_are_told_with_their_place(head, message):
 def test_kappa_is_exact_where_it_can_be():
     weights = Reweight(kappa=1.1).make(512).get_buffer("weights")
     assert weights[511].item() == pytest.approx(math.exp(-511 * math.log(1.1)), rel=bounds.bound(terms=16))
-    assert set(HEADS) == {"reweight", "mlp", "whiten"}
+    assert set(heads.catalogue()) == {"reweight", "mlp", "whiten"}

@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from mmclr import parallel
 from mmclr.config import ConfigError
-from mmclr.heads import Whiten
-from mmclr.heads.whitening import moments, whiten
+from mmclr.heads.whitening import Whiten, moments, whiten
 from mmclr.losses import Facts, build
 from tests import bounds
 from tests.losses.cards import batch, random_pairs

@@ -1,0 +1,168 @@
+"""The user's own parts from outside the repository: modules and files that register something when they are imported.
+
+A config names them (`plugins: [own.py, a_module]`), a command is given them (`mmclr --plugins own.py ...`), and what an
+installed package names in the entry-point group `mmclr.plugins` is there by itself. Nothing else loads one: no model
+folder, no checkpoint and no stored config, so strangers' files run no code.
+
+A file is imported as `mmclr.plugins.STEM_DIGEST`, which worker processes find again by that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmclr.errors import UserError
+
+T = TypeVar("T")
+GROUP = "mmclr.plugins"  # of entry points
+FILES = "MMCLR_PLUGIN_FILES"  # the files of this process by module name, as JSON, for the processes that it starts
+__path__: list[str] = []  # so that this module may have others below it: the files
+_lock = threading.RLock()
+_looked = False  # for installed ones
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules that are files of plugins, in this process and in those that it starts."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        file = _files().get(name) if name.startswith(f"{__name__}.") else None
+        return importlib.util.spec_from_file_location(name, file) if file else None
+
+
+sys.meta_path.append(_Finder())
+
+
+def is_file(name: str) -> bool:
+    """Say whether a name of a plugin means a file, and not a module."""
+    return name.endswith(".py") or os.sep in name
+
+
+def located(names: Iterable[str], folder: str | Path) -> list[str]:
+    """Return the names with files as whole paths: those that lie in `folder` from there, others from here."""
+    found = []
+    for name in names:
+        beside = Path(folder, os.path.expanduser(name))
+        found.append(os.path.abspath(beside if beside.is_file() else name) if is_file(name) else name)
+    return found
+
+
+def load(names: Iterable[str], where: str = "plugins") -> None:
+    """Import modules and files, each once. Raises UserError, which says what is wrong in which file and line."""
+    for name in names:
+        with _lock:
+            _load_file(os.path.expanduser(name), where) if is_file(name) else _load_module(name, where)
+
+
+def load_installed() -> None:
+    """Import what installed packages name in the entry-point group `mmclr.plugins`, once."""
+    global _looked
+    with _lock:
+        if _looked:
+            return
+        _looked = True  # first: what is imported may ask for it again
+        for point in importlib.metadata.entry_points(group=GROUP):
+            who = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
+            try:
+                _load_module(point.module, f"the installed package {who} (entry point {point.name} of {GROUP})")
+            except UserError:
+                _looked = False
+                raise
+
+
+def register(kind: str, registry: MutableMapping[str, T], key: str, part: T) -> None:
+    """Add a part to the registry of its kind. Raises UserError where the key is another's.
+
+    The same class of the same module may come again, as it does when a notebook's cell is run twice.
+    """
+    other = registry.get(key)
+    if other is not None and _name(other) != _name(part):
+        mine, theirs = (part, other) if is_ours(part) else (other, part)
+        whose = f"one of mmclr's own ({mine.__module__})" if is_ours(mine) else f"there already, of {origin(mine)}"  # type: ignore[attr-defined]
+        raise UserError(f"the {kind} {key!r} is {whose}; {_name(theirs)[1]} of {origin(theirs)} needs another key")
+    registry[key] = part
+
+
+def is_ours(part: Any) -> bool:
+    """Say whether a class or function is of mmclr itself."""
+    module = part.__module__
+    return bool(module.startswith("mmclr.") and not module.startswith(f"{__name__}."))
+
+
+def origin(part: Any) -> str:
+    """Return where a class or function comes from: a file, or a module with its package; "" for our own."""
+    if is_ours(part):
+        return ""
+    module: str = part.__module__
+    return _files().get(module, module)
+
+
+def _name(part: Any) -> tuple[str, str]:
+    return part.__module__, getattr(part, "__qualname__", "")
+
+
+def _files() -> dict[str, str]:
+    """Return {module: path} of the files that were loaded, by this process or by the one that started it."""
+    found: dict[str, str] = json.loads(os.environ.get(FILES, "{}"))
+    return found
+
+
+def _load_file(name: str, where: str) -> None:
+    path = Path(os.path.abspath(name))
+    if not path.is_file():
+        raise UserError(f"{where}: {path}: no such file; put it there, or name the file where it lies now")
+    stem = "".join(c if c.isalnum() else "_" for c in path.stem)
+    module = f"{__name__}.{stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    os.environ[FILES] = json.dumps(_files() | {module: str(path)})
+    _import(module, where, str(path), (str(path),))
+
+
+def _load_module(name: str, where: str) -> None:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{where}: {name!r} is no module and no file; write a_module, or path/to/file.py")
+    try:
+        spec = importlib.util.find_spec(name.partition(".")[0])
+    except ValueError:  # a module without a spec: __main__
+        spec = None
+    if spec is None:
+        raise UserError(
+            f"{where}: there is no module {name}; install the package that it is in, or name a file: path/to/{name}.py"
+        )
+    _import(name, where, name, (*(spec.submodule_search_locations or ()), spec.origin or ""))
+
+
+def _import(module: str, where: str, shown: str, inside: tuple[str, ...]) -> None:
+    """Import a module; whatever fails in it is a UserError with the line of it that failed."""
+    try:
+        importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name == module):
+            raise UserError(f"{where}: there is no module {shown}; look for it in {inside[0]}") from error
+        said = " ".join(str(error).split())
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(
+            f"{where}: {_place(error, inside) or shown}: {kind}{said}; mend it, or leave the plugin out"
+        ) from error
+
+
+def _place(error: BaseException, inside: tuple[str, ...]) -> str:
+    """Return file and line of the innermost call that lies in these files or folders."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    mine = [f for f in frames if any(p and (f[0] == p or f[0].startswith(p + os.sep)) for p in inside)]
+    return f"{mine[-1][0]}, line {mine[-1][1]}" if mine else ""

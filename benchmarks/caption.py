@@ -30,15 +30,15 @@ from typing import Any
 
 import peers
 import torch
+from mmclr.eval.metrics import caption_scores
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval import caption_scores
 from mmclr.config import check
 from mmclr.losses import build
-from mmclr.models.clip import ModelConfig
+from mmclr.models.captioning.generate import to_generate
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower
-from mmclr.models.writer import to_generate
 
 TOKENS, WORDS, WIDTH, ROUNDS = 30, 49408, 512, 3
 TREE = {

@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 import peers
+from mmclr.eval.commands.compare import compare
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.result import Result
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.retrieval import caption, retrieval
 
-from eval import caption, retrieval
-from eval.compare import compare
-from eval.embedder import Embedder
-from eval.measurement import Measurement
-from eval.result import Result
-from eval.sources import open_set
-from mmclr.models.decoding import Decoding
-from mmclr.models.writer import Writer
+from mmclr.models.captioning.decoding import Decoding
+from mmclr.models.captioning.generate import Writer
 
 STEPS = 500
 RECIPE = ["model.text.context=32", "model.image.size=64", "model.image.patch=16", f"steps={STEPS}", "log_every=50"]

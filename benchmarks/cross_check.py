@@ -18,19 +18,21 @@ from pathlib import Path
 
 import peers
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.result import Result
+from mmclr.eval.sets import layout
+from mmclr.eval.sets.evaluation_set import EvalSet
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import retrieval
 from rich.console import Console
 from rich.table import Table
 
-from eval import layout, retrieval, zero_shot
-from eval.embedder import Embedder
-from eval.result import Result
-from eval.sets import EvalSet
-from eval.sources import open_set
 from mmclr.config import check
-from mmclr.data.text import Tokenizer
-from mmclr.export import open_clip
-from mmclr.export.source import Source
-from mmclr.models.clip import ModelConfig
+from mmclr.data.samples.text import Tokenizer
+from mmclr.export.commands import open_clip
+from mmclr.export.origin import Source
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 PICTO = str(peers.PICTO / "test-{00000..00003}.tar")

@@ -32,12 +32,12 @@ import webdataset
 from PIL import Image
 
 from mmclr.config import load
-from mmclr.data import index, sources, tar
-from mmclr.data.assembly import Start
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.order import Order
-from mmclr.data.shards import Shards
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.shards import index, sources, tar
+from mmclr.data.shards.shards import Shards
+from mmclr.data.stream.batch_builder import Start
+from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.data.stream.order import Order
 
 SAMPLES, SHARDS, BATCH, ROUNDS = 640, 4, 32, 5
 WARM, TIMED = 3, 4  # batches of a round: those that were made ahead are not timed

@@ -36,8 +36,8 @@ OVERRIDES = ["data.workers=0", "data.cache=decoded", "model.preset=icons", "epoc
 
 def draw(folder: Path) -> None:
     """Write a shard of noise with captions of four words and classes, and cluster labels beside it."""
-    from mmclr.data import clusters
-    from mmclr.data.index import open_indices
+    from mmclr.data.columns import clusters
+    from mmclr.data.shards.index import open_indices
 
     rng = np.random.default_rng(0)
     words = [f"{a}{b}" for a in "bdfglmnprst" for b in ("a", "e", "i", "o")]

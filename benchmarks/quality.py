@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 import open_clip_trainer
 import peers
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.result import Result
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.retrieval import retrieval
 from rich.console import Console
 
-from eval import retrieval
-from eval.embedder import Embedder
-from eval.result import Result
-from eval.sources import open_set
 from mmclr.compare.standings import Standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import check, find
 from mmclr.errors import UserError
-from mmclr.models.clip import ModelConfig
-from mmclr.models.open_clip import write_config
+from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.formats.open_clip import write_config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of every process that is started here
 BATCH, LABEL, NAME = 128, "json:subgroup", "json:name"

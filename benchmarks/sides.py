@@ -17,16 +17,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmclr.allocator import keep_freed_memory
 from mmclr.config import check
-from mmclr.data.batch import Batch
+from mmclr.data.stream.batch import Batch
 from mmclr.features.student import Student
-from mmclr.heap import keep_freed_memory
-from mmclr.losses.terms import build_terms
-from mmclr.models.clip import ModelConfig
-from mmclr.models.open_clip import write_config
-from mmclr.models.open_clip_weights import from_open_clip
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.formats.open_clip import write_config
+from mmclr.models.formats.open_clip_weights import from_open_clip
 from mmclr.models.two_tower import TwoTower
-from mmclr.train import accumulate
+from mmclr.train import gradient_cache
 from mmclr.train.optimizer import OptimConfig, build
 from mmclr.train.step import Step
 from mmclr.train.strategies import Plain
@@ -119,7 +119,7 @@ class Ours:
     def backward(self, batch: Batch, micro: int = 0) -> Tensor:
         """Forward, loss and backward."""
         if micro:
-            return accumulate.backward(self.strategy, batch, 0.0, micro, lambda: torch.manual_seed(0))[0]
+            return gradient_cache.backward(self.strategy, batch, 0.0, micro, lambda: torch.manual_seed(0))[0]
         loss, _ = self.strategy.wrapped(batch, 0.0)
         self.strategy.backward(loss)
         return loss

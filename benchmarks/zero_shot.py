@@ -20,14 +20,16 @@ import cross_check
 import open_clip
 import peers
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics import classifier
+from mmclr.eval.metrics.ranking import Relevance, rank_both
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import retrieval
 
-from eval import classifier, retrieval, zero_shot
-from eval.embedder import Embedder
-from eval.ranking import Relevance, rank_both
-from eval.sources import open_set
 from mmclr.config import check
-from mmclr.data.text import Tokenizer
-from mmclr.models.clip import ModelConfig
+from mmclr.data.samples.text import Tokenizer
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 TEXT = {"width": 256, "heads": 4, "layers": 4}  # a third of CLIP: the peer takes minutes, not an hour

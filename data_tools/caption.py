@@ -15,19 +15,19 @@ from typing import IO
 from PIL import Image
 from rich.progress import Progress
 
-from mmclr.console import Console
-from mmclr.data.decode import MAX_PIXELS, Picture
-from mmclr.data.index import open_indices
-from mmclr.data.ledger import Entry, Fault, Ledger
-from mmclr.data.rows import read_image
-from mmclr.data.shards import IMAGES, Shards
-from mmclr.data.sources import expand
-from mmclr.data.workers import run_ahead
+from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.skipped import Entry, Fault, Ledger
+from mmclr.data.shards.index import open_indices
+from mmclr.data.shards.shards import IMAGES, Shards
+from mmclr.data.shards.sources import expand
+from mmclr.data.stream.workers import run_ahead
+from mmclr.data.tabular.rows import read_image
+from mmclr.display.console import Console
+from mmclr.display.terminal import say
 from mmclr.encoder import WHITE, Encoder
 from mmclr.errors import UserError
-from mmclr.models.decoding import Decoding, add_arguments, decoding
-from mmclr.terminal import say
-from mmclr.written import claim
+from mmclr.models.captioning.decoding import Decoding, add_arguments, decoding
+from mmclr.storage.written import claim
 
 EXAMPLES = """examples:
   mmclr caption runs/coca cat.jpg holiday/                            to the terminal

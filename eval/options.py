@@ -9,11 +9,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.embedder import DTYPES, Embedder
-from eval.sets import MAX_FAULTS, EvalSet, Templates, names_of, read_lines
-from eval.sources import open_set
-from eval.store import standard
-from mmclr.data import rows
+from mmclr.eval.embed.embedder import DTYPES, Embedder
+from mmclr.eval.embed.store import standard
+from mmclr.eval.sets.evaluation_set import MAX_FAULTS, EvalSet, Templates, names_of, read_lines
+from mmclr.eval.sets.sources import open_set
+
+from mmclr.data.tabular import rows
 from mmclr.errors import UserError
 
 

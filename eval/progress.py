@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from mmclr.eval.embed import ranks
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from eval import ranks
-from mmclr.console import Console
+from mmclr.display.console import Console
 
 
 @contextlib.contextmanager

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmclr.eval.figures.examples import KIND, save
+from mmclr.eval.metrics.measurement import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from eval.examples import KIND, save
-from eval.measurement import Measurement
-from mmclr import written
-from mmclr.console import Console
-from mmclr.data.ledger import KEPT, REASONS
+from mmclr.data.samples.skipped import KEPT, REASONS
+from mmclr.display.console import Console
+from mmclr.display.terminal import plain
 from mmclr.errors import UserError
 from mmclr.secrets import redact, redact_tree
-from mmclr.terminal import plain
+from mmclr.storage import written
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
 BESIDE = {"measurements", "examples"}  # kept in files of their own

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval import options, ranks
-from eval.embedder import Embedded, Embedder
-from eval.result import Result, check
-from mmclr.terminal import say
+from mmclr.eval import options
+from mmclr.eval.embed import ranks
+from mmclr.eval.embed.embedder import Embedded, Embedder
+from mmclr.eval.result import Result, check
+
+from mmclr.display.terminal import say
 
 
 @dataclass(frozen=True)

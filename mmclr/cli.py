@@ -5,74 +5,135 @@ from __future__ import annotations
 import importlib
 import sys
 
-from mmclr import __version__, output
+from mmclr import __version__
+from mmclr.allocator import keep_freed_memory
 from mmclr.config import nearest
+from mmclr.display import output
+from mmclr.display.terminal import say
 from mmclr.errors import run
-from mmclr.heap import keep_freed_memory
 from mmclr.secrets import redact
 from mmclr.spinning import let_threads_sleep
-from mmclr.terminal import say
 
 # command: (module:function, one line of help). A function takes the remaining arguments, has its own --help,
 # and returns None or an exit status.
 COMMANDS = {
-    "demo": ("mmclr.demo:main", "train, evaluate and export a small model on real icons, then show a report"),
+    "demo": ("mmclr.demo.command:main", "train, evaluate and export a small model on real icons, then show a report"),
     "train": (
         "mmclr.train.run:main",
         "train a model from a config (--processes N: on several GPUs of this machine)",
     ),
-    "compare": ("mmclr.compare:main", "train several configs on one budget and say which is better, how surely"),
-    "eval": ("eval.benchmark:main", "with CLIP_benchmark's options; the suites below have more to say"),
+    "compare": (
+        "mmclr.compare.command:main",
+        "train several configs on one budget and say which is better, how surely",
+    ),
+    "eval": ("mmclr.eval.commands.benchmark:main", "with CLIP_benchmark's options; the suites below have more to say"),
     "eval retrieval": (
-        "eval.retrieval:main",
+        "mmclr.eval.suites.retrieval.retrieval:main",
         "rank captions for images and images for captions: recall at 1, 5, 10",
     ),
-    "eval zero_shot": ("eval.zero_shot:main", "classify images from class names and templates"),
-    "eval caption": ("eval.caption:main", "captions that the model writes against references: CIDEr, BLEU, ..."),
+    "eval zero_shot": (
+        "mmclr.eval.suites.classification.zero_shot:main",
+        "classify images from class names and templates",
+    ),
+    "eval caption": (
+        "mmclr.eval.suites.retrieval.caption:main",
+        "captions that the model writes against references: CIDEr, BLEU, ...",
+    ),
     "eval compositional": (
-        "eval.compositional:main",
+        "mmclr.eval.suites.retrieval.compositional:main",
         "tell captions apart that share their words: SugarCrepe, ARO, ...",
     ),
-    "eval conditional": ("eval.conditional:main", "find what is similar under a condition: GeneCIS"),
-    "eval loss": ("eval.loss:main", "contrastive loss on a set, whatever batches a model was trained with"),
-    "eval geometry": ("eval.geometry:main", "gap, spread, spectrum and hardness of the embeddings"),
-    "eval temperature": ("eval.temperature:main", "what other temperatures would make of a model's embeddings"),
-    "eval linear_probe": ("eval.probes:main_linear_probe", "fit a linear classifier on image features"),
-    "eval knn": ("eval.probes:main_knn", "classify by the nearest labelled pictures"),
-    "eval few_shot": ("eval.few_shot:main", "episodes of a few classes with a few pictures each"),
-    "eval robustness": ("eval.robustness:main", "zero-shot accuracy that is left on spoilt pictures"),
-    "eval all": ("eval.tasks:main", "a list of tasks on one model (YAML, or DataComp's tasklist.yml)"),
-    "eval compare": ("eval.compare:main", "is one model better than another: paired tests on the same samples"),
-    "caption": ("data_tools.caption:main", "write captions of pictures, with a model that has a captioner"),
+    "eval conditional": (
+        "mmclr.eval.suites.retrieval.conditional:main",
+        "find what is similar under a condition: GeneCIS",
+    ),
+    "eval loss": (
+        "mmclr.eval.suites.geometry.loss:main",
+        "contrastive loss on a set, whatever batches a model was trained with",
+    ),
+    "eval geometry": (
+        "mmclr.eval.suites.geometry.geometry:main",
+        "gap, spread, spectrum and hardness of the embeddings",
+    ),
+    "eval temperature": (
+        "mmclr.eval.suites.geometry.temperature:main",
+        "what other temperatures would make of a model's embeddings",
+    ),
+    "eval linear_probe": (
+        "mmclr.eval.suites.probes.probes:main_linear_probe",
+        "fit a linear classifier on image features",
+    ),
+    "eval knn": ("mmclr.eval.suites.probes.probes:main_knn", "classify by the nearest labelled pictures"),
+    "eval few_shot": ("mmclr.eval.suites.probes.few_shot:main", "episodes of a few classes with a few pictures each"),
+    "eval robustness": (
+        "mmclr.eval.suites.classification.robustness:main",
+        "zero-shot accuracy that is left on spoilt pictures",
+    ),
+    "eval all": ("mmclr.eval.commands.all:main", "a list of tasks on one model (YAML, or DataComp's tasklist.yml)"),
+    "eval compare": (
+        "mmclr.eval.commands.compare:main",
+        "is one model better than another: paired tests on the same samples",
+    ),
+    "caption": ("mmclr.data_tools.caption:main", "write captions of pictures, with a model that has a captioner"),
     "report": ("mmclr.report.command:main", "write one HTML page of a run, of evaluations, or of both"),
     "export transformers": (
-        "mmclr.export.transformers:main",
+        "mmclr.export.commands.transformers:main",
         "write a CLIPModel folder with processor, tokenizer, card",
     ),
-    "export open_clip": ("mmclr.export.open_clip:main", "write a folder that open_clip and its tools load"),
-    "export onnx": ("mmclr.export.onnx:main", "write both encoders as graphs for onnxruntime, in int8 too"),
-    "export stages": ("mmclr.export.stages:main", "several trained models side by side as one (MCL)"),
-    "export hub": ("mmclr.export.hub:main", "upload an export to the Hugging Face Hub; --dry-run shows what"),
-    "export verify": ("mmclr.export.verify:main", "check that a folder is what was exported"),
-    "import": ("mmclr.export.importing:main", "take a released CLIP or SigLIP in as a model folder"),
-    "data index": ("data_tools.index:main", "scan shards into their sidecar indices"),
-    "data verify": ("data_tools.verify:main", "find truncated shards, half samples, undecodable pictures"),
-    "data caption": ("data_tools.recaption:main", "add generated captions to shards, beside the original ones"),
-    "data cluster": ("data_tools.cluster:main", "label pictures with their nearest clusters, by k-means of a model"),
-    "data stats": ("data_tools.stats:main", "count samples, captions, sizes"),
-    "data pack": ("data_tools.pack:main", "write pictures and captions from folders and tables into shards"),
-    "data reshard": ("data_tools.reshard:main", "shards of another size, shuffled, or a DataComp subset of them"),
-    "data peek": ("data_tools.peek:main", "look at random pictures with their captions, as PNG or HTML"),
-    "data bench": ("data_tools.bench:main", "is the loader fast enough, and what does it wait for"),
-    "data icons": ("data_tools.icons:main", "pack about 14,000 named icons, the demo's pictures, into shards"),
-    "data tokenizer": ("data_tools.tokenizer:main", "train a small BPE tokenizer on the captions of shards"),
-    "data to-eval": ("eval.to_eval:main", "write any evaluation set in CLIP_benchmark's layout"),
+    "export open_clip": ("mmclr.export.commands.open_clip:main", "write a folder that open_clip and its tools load"),
+    "export onnx": ("mmclr.export.commands.onnx:main", "write both encoders as graphs for onnxruntime, in int8 too"),
+    "export stages": ("mmclr.export.commands.stages:main", "several trained models side by side as one (MCL)"),
+    "export hub": ("mmclr.export.commands.hub:main", "upload an export to the Hugging Face Hub; --dry-run shows what"),
+    "export verify": ("mmclr.export.commands.verify:main", "check that a folder is what was exported"),
+    "import": ("mmclr.export.import_model:main", "take a released CLIP or SigLIP in as a model folder"),
+    "data index": ("mmclr.data_tools.commands.inspect.index:main", "scan shards into their sidecar indices"),
+    "data verify": (
+        "mmclr.data_tools.commands.inspect.verify:main",
+        "find truncated shards, half samples, undecodable pictures",
+    ),
+    "data caption": (
+        "mmclr.data_tools.commands.enrich.caption:main",
+        "add generated captions to shards, beside the original ones",
+    ),
+    "data cluster": (
+        "mmclr.data_tools.commands.curate.cluster:main",
+        "label pictures with their nearest clusters, by k-means of a model",
+    ),
+    "data stats": ("mmclr.data_tools.commands.inspect.stats:main", "count samples, captions, sizes"),
+    "data pack": (
+        "mmclr.data_tools.commands.convert.pack:main",
+        "write pictures and captions from folders and tables into shards",
+    ),
+    "data reshard": (
+        "mmclr.data_tools.commands.convert.reshard:main",
+        "shards of another size, shuffled, or a DataComp subset of them",
+    ),
+    "data peek": (
+        "mmclr.data_tools.commands.inspect.peek:main",
+        "look at random pictures with their captions, as PNG or HTML",
+    ),
+    "data bench": (
+        "mmclr.data_tools.commands.inspect.bench:main",
+        "is the loader fast enough, and what does it wait for",
+    ),
+    "data icons": (
+        "mmclr.data_tools.commands.convert.icons:main",
+        "pack about 14,000 named icons, the demo's pictures, into shards",
+    ),
+    "data tokenizer": (
+        "mmclr.data_tools.commands.enrich.tokenizer:main",
+        "train a small BPE tokenizer on the captions of shards",
+    ),
+    "data to-eval": (
+        "mmclr.data_tools.commands.convert.to_eval:main",
+        "write any evaluation set in CLIP_benchmark's layout",
+    ),
     "doctor": (
-        "mmclr.doctor:main",
+        "mmclr.doctor.command:main",
         "check this machine, and a run before it starts; --fix mends what can be mended",
     ),
     "papers": (
-        "mmclr.papers:main",
+        "mmclr.papers.catalogue:main",
         "list the objectives: formula, needs, cost, state, how to switch each on",
     ),
 }

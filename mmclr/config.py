@@ -4,7 +4,7 @@ Machinery only: which settings there are stands with the code that they set. `ba
 merged beneath this one (deep merge, this one wins). Of keys that a class calls `alternatives` the one that stands
 higher wins: `steps:` over a base's `epochs:`. There is no other composition rule. A class may have two functions of a
 tree: `beside(tree, folder)` sees that of each file, and `prepared(tree)` the whole one before it is checked.
-mmclr/yaml_text.py reads the YAML.
+mmclr/storage/yaml_text.py reads the YAML.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import pydantic
 import yaml
 from typing_extensions import dataclass_transform
 
-from mmclr import yaml_text
 from mmclr.errors import UserError
 from mmclr.secrets import redact_tree
+from mmclr.storage import yaml_text
 
 T = TypeVar("T")
 _adapter: Any = functools.cache(pydantic.TypeAdapter)  # costs far more to make than to use

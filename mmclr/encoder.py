@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.decode import MAX_PIXELS, Picture, flatten, upright
-from mmclr.data.ledger import Fault
-from mmclr.data.plain import normalise, plain
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.decode import MAX_PIXELS, Picture, flatten, upright
+from mmclr.data.samples.reader import normalise, plain
+from mmclr.data.samples.skipped import Fault
+from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models.composed import Composed
-from mmclr.models.decoding import Decoding
+from mmclr.load_model import open_model
+from mmclr.models.captioning.decoding import Decoding
+from mmclr.models.captioning.generate import Writer
+from mmclr.models.ensemble import Composed
 from mmclr.models.two_tower import TwoTower
-from mmclr.models.writer import Writer
-from mmclr.trained import open_model
 
 Array = NDArray[np.float32]
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor

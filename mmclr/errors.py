@@ -12,9 +12,9 @@ import traceback
 from collections.abc import Callable
 from types import TracebackType
 
-from mmclr.output import ReaderGone
+from mmclr.display.output import ReaderGone
+from mmclr.display.terminal import plain, say
 from mmclr.secrets import redact
-from mmclr.terminal import plain, say
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
                   errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # fmt: skip

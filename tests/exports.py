@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from mmclr.config import check
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
 from mmclr.export import parity
-from mmclr.models.clip import ModelConfig
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds
 

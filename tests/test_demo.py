@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from mmclr.demo import STAGES, main
+from mmclr.demo.command import STAGES, main
 
 
 @pytest.mark.slow

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 import mmclr
 from mmclr.errors import UserError
 from mmclr.export import parity
-from mmclr.export.open_clip import write as write_open_clip
-from mmclr.export.source import Source
-from mmclr.export.transformers import write as write_transformers
+from mmclr.export.commands.open_clip import write as write_open_clip
+from mmclr.export.commands.transformers import write as write_transformers
+from mmclr.export.origin import Source
 from tests import bounds
 from tests.exports import write_checkpoint
 

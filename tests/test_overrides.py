@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmclr import yaml_text
 from mmclr.config import ConfigError, load, parse_override, read
 from mmclr.errors import UserError
-from mmclr.losses.terms import build_terms
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.storage import yaml_text
 from mmclr.train.run import RunConfig
 from tests.overrides import KEYS, TEXTS, VALUES
 

@@ -18,12 +18,12 @@ from rich import box
 from rich.table import Table
 from scipy import stats
 
-from eval.compare import compare
-from eval.result import Result
 from mmclr.compare.trial import Trial
-from mmclr.console import Console
+from mmclr.display.console import Console
+from mmclr.display.html import markdown
 from mmclr.errors import UserError
-from mmclr.html import markdown
+from mmclr.eval.commands.compare import compare
+from mmclr.eval.result import Result
 from mmclr.report import Page, charts
 
 COLUMNS = ("config", "value", "low", "high", "difference", "from", "to", "clear", "time", "final loss", "seeds")

@@ -13,15 +13,16 @@ from typing import Any
 
 import yaml
 
-from eval import retrieval, zero_shot
-from eval.embedder import Embedder
-from eval.result import Result
-from eval.sources import open_set
-from mmclr import written
 from mmclr.config import load
 from mmclr.errors import UserError
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.result import Result
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import retrieval
 from mmclr.report.curves import read
 from mmclr.secrets import redact_tree
+from mmclr.storage import written
 from mmclr.train.run import RunConfig
 
 PROBE = 30  # steps that tell how fast a config is, for budgets in minutes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from mmclr.config import config
-from mmclr.data.augment import Augment
-from mmclr.data.captions import TextEdits
+from mmclr.data.samples.augment import Augment
+from mmclr.data.samples.captions import TextEdits
 
 
 @config

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from data_tools.tokenizer import captions
-from eval import retrieval, zero_shot
-from eval.embedder import Embedder
-from eval.measurement import Measurement
-from eval.ranking import rank, top
-from eval.result import Result
-from eval.sources import open_set
-from mmclr.data.ledger import Ledger
+from mmclr.data.samples.skipped import Ledger
+from mmclr.data_tools.commands.enrich.tokenizer import captions
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.metrics.ranking import rank, top
+from mmclr.eval.result import Result
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import retrieval
 from mmclr.report.command import figures
 from mmclr.report.gallery import Found, Prediction, Query
 from mmclr.report.tables import Number

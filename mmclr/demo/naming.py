@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from eval import caption
-from eval.embedder import Embedder
-from eval.sources import open_set
 from mmclr.config import load
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.retrieval import caption
 from mmclr.report.gallery import Written
 from mmclr.report.tables import Number
 

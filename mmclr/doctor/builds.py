@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmclr.data.cache import cache_folder
+from mmclr.data.shards.cache import cache_folder
 from mmclr.doctor.finding import Finding
 
 PATIENCE = 30 * 60  # seconds without a new file after which no compiler is still at work

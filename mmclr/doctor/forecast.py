@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
 from mmclr.doctor.finding import Finding
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import checkpoint, forecast
-from mmclr.train.forecast import GIB
+from mmclr.train.checkpoints import folder as checkpoint
+from mmclr.train.estimate import forecast
+from mmclr.train.estimate.forecast import GIB
 from mmclr.train.run import RunConfig
 
 

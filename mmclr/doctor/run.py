@@ -10,20 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from mmclr.config import ConfigError, load
-from mmclr.data.captions import Chooser, Field, number
-from mmclr.data.decode import Picture
-from mmclr.data.index import open_index
-from mmclr.data.ledger import REASONS, Entry, Fault
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.shards import Shards
-from mmclr.data.sources import expand
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.captions import Chooser, Field, number
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.skipped import REASONS, Entry, Fault
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.sources import expand
+from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
-from mmclr.losses.terms import build_terms
-from mmclr.models import pretrained, start
-from mmclr.train import begin
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.models import init as start
+from mmclr.models.formats import find
+from mmclr.train import parts as begin
 from mmclr.train.run import RunConfig
 
 SAMPLES = 256  # read and decoded, spread over all shards
@@ -84,7 +85,7 @@ def sources(run: RunConfig, tokenizer: Tokenizer) -> Iterator[Finding]:
         start.check_source(run.model, run.init)
         begin.check_tokenizer(run.model, run, tokenizer)
         if run.teacher:
-            pretrained.read_config(pretrained.find(run.teacher))
+            find.read_config(find.find(run.teacher))
     except UserError as error:
         yield Finding("BROKEN", str(error))
         return

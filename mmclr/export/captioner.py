@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from mmclr.export import forms
-from mmclr.export.source import DTYPES, Source
-from mmclr.models import generation
-from mmclr.models.captioner import FOLDER
-from mmclr.models.transformers import preprocessor
-from mmclr.models.transformers_towers import quiet
-from mmclr.models.writer import Writer, to_generate
+from mmclr.export.origin import DTYPES, Source
+from mmclr.models.captioning import transformers_model
+from mmclr.models.captioning.decoder import FOLDER
+from mmclr.models.captioning.generate import Writer, to_generate
+from mmclr.models.foreign.transformers import quiet
+from mmclr.models.formats.transformers import preprocessor
 
 CODE = "modeling_captioner"  # the file that machines without mmclr run
 Write = Callable[[Tensor], list[list[int]]]  # pixels [n, 3, H, W] -> the ids of each caption, without padding
@@ -29,10 +29,10 @@ def fill(source: Source, folder: Path) -> None:
         return
     own = folder / FOLDER
     peer = to_generate(source.captioner)
-    names = {"AutoConfig": generation.CaptionerConfig, "AutoModel": generation.CaptionerModel}
+    names = {"AutoConfig": transformers_model.CaptionerConfig, "AutoModel": transformers_model.CaptionerModel}
     peer.config.auto_map = {auto: f"{CODE}.{cls.__name__}" for auto, cls in names.items()}
     forms.save(peer, own, DTYPES[source.dtype])
-    shutil.copy(generation.__file__, own / f"{CODE}.py")
+    shutil.copy(transformers_model.__file__, own / f"{CODE}.py")
     source.tokenizer.save(own)
     pixels = preprocessor(source.model.config.image)
     del pixels["image_processor_type"]

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from mmclr import __version__
+from mmclr.display.html import code, markdown
+from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
-from mmclr.export.source import Source
-from mmclr.html import code, markdown
+from mmclr.export.origin import Source
 from mmclr.secrets import redact, redact_tree
-from mmclr.terminal import one_line
 
 USE = {
     "transformers": """\
@@ -56,7 +56,7 @@ CAPTIONS = """\
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-# its class is in captioner/modeling_captioner.py; where mmclr is installed, `import mmclr.models.generation` will do
+# its class is in captioner/modeling_captioner.py; where mmclr is installed, `import mmclr.models.captioning.transformers_model` will do
 captioner = AutoModel.from_pretrained("{name}/captioner", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{name}")
 inputs = processor(images=Image.open("picture.png").convert("RGB"), return_tensors="pt")

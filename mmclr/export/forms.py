@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mmclr.errors import UserError
-from mmclr.models.clip import Foreign, ImageConfig, ModelConfig, TextConfig
-from mmclr.models.transformers import to_transformers
+from mmclr.models.clip.towers import Foreign, ImageConfig, ModelConfig, TextConfig
+from mmclr.models.formats.transformers import to_transformers
+from mmclr.models.formats.weights import write_weights
 from mmclr.models.two_tower import TwoTower
-from mmclr.models.weights import write_weights
 
 Tree = dict[str, Any]
 Form = tuple[Tree, dict[str, Tensor]]  # config.json, model.safetensors

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmclr.data.plain import normalise, read_all
+from mmclr.data.samples.reader import normalise, read_all
 from mmclr.export import parity
-from mmclr.export.source import Source
+from mmclr.export.origin import Source
 
 
 def quantise(folder: Path) -> None:

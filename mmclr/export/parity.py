@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.plain import normalise, plain
+from mmclr.data.samples.reader import normalise, plain
 from mmclr.errors import UserError
 from mmclr.export import captioner
-from mmclr.export.source import Source
-from mmclr.manifest import sha256
-from mmclr.models.clip import ImageConfig
-from mmclr.trained import open_model
+from mmclr.export.origin import Source
+from mmclr.load_model import open_model
+from mmclr.models.clip.towers import ImageConfig
+from mmclr.storage.manifest import sha256
 
 REPORT = "parity.json"
 TOLERANCE = 1e-5  # largest difference of unit-norm features in float32, and of pixels

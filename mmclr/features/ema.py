@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmclr.features import towers
 from mmclr.features.student import Student
-from mmclr.heads.follower import Follower
+from mmclr.heads.ema_copy import Follower
 from mmclr.models.two_tower import TwoTower
 
 PREFIX = "ema_"

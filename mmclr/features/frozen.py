@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models import pretrained
+from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower
 
 
@@ -26,7 +26,7 @@ class Frozen(nn.Module):
         It may see pictures of another size; its tokens must be those of the model in training.
         """
         super().__init__()
-        found = pretrained.find(folder)
+        found = find.find(folder)
         self.model = TwoTower.load(found).requires_grad_(False)
         self.same_tokens = Tokenizer.load(found).backend.get_vocab() == tokenizer.backend.get_vocab()
         self.folder, self.image_size = folder, image_size

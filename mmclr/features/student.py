@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmclr import draws, vocabulary
+from mmclr import sample_random, vocabulary
 from mmclr.features import towers
-from mmclr.models.clip import VisionTower
+from mmclr.models.clip.towers import VisionTower
 from mmclr.models.two_tower import TwoTower
 
 CAPTION = {"caption_states", "caption_words"}
@@ -101,4 +101,4 @@ class Student(nn.Module):
         views = 1 if batch.views is None else 1 + batch.views.shape[1]
         number = batch.index[:, None] * views + torch.arange(views, device=batch.index.device)
         number = number[..., None] * patches + torch.arange(patches, device=batch.index.device)
-        return draws.scramble(number + draws.seed(number)).argsort(-1)[..., :kept]
+        return sample_random.scramble(number + sample_random.seed(number)).argsort(-1)[..., :kept]

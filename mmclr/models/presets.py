@@ -35,7 +35,7 @@ def fill_in(tree: Any) -> Any:
     for part in ("image", "text"):
         foreign = filled[part].get("foreign") if isinstance(filled[part], dict) else None
         if isinstance(foreign, dict) and foreign.get("source") and not foreign.get("architecture"):
-            from mmclr.models.foreign import describe
+            from mmclr.models.foreign.build import describe
 
             filled[part] = describe(part, filled[part])
     return {**filled, "preset": name if name in PRESETS else None}
@@ -43,10 +43,10 @@ def fill_in(tree: Any) -> Any:
 
 def _find(name: str) -> dict[str, Any]:
     """Return what a preset says: a name in PRESETS, or the architecture of a model folder."""
-    from mmclr.models import pretrained
+    from mmclr.models.formats import find
 
     if name in PRESETS:
         return PRESETS[name]
-    if not pretrained.is_source(name):
+    if not find.is_source(name):
         raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS)}")
-    return to_tree(pretrained.read_config(pretrained.find(name)))
+    return to_tree(find.read_config(find.find(name)))

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr.config import ConfigError
-from mmclr.models import captioner, clip, foreign, pretrained
-from mmclr.models.captioner import Captioner
-from mmclr.models.clip import ImageConfig, ModelConfig, TextConfig, TextTower, VisionTower
-from mmclr.models.transformers import preprocessor, to_transformers
-from mmclr.models.weights import load_weights, read_weights, write_weights
+from mmclr.models.captioning import decoder
+from mmclr.models.captioning.decoder import Captioner
+from mmclr.models.clip import towers
+from mmclr.models.clip.towers import ImageConfig, ModelConfig, TextConfig, TextTower, VisionTower
+from mmclr.models.foreign import build
+from mmclr.models.formats import find
+from mmclr.models.formats.transformers import preprocessor, to_transformers
+from mmclr.models.formats.weights import load_weights, read_weights, write_weights
 
 __all__ = ["TwoTower", "load_weights", "read_weights", "with_tokenizer"]
 
@@ -32,7 +35,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: ModelConfig, bias: bool = False) -> None:
         """Draw random weights; `bias` adds the learnt logit bias that sigmoid losses ask for."""
         super().__init__()
-        clip.check_vocabulary(config.text)
+        towers.check_vocabulary(config.text)
         self.config = config
         self.vision_model = _image_tower(config.image)
         self.text_model = _text_tower(config.text)
@@ -117,12 +120,12 @@ class TwoTower(nn.Module):
         (path / "config.json").write_text(json.dumps(to_transformers(self.config), indent=2))
         (path / "preprocessor_config.json").write_text(json.dumps(preprocessor(self.config.image), indent=2))
         write_weights(self.encoders().state_dict(), path / "model.safetensors")
-        captioner.save(path, self.config, self.state_dict())
+        decoder.save(path, self.config, self.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> TwoTower:
         """Read a model folder: one that `save` wrote, a transformers CLIP or SigLIP folder, an open_clip folder."""
-        config, weights = pretrained.read(Path(folder))
+        config, weights = find.read(Path(folder))
         model = cls(config, bias="logit_bias" in weights)
         load_weights(model, weights, str(folder))
         return model.eval()
@@ -133,17 +136,17 @@ _IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_proj
 
 def _image_tower(c: ImageConfig) -> nn.Module:
     if c.foreign is not None:
-        return foreign.image_tower(c)
+        return build.image_tower(c)
     tower = VisionTower(c)
-    clip.initialise_vision(tower)
+    towers.initialise_vision(tower)
     return tower
 
 
 def _text_tower(c: TextConfig) -> nn.Module:
     if c.foreign is not None:
-        return foreign.text_tower(c)
+        return build.text_tower(c)
     tower = TextTower(c)
-    clip.initialise_text(tower)
+    towers.initialise_text(tower)
     return tower
 
 

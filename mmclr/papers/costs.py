@@ -13,10 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from mmclr import yaml_text
 from mmclr.config import find
-from mmclr.losses.headed import Headed
-from mmclr.losses.terms import build_terms
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.losses.with_head import Headed
+from mmclr.storage import yaml_text
 
 DATA = Path(__file__).parent / "costs.json"
 HEAD = """## What they cost

@@ -8,9 +8,9 @@ from html import escape
 
 from markupsafe import Markup
 
-from mmclr.html import render, to_json
-from mmclr.report.scale import Axis, label
-from mmclr.terminal import plain
+from mmclr.display.html import render, to_json
+from mmclr.display.terminal import plain
+from mmclr.report.axis import Axis, label
 
 WIDTH, HEIGHT = 380, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 372, 12, 196

@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from mmclr import checkpoints, written
+from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.report import charts, planes
+from mmclr.report import charts, scatter
 from mmclr.report.gallery import Found, Prediction, Query, Written
 from mmclr.report.page import KIND, Page
-from mmclr.terminal import say
+from mmclr.storage import checkpoints, written
 
 EXAMPLES = """examples:
   mmclr report runs/clip                                   the curves of a run -> runs/clip/report.html
@@ -141,7 +141,7 @@ def add_comparison(page: Page, tree: Mapping[str, Any]) -> None:
         for row in rows
     ]
     note = f"Differences to {tree['compared_with']} on the same samples; an interval beside 0 is a difference."
-    page.add("Compared", planes.forest("second model less the first", points, note=note))
+    page.add("Compared", scatter.forest("second model less the first", points, note=note))
     page.table("", list(rows[0]), [list(row.values()) for row in rows])
 
 
@@ -189,14 +189,14 @@ def figures(kinds: Mapping[str, Any]) -> list[str]:
     for kind, points in kinds.get("temperatures", {}).items():
         curve = tuple(zip(*points))
         out.append(charts.lines(f"{kind.replace('_', ' ')} by temperature", {kind: curve}, x_name="τ", x_log=True))
-    return out + [planes.scatter(title, kinds[name], note=note) for name, title, note in MAPS if kinds.get(name)]
+    return out + [scatter.scatter(title, kinds[name], note=note) for name, title, note in MAPS if kinds.get(name)]
 
 
 def _add_confusions(page: Page, tree: Mapping[str, Any]) -> None:
     if tree.get("matrix"):
         page.add(
             "What it confuses",
-            planes.heatmap("true class down, predicted class across", tree["matrix"], tree["classes"]),
+            scatter.heatmap("true class down, predicted class across", tree["matrix"], tree["classes"]),
         )
     if tree["pairs"]:
         columns = ("true class", "taken for", "pictures", "share of the class")

@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmclr.display.html import render
 from mmclr.errors import UserError
-from mmclr.html import render
 from mmclr.report import charts
 from mmclr.report.panels import TRAINING, Panel, arrange
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmclr.html import render
-from mmclr.report.pictures import Picture, data_uri
+from mmclr.display.html import render
+from mmclr.report.images import Picture, data_uri
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmclr import __version__, written
-from mmclr.html import own, render
+from mmclr import __version__
+from mmclr.display.html import own, render
 from mmclr.report import curves, gallery, tables
 from mmclr.report.gallery import Prediction, Query, Written
 from mmclr.report.tables import Number
+from mmclr.storage import written
 
 KIND = "report"  # in manifests
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmclr.html import render
-from mmclr.report.scale import label
+from mmclr.display.html import render
+from mmclr.report.axis import label
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 import sys
 
-from mmclr import output
+from mmclr.display import output
 
 output.guard()  # before anything is opened
 
+from mmclr.allocator import keep_freed_memory  # noqa: E402
 from mmclr.errors import run  # noqa: E402
-from mmclr.heap import keep_freed_memory  # noqa: E402
 from mmclr.secrets import redact  # noqa: E402
 from mmclr.train.run import main  # noqa: E402
 

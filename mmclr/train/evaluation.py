@@ -17,9 +17,9 @@ import torch
 from mmclr import parallel
 from mmclr.config import ConfigError, check, nearest
 from mmclr.errors import UserError
+from mmclr.train.checkpoints.capture import fill
+from mmclr.train.checkpoints.state import below
 from mmclr.train.settings import EvaluationConfig
-from mmclr.train.shell import fill
-from mmclr.train.state import below
 
 if TYPE_CHECKING:
     from mmclr.train.trainer import Trainer
@@ -68,7 +68,7 @@ class Evaluations:
 
         What cannot be measured is said and left out: a set that has gone, or weights that are the guard's concern.
         """
-        from eval.embedder import Embedder
+        from mmclr.eval.embed.embedder import Embedder
 
         metrics: dict[str, float | None] = {}
         with contextlib.ExitStack() as stack:
@@ -140,7 +140,7 @@ class Evaluations:
 
 def _suites() -> Mapping[str, Any]:
     """Return the suites of `eval`, imported by a run that has evaluations: a training without any loads none."""
-    from eval.tasks import SUITES
+    from mmclr.eval.commands.all import SUITES
 
     return SUITES
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from mmclr.heads import follower
+from mmclr.heads import ema_copy
 from mmclr.losses.ramp import Ramp
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Following:
 
     def __init__(self, step: nn.Module, momentum: Ramp) -> None:
         """Read the names of the bare step: a strategy may give its weights others."""
-        self.pairs, self.momentum = follower.pairs(step), momentum
+        self.pairs, self.momentum = ema_copy.pairs(step), momentum
 
     @torch.no_grad()
     def update(self, strategy: Plain, progress: float) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mmclr import parallel
 from mmclr.losses.diagnostics import diagnose
-from mmclr.train import state, threads
-from mmclr.train.clock import Clock
-from mmclr.train.log import Display, Log
-from mmclr.train.stop import Stop
+from mmclr.train.checkpoints import state
+from mmclr.train.logging.clock import Clock
+from mmclr.train.logging.log import Display, Log
+from mmclr.train.processes import threads
+from mmclr.train.processes.signals import Stop
 
 if TYPE_CHECKING:
     from mmclr.train.trainer import Trainer

@@ -13,9 +13,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from mmclr.config import ConfigError, config
-from mmclr.models.depth import depths
+from mmclr.models.layer_depth import depths
 from mmclr.train.muon import Muon
-from mmclr.train.scalars import plain_name
+from mmclr.train.strategies.scalars import plain_name
 
 Share = Annotated[float, Ge(0), Le(1)]
 Below = Annotated[float, Ge(0), Lt(1)]

@@ -15,15 +15,15 @@ from annotated_types import Ge, Gt, Lt
 
 from mmclr import plugins
 from mmclr.config import config, load
-from mmclr.data.loader import DataConfig
+from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
 from mmclr.losses.ramp import Ramp, Weight
-from mmclr.losses.terms import build_terms
-from mmclr.models.clip import ModelConfig
-from mmclr.models.locking import LockConfig
-from mmclr.models.start import InitConfig
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.freeze import LockConfig
+from mmclr.models.init import InitConfig
 from mmclr.train.average import AverageConfig
-from mmclr.train.guard import GuardConfig
+from mmclr.train.nonfinite import GuardConfig
 from mmclr.train.optimizer import OptimConfig
 from mmclr.train.settings import SaveConfig
 
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_intermixed_args(argv)
     run = load(RunConfig, args.config, args.overrides)
     build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
-    from mmclr.train import launch
+    from mmclr.train.processes import launch
 
     if args.processes > 1:
         if run.data.batch % args.processes:
@@ -155,11 +155,12 @@ def main(argv: list[str]) -> int:
         return launch.start(args.processes, [args.config, *args.overrides, *["--dry-run"] * args.dry_run])
     launch.check_alone()
     if args.dry_run:
-        from mmclr.train.dry_run import dry_run
+        from mmclr.train.estimate.dry_run import dry_run
 
         dry_run(run)
     else:
-        from mmclr.train import stop, trainer
+        from mmclr.train import trainer
+        from mmclr.train.processes import signals
 
-        return stop.status(trainer.train_until_stopped(run)[1])
+        return signals.status(trainer.train_until_stopped(run)[1])
     return 0

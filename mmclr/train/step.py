@@ -15,7 +15,7 @@ from mmclr import vocabulary
 from mmclr.config import ConfigError
 from mmclr.losses.blank import samples_alone
 from mmclr.losses.objective import Facts
-from mmclr.losses.terms import Term
+from mmclr.losses.weighted_sum import Term
 
 FROM_BATCH = {name for name, feature in vocabulary.FEATURES.items() if feature.source == "batch"}
 

@@ -13,29 +13,32 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmclr import parallel
-from mmclr.data.loader import Batch, Loader
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.stream.loader import Batch, Loader
 from mmclr.errors import UserError
 from mmclr.features.ema import Ema, asked
 from mmclr.features.frozen import Frozen
 from mmclr.features.student import Student
-from mmclr.heads.follower import restart
+from mmclr.heads.ema_copy import restart
 from mmclr.losses.objective import Facts
-from mmclr.losses.terms import build_terms, needs
-from mmclr.models.compiling import compile_blocks
-from mmclr.models.recomputing import recompute
+from mmclr.losses.weighted_sum import build_terms, needs
+from mmclr.models.activation_checkpointing import recompute
+from mmclr.models.compile import compile_blocks
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import accumulate, lock, optimizer, ownership, processes, state, strategies, trackers
+from mmclr.train import gradient_cache, optimizer, strategies
 from mmclr.train.average import Average
-from mmclr.train.begin import begin
+from mmclr.train.checkpoints import lock, ownership, state
+from mmclr.train.checkpoints.capture import hollow
+from mmclr.train.checkpoints.saver import Saver
 from mmclr.train.evaluation import Evaluations
 from mmclr.train.following import Following
-from mmclr.train.guard import Guard
-from mmclr.train.log import Display
+from mmclr.train.logging import trackers
+from mmclr.train.logging.log import Display
 from mmclr.train.loop import Loop
+from mmclr.train.nonfinite import Guard
+from mmclr.train.parts import begin
+from mmclr.train.processes import join
 from mmclr.train.run import RunConfig
-from mmclr.train.saver import Saver
-from mmclr.train.shell import hollow
 from mmclr.train.step import Step
 from mmclr.train.strategies.loss_scale import LossScale
 
@@ -48,7 +51,7 @@ def train(run: RunConfig, quiet: bool = False) -> Path:
 def train_until_stopped(run: RunConfig, quiet: bool = False) -> tuple[Path, str]:
     """Train; return the newest checkpoint, and the name of the signal that stopped the run before its last step."""
     with (
-        processes.joined(run.timeout, **trackers.settings(run)) as accelerator,
+        join.joined(run.timeout, **trackers.settings(run)) as accelerator,
         lock.held(run.folder, accelerator.is_main_process),
     ):
         if accelerator.is_main_process:
@@ -146,7 +149,7 @@ class Trainer:
     def _backward(self, batch: Batch, progress: float, size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Leave the gradient of the global batch with the strategy."""
         if size:
-            return accumulate.backward(self.strategy, batch, progress, size, self.seed)
+            return gradient_cache.backward(self.strategy, batch, progress, size, self.seed)
         loss, terms = self.strategy.wrapped(batch, progress)
         self.strategy.backward(loss)
         return loss, terms

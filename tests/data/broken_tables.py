@@ -5,10 +5,11 @@ import io
 import json
 
 import pytest
+from mmclr.data_tools.lib.inputs import read_records
+from mmclr.eval.sets import instances
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.retrieval import conditional
 
-from data_tools.inputs import read_records
-from eval import conditional, instances
-from eval.sources import open_set
 from tests.data.made import picture
 
 COLUMNS = ("image", "caption")

@@ -3,8 +3,8 @@
 import pytest
 
 from mmclr.config import load
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.stream.loader import DataConfig, Loader
 from tests.data.made import write_shards
 
 

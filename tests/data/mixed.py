@@ -10,7 +10,7 @@ import numpy as np
 from tests.data import damage
 from tests.data.broken_tables import mutate
 from tests.data.images import WHOLE, encode, image, png
-from tests.hostile import NUMBERS, places
+from tests.models.hostile import NUMBERS, places
 
 IMAGES = {
     "png": "PNG",

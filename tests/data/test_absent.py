@@ -5,12 +5,15 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmclr.data_tools.commands.convert import pack
+from mmclr.data_tools.commands.enrich import tokenizer
+from mmclr.data_tools.commands.inspect import peek, stats, verify
+from mmclr.eval.sets.shards import ordinary
 
-from data_tools import pack, peek, stats, tokenizer, verify
-from eval.shards import ordinary
-from mmclr.data import absent, sources
-from mmclr.data.index import open_indices
-from mmclr.data.shards import Shards
+from mmclr.data.samples import absent
+from mmclr.data.shards import sources
+from mmclr.data.shards.index import open_indices
+from mmclr.data.shards.shards import Shards
 from mmclr.errors import UserError
 from tests.data.made import picture, write_tar
 

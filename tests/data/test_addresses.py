@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmclr.data.addresses import Command, allowed
-from mmclr.data.index import open_index
-from mmclr.data.sources import expand
+from mmclr.data.shards.addresses import Command, allowed
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.sources import expand
 from mmclr.errors import UserError
 from tests.data.made import write_shards, write_tar
 

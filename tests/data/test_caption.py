@@ -5,13 +5,14 @@ import tarfile
 
 import pytest
 import torch
+from mmclr.data_tools import caption
+from mmclr.data_tools.commands.enrich import caption as recaption
 
 import mmclr
-from data_tools import caption, recaption
 from mmclr.config import check
 from mmclr.errors import UserError
-from mmclr.models.clip import ModelConfig
-from mmclr.models.decoding import Decoding
+from mmclr.models.captioning.decoding import Decoding
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests.data.made import pair, picture, write_shards, write_tar
 
@@ -120,7 +121,7 @@ def test_captions_beside_the_originals(model, tmp_path, capsys):
 
 def test_a_run_can_train_on_both(model, tmp_path, tokenizer):
     from mmclr.config import load
-    from mmclr.data.loader import DataConfig, Loader
+    from mmclr.data.stream.loader import DataConfig, Loader
 
     recaption.main([write_shards(tmp_path / "in", [6]), str(tmp_path / "out"), "--model", str(model)])
     tree = {"train": str(tmp_path / "out" / "*.tar"), "batch": 6, "workers": 0, "caption": "json:generated"}

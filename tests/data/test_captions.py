@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmclr.data.captions import Chooser, Field, TextEdits, number, text_id
-from mmclr.data.ledger import Fault
 from mmclr.data.random import key
-from mmclr.data.shards import Sample
+from mmclr.data.samples.captions import Chooser, Field, TextEdits, number, text_id
+from mmclr.data.samples.skipped import Fault
+from mmclr.data.shards.shards import Sample
 
 
 def sample(**members):

@@ -5,17 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.data_tools.commands.curate import cluster
+from mmclr.data_tools.lib import kmeans
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
-from data_tools import cluster, kmeans
 from mmclr.config import check
-from mmclr.data import clusters
-from mmclr.data.clusters import Clusters, groups
-from mmclr.data.index import open_indices
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.pure import PureOrder
-from mmclr.data.shards import Shards
+from mmclr.data.columns import clusters
+from mmclr.data.columns.clusters import Clusters, groups
+from mmclr.data.shards.index import open_indices
+from mmclr.data.shards.shards import Shards
+from mmclr.data.stream.cluster_batches import PureOrder
+from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.errors import UserError
 from tests import bounds
 from tests.data.made import pair, take, write_tar
@@ -239,7 +240,7 @@ def test_k_means_gets_better_and_leaves_no_cluster_empty():
 
 
 def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
-    from mmclr.models.clip import ModelConfig
+    from mmclr.models.clip.towers import ModelConfig
     from mmclr.models.two_tower import TwoTower, with_tokenizer
 
     torch.manual_seed(0)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclr.data.decode import Picture
-from mmclr.data.ledger import Fault
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.skipped import Fault
 
 WHITE = (255, 255, 255)
 

@@ -7,7 +7,7 @@ import zlib
 import pytest
 import torch
 
-from mmclr.data.ledger import REASONS, Entry, Ledger
+from mmclr.data.samples.skipped import REASONS, Entry, Ledger
 from mmclr.errors import UserError
 from tests.data.made import RANDOM, pair, rows, take, write_tar
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mmclr.data import fields
-from mmclr.data.captions import Chooser
-from mmclr.data.fields import Field, caption, captions, find, label, number, text, tree, weight
-from mmclr.data.ledger import REASONS, Fault
-from mmclr.data.shards import Sample
-from mmclr.data.subset import uid_of
+from mmclr.data.samples import fields
+from mmclr.data.samples.captions import Chooser
+from mmclr.data.samples.fields import Field, caption, captions, find, label, number, text, tree, weight
+from mmclr.data.samples.skipped import REASONS, Fault
+from mmclr.data.shards.shards import Sample
+from mmclr.data.shards.subset import uid_of
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)

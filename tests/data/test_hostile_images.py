@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmclr.data import decode
-from mmclr.data.decode import MAX_PIXELS, Picture, flatten, open_image, upright
-from mmclr.data.ledger import Fault
-from mmclr.data.plain import plain
+from mmclr.data.samples import decode
+from mmclr.data.samples.decode import MAX_PIXELS, Picture, flatten, open_image, upright
+from mmclr.data.samples.reader import plain
+from mmclr.data.samples.skipped import Fault
 from mmclr.data.settings import DataConfig
 from tests.data.images import WHOLE, chunk, encode, image, png
 
@@ -175,14 +175,14 @@ def test_thin_images_are_their_middle(size, monkeypatch):
 @pytest.mark.parametrize("size", [(60, 2000), (1999, 61), (37, 37), (64, 900)])
 def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
     whole = np.asarray(plain(image(size), 48)).astype(int)
-    monkeypatch.setattr("mmclr.data.plain.THIN", 0)
+    monkeypatch.setattr("mmclr.data.samples.reader.THIN", 0)
     assert np.abs(np.asarray(plain(image(size), 48)).astype(int) - whole).max() <= 1
 
 
 MEASURE = """
 import sys
-from mmclr.data.decode import MAX_PIXELS, Picture
-from mmclr.data.plain import plain
+from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.reader import plain
 from tests.fuzz.guard import peak_bytes
 before = peak_bytes()
 plain(Picture(sys.stdin.buffer.read(), MAX_PIXELS).pixels((255, 255, 255)), 224)
@@ -211,7 +211,7 @@ def test_webp_has_three_quarters_of_the_pixels():
 
 def test_nothing_is_started_by_an_image():
     """Every plug-in that can start a program is out of reach, whatever the member is called."""
-    import mmclr.report.pictures as report
+    import mmclr.report.images as report
 
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n"
     assert "EPS, which is not opened; convert it" in fault_of(eps)

@@ -9,12 +9,12 @@ import tarfile
 
 import pytest
 
-from mmclr.data import index as index_module
-from mmclr.data import tar
-from mmclr.data.index import open_index, open_indices
-from mmclr.data.ledger import Ledger
-from mmclr.data.shards import Shards
-from mmclr.data.sources import Stat
+from mmclr.data.samples.skipped import Ledger
+from mmclr.data.shards import index as index_module
+from mmclr.data.shards import tar
+from mmclr.data.shards.index import open_index, open_indices
+from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.sources import Stat
 from mmclr.errors import UserError
 from tests.data.made import pair, write_tar
 from tests.data.test_tar import oracle, random_tar
@@ -154,10 +154,10 @@ def test_thousands_of_shards_need_few_open_files(tmp_path):
     code = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-from mmclr.data.index import open_indices
+from mmclr.data.shards.index import open_indices
 from mmclr.data.shards import Shards
-from mmclr.data.sources import Stat
-from mmclr.data.sources import expand
+from mmclr.data.shards.sources import Stat
+from mmclr.data.shards.sources import expand
 shards = Shards(open_indices(expand({str(tmp_path / "*.tar")!r})))
 print(sum(len(shards.read(n).members) for n in range(len(shards))))
 """

@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmclr.data_tools.caption import open_pictures
+from mmclr.data_tools.commands.convert.reshard import every_sample
+from mmclr.data_tools.commands.inspect.verify import verify
+from mmclr.eval.sets.sources import open_set
 
-from data_tools.caption import open_pictures
-from data_tools.reshard import every_sample
-from data_tools.verify import verify
-from eval.sources import open_set
 from mmclr.config import load
-from mmclr.data import assembly
-from mmclr.data.fields import IMAGE_BYTES, JSON_BYTES
-from mmclr.data.index import open_index
-from mmclr.data.ledger import Fault, Ledger
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.plain import read_all
-from mmclr.data.rows import read_image
-from mmclr.data.shards import Shards
+from mmclr.data.samples.fields import IMAGE_BYTES, JSON_BYTES
+from mmclr.data.samples.reader import read_all
+from mmclr.data.samples.skipped import Fault, Ledger
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
+from mmclr.data.stream import batch_builder
+from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.data.tabular.rows import read_image
 from tests.data.made import pair, rows, take
 
 GOOD, SIZE = 12, 1 << 30
@@ -99,7 +99,7 @@ def test_another_caption_is_used(tmp_path, tokenizer):
 
 
 def test_what_is_copied_is_copied_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmclr.data.shards.JSON_BYTES", 100)
+    monkeypatch.setattr("mmclr.data.shards.shards.JSON_BYTES", 100)
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, data in {"a.png": BEGIN["png"], "a.json": b'"%s"' % (b"x" * 500)}.items():
             (tmp_path / name).write_bytes(data)
@@ -122,16 +122,16 @@ def test_files_of_images(tmp_path):
             open_pictures([str(tmp_path)]).read({"a.png": 0, "b.png": 1}.get(name, 1))
 
 
-@given(st.lists(st.integers(0, 3 * assembly.ROOM) | st.integers(0, 9), max_size=300))
+@given(st.lists(st.integers(0, 3 * batch_builder.ROOM) | st.integers(0, 9), max_size=300))
 def test_images_that_are_open_at_once_have_room(sizes):
-    parts = assembly._chunks(np.arange(len(sizes)), np.array(sizes, np.int64))
+    parts = batch_builder._chunks(np.arange(len(sizes)), np.array(sizes, np.int64))
     assert [row for part in parts for row in part] == list(range(len(sizes)))
     for part in parts:
-        assert 0 < len(part) <= assembly.TOGETHER
-        assert sum(sizes[row] for row in part[1:]) <= assembly.ROOM
+        assert 0 < len(part) <= batch_builder.TOGETHER
+        assert sum(sizes[row] for row in part[1:]) <= batch_builder.ROOM
 
 
 def test_parts_of_a_batch_change_nothing(make_loader, monkeypatch):
     batch = take(make_loader(batch=24), 1)[0]
-    monkeypatch.setattr(assembly, "ROOM", 3000)
+    monkeypatch.setattr(batch_builder, "ROOM", 3000)
     assert rows(take(make_loader(batch=24), 1)[0]) == rows(batch)

@@ -16,9 +16,9 @@ import torch
 
 from mmclr import parallel
 from mmclr.config import ConfigError, load
-from mmclr.data.assembly import Start
-from mmclr.data.ledger import Entry, Ledger
-from mmclr.data.loader import DataConfig
+from mmclr.data.samples.skipped import Entry, Ledger
+from mmclr.data.stream.batch_builder import Start
+from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
 from tests import ranks
 from tests.data.made import RANDOM, rows, take, write_shards
@@ -94,8 +94,8 @@ import json, os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from mmclr import parallel
 from mmclr.config import load
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.text import Tokenizer
+from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.data.samples.text import Tokenizer
 from tests.data.made import RANDOM, rows
 tokenizer = Tokenizer.train([f"picture number {{n}}" for n in range(100)], size=600, context=16)
 loader = Loader(load(DataConfig, {{"train": {shards!r}, "batch": 12, "workers": 2, **RANDOM}}), tokenizer, 24, 1)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmclr.config import ConfigError
-from mmclr.data.order import Mixture, Order, epoch_order, permute
 from mmclr.data.random import key, uniform
+from mmclr.data.stream.order import Mixture, Order, epoch_order, permute
 
 
 def keys(n, *parts):

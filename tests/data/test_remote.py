@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmclr.data import sources
+from mmclr.data.shards import sources
 from mmclr.errors import UserError
 from tests.data.made import RANDOM, rows, take, write_shards
 

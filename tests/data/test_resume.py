@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from mmclr.data.loader import DataConfig
-from mmclr.data.resume import MAY_CHANGE, STAY
+from mmclr.data.stream.loader import DataConfig
+from mmclr.data.stream.resume import MAY_CHANGE, STAY
 from mmclr.errors import UserError
 from tests.data.made import pair, take, write_tar
 

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from mmclr.data import sources, web
-from mmclr.data.addresses import identity
-from mmclr.data.index import open_index
-from mmclr.data.shards import Shards
+from mmclr.data.shards import sources, web
+from mmclr.data.shards.addresses import identity
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
 from mmclr.errors import UserError
 from tests.data.made import pair, write_tar
 

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from mmclr import cli
-from mmclr.data.decode import Picture
-from mmclr.data.index import open_index
-from mmclr.data.ledger import Fault, Ledger
-from mmclr.data.plain import read_all
-from mmclr.data.shards import Shards
-from mmclr.data.tar import ENDING
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.reader import read_all
+from mmclr.data.samples.skipped import Fault, Ledger
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.tar import ENDING
 from mmclr.errors import UserError
 from tests.data import damage
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from mmclr.data_tools.commands.inspect.verify import verify
 
-from data_tools.verify import verify
-from mmclr.data import cache, sidecar
-from mmclr.data.index import open_index
-from mmclr.data.ledger import Ledger
-from mmclr.data.shards import Shards
+from mmclr.data.samples.skipped import Ledger
+from mmclr.data.shards import cache, sidecar
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
 from mmclr.errors import UserError
 from tests.data import damage, mixed
 from tests.data.made import pair, write_tar
@@ -102,11 +102,11 @@ def test_without_a_home(tmp_path):
 import os, pwd
 def gone(*a): raise KeyError(a)
 pwd.getpwuid = gone
-from data_tools.verify import verify
-from mmclr.data import cache, sidecar
-from mmclr.data.index import open_index
-from mmclr.data.streams import copy_stream
-from mmclr.data.sources import expand
+from mmclr.data_tools.commands.inspect.verify import verify
+from mmclr.data.shards import cache, sidecar
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.streams import copy_stream
+from mmclr.data.shards.sources import expand
 assert cache.cache_folder() is None
 [url] = expand("pipe:cat {path}", True)
 print(len(open_index({str(path)!r})), len(open_index(url)))

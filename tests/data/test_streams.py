@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmclr.data.sources import cache_folder
+from mmclr.data.shards.sources import cache_folder
 from mmclr.errors import UserError
 from tests.data.made import RANDOM, rows, take, write_shards
 

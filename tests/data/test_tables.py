@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmclr.data import delimited, rows, tables
+from mmclr.data.tabular import delimited, rows, tables
 from mmclr.errors import UserError
 from tests.data.broken_tables import COLUMNS, healthy, mutate, write
 

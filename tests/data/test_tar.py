@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmclr.data import tar
+from mmclr.data.shards import tar
 
 PICTO = Path(__file__).parents[3] / "shared" / "data" / "picto"
 

@@ -8,15 +8,15 @@ import tarfile
 
 import numpy as np
 import pytest
+from mmclr.data_tools.commands.convert.pack import Encoder, pack
+from mmclr.data_tools.lib.inputs import read_records
+from mmclr.data_tools.lib.shard_writer import ShardWriter
 from PIL import Image
 
-from data_tools.inputs import read_records
-from data_tools.pack import Encoder, pack
-from data_tools.shard_writer import ShardWriter
 from mmclr import cli
-from mmclr.data.index import open_index
-from mmclr.data.plain import read_all
-from mmclr.data.subset import contains, parse_uids, read_subset, write_subset
+from mmclr.data.samples.reader import read_all
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.subset import contains, parse_uids, read_subset, write_subset
 from mmclr.errors import UserError
 from tests.data.made import pair, picture, write_shards, write_tar
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmclr.data.workers import run_ahead
+from mmclr.data.stream.workers import run_ahead
 from mmclr.errors import UserError
 
 
@@ -83,8 +83,8 @@ def test_workers_leave_when_their_parent_is_killed(shards):
 import multiprocessing, sys, time
 from mmclr import parallel
 from mmclr.config import load
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.text import Tokenizer
+from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.data.samples.text import Tokenizer
 tokenizer = Tokenizer.train(["a"] * 9, size=600)
 loader = Loader(load(DataConfig, {{"train": {shards!r}, "batch": 12, "workers": 3}}), tokenizer, 24, 1)
 batches = iter(loader)

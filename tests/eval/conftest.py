@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from mmclr.config import check
-from mmclr.data.text import Tokenizer
-from mmclr.models.clip import ModelConfig
+from mmclr.data.samples.text import Tokenizer
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]

@@ -4,18 +4,20 @@ import json
 import tarfile
 
 import pytest
+from mmclr.data_tools.commands.convert import pack, reshard
+from mmclr.data_tools.commands.enrich import tokenizer as tokenizers
+from mmclr.data_tools.commands.inspect import stats
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import compositional, retrieval
 
-from data_tools import pack, reshard, stats
-from data_tools import tokenizer as tokenizers
-from eval import compositional, retrieval, zero_shot
-from eval.shards import ordinary
-from eval.sources import open_set
 from mmclr.config import load
-from mmclr.data.index import open_index
-from mmclr.data.ledger import Ledger
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.plain import read_all
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.reader import read_all
+from mmclr.data.samples.skipped import Ledger
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.shards.index import open_index
+from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.errors import UserError
 
 SAMPLES, BAD = 12, 5
@@ -162,7 +164,7 @@ def test_pack_leaves_out_the_bad_row(toy, tmp_path, capsys, title):
 
 
 def test_a_picture_that_is_missing_costs_its_instance(toy, model_folder, tmp_path):
-    from eval.embedder import Embedder
+    from mmclr.eval.embed.embedder import Embedder
 
     for i in range(4):
         (tmp_path / f"{i}.png").write_bytes(toy.picture(i) if i else b"no picture")

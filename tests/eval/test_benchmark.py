@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from mmclr.eval.commands import benchmark
+from mmclr.eval.sets import layout
+from mmclr.eval.sets.shards import ordinary
 
-from eval import benchmark, layout
-from eval.shards import ordinary
 from mmclr.errors import UserError
 
 

@@ -5,18 +5,19 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics import caption_scores
+from mmclr.eval.metrics.caption_scores import bleu, cider, exact, meteor, perplexity, rouge_l, words
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.retrieval import caption
 
-from eval import caption, caption_scores
-from eval.caption_scores import bleu, cider, exact, meteor, perplexity, rouge_l, words
-from eval.embedder import Embedder
-from eval.sources import open_set
 from mmclr.config import check
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.models.clip import ModelConfig
-from mmclr.models.decoding import Decoding
+from mmclr.models.captioning.decoding import Decoding
+from mmclr.models.captioning.generate import to_generate
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.models.writer import to_generate
 from tests import bounds
 from tests.ranks import run
 

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from mmclr.eval.commands import compare
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.result import Result
 from scipy import stats
 
-from eval import compare
-from eval.measurement import Measurement
-from eval.result import Result
 from mmclr.errors import UserError
 
 

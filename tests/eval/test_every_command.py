@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmclr import manifest
 from mmclr.cli import COMMANDS, main
+from mmclr.storage import manifest
 from tests.trees import tree
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,20 +42,20 @@ ELSEWHERE = {  # command: why it is not in the table
     "compare": "trains in processes of its own; its three files are written as eval compare's",
     "export onnx": "needs another package; writes through the same function as the other exports",
     "export hub": "sends a folder that it wrote as the other exports do",
-    "data icons": "tests/test_icons.py",
+    "data icons": "tests/data/test_icons.py",
     "data caption": "writes through the same class as data reshard",
-    "caption": "needs a captioner: tests/data/test_caption.py; its file is claimed as tests/test_written.py tells",
+    "caption": "needs a captioner: tests/data/test_caption.py; its file is claimed as tests/storage/test_written.py tells",
     "doctor": "writes into the environment with --fix alone, where it was asked to",
     "eval": "writes as eval retrieval does",
     **{name: "the same suite class as eval retrieval" for name in COMMANDS if name.startswith("eval ")},
     **dict.fromkeys(("data stats", "data bench", "export verify"), "writes nothing"),
 }
-# Who may call what changes the disk, and why: everything else goes through mmclr.written.
+# Who may call what changes the disk, and why: everything else goes through mmclr.storage.written.
 CALLS = {"write_text", "write_bytes", "rmtree", "unlink", "rename", "rmdir", "copy2", "copyfile"}
 MODULES = {
-    "mmclr/written.py": "this is it",
-    "mmclr/manifest.py": "this is it",
-    "mmclr/files.py": "whole files, for a run's log",
+    "mmclr/storage/written.py": "this is it",
+    "mmclr/storage/manifest.py": "this is it",
+    "mmclr/storage/whole_file.py": "whole files, for a run's log",
 }
 
 
@@ -129,7 +129,7 @@ def test_every_command_is_in_the_table():
 
 
 def writers(path):
-    """Return the lines of a file that change the disk without mmclr.written."""
+    """Return the lines of a file that change the disk without mmclr.storage.written."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
@@ -146,21 +146,21 @@ def writers(path):
 
 KNOWN = {  # room: why what it writes is its own
     "mmclr/train": "a run's folder, claimed by ownership.claim; checkpoints have a list of their files",
-    "mmclr/export": "the empty folder that mmclr.written.folder gave",
-    "mmclr/models": "the empty folder that mmclr.written.folder or a checkpoint gave",
-    "mmclr/data/index.py": "a sidecar, after _replaceable",
-    "mmclr/data/cache.py": "the user's cache of ours",
-    "mmclr/data/subset.py": "the user's cache of ours",
-    "mmclr/data/streams.py": "the user's cache of ours",
+    "mmclr/export": "the empty folder that mmclr.storage.written.folder gave",
+    "mmclr/models": "the empty folder that mmclr.storage.written.folder or a checkpoint gave",
+    "mmclr/data/shards/index.py": "a sidecar, after _replaceable",
+    "mmclr/data/shards/cache.py": "the user's cache of ours",
+    "mmclr/data/shards/subset.py": "the user's cache of ours",
+    "mmclr/data/shards/streams.py": "the user's cache of ours",
     "mmclr/doctor": "a probe of its own, and what --fix was asked for",
     "mmclr/config.py": "only tests call save",
-    "eval/layout.py": "the empty folder that mmclr.written.folder gave",
-    "eval/store.py": "the user's cache of ours",
-    "data_tools/shard_writer.py": "shards that packed.json names",
-    "data_tools/icons.py": "an archive in memory",
-    "data_tools/verify.py": "a name that mmclr.written gave",
-    "mmclr/data/clusters.py": "a name that mmclr.written gave",
-    "eval/result.py": "a name that mmclr.written gave",
+    "eval/sets/layout.py": "the empty folder that mmclr.storage.written.folder gave",
+    "eval/embed/store.py": "the user's cache of ours",
+    "data_tools/lib/shard_writer.py": "shards that packed.json names",
+    "data_tools/commands/convert/icons.py": "an archive in memory",
+    "data_tools/commands/inspect/verify.py": "a name that mmclr.storage.written gave",
+    "mmclr/data/columns/clusters.py": "a name that mmclr.storage.written gave",
+    "eval/result.py": "a name that mmclr.storage.written gave",
 }
 
 
@@ -170,4 +170,6 @@ def test_nothing_is_written_past_the_one_mechanism():
             name = path.relative_to(ROOT).as_posix()
             if name in MODULES or any(name == room or name.startswith(f"{room}/") for room in KNOWN):
                 continue
-            assert not writers(path), f"{name}:{writers(path)}: write through mmclr.written, or say here why not"
+            assert not writers(path), (
+                f"{name}:{writers(path)}: write through mmclr.storage.written, or say here why not"
+            )

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics import logistic
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.geometry import geometry
 from sklearn.linear_model import LogisticRegression
 
-from eval import geometry, logistic
-from eval.embedder import Embedder
-from eval.measurement import Measurement
-from eval.shards import ordinary
-from eval.sources import open_set
 from tests import bounds
 
 U = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]])

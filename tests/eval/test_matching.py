@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets import instances
+from mmclr.eval.suites.retrieval import compositional, conditional
 from PIL import Image
 
-from eval import compositional, conditional, instances
-from eval.embedder import Embedder
 from mmclr.errors import UserError
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.metrics.scores import mean_average_precision
 from scipy import stats
-
-from eval.measurement import Measurement
-from eval.scores import mean_average_precision
 
 ROUNDS = 1000
 

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets.evaluation_set import EvalSet
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suites.probes import few_shot, probes
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from eval import few_shot, probes
-from eval.embedder import Embedder
-from eval.sets import EvalSet
-from eval.shards import ordinary
 from mmclr.errors import UserError
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmclr.eval.metrics.ranking import Ranks, Relevance, rank, rank_both, top
 
-from eval.ranking import Ranks, Relevance, rank, rank_both, top
 from mmclr.errors import UserError
 
 

@@ -1,10 +1,11 @@
 """Several processes on one set: the same numbers as one, and each picture is computed once."""
 
 import pytest
+from mmclr.eval.embed import ranks
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suites.retrieval import retrieval
 
-from eval import ranks, retrieval
-from eval.embedder import Embedder
-from eval.shards import ordinary
 from tests import ranks as processes
 
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.result import Result
 from rich.console import Console
 
-from eval.measurement import Measurement
-from eval.result import Result
 from mmclr.errors import UserError
 
 

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets import layout as layouts
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suites.retrieval import retrieval
 
-from eval import layout as layouts
-from eval import retrieval
-from eval.embedder import Embedder
-from eval.shards import ordinary
 from mmclr.errors import UserError
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.metrics.ranking import Relevance, rank
+from mmclr.eval.metrics.scores import accuracy, confusion, mean_average_precision, mean_per_class_recall
 from sklearn import metrics
 
-from eval.ranking import Relevance, rank
-from eval.scores import accuracy, confusion, mean_average_precision, mean_per_class_recall
 from tests import bounds
 
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.data_tools.commands.convert import to_eval
+from mmclr.eval.sets import layout
+from mmclr.eval.sets.evaluation_set import EvalSet
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.sets.sources import open_set
 
-from eval import layout, to_eval
-from eval.sets import EvalSet
-from eval.shards import ordinary
-from eval.sources import open_set
 from mmclr.errors import UserError
 
 

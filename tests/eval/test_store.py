@@ -4,11 +4,11 @@ import hashlib
 
 import pytest
 import torch
-
-from eval import retrieval, zero_shot
-from eval.embedder import Embedder
-from eval.shards import ordinary
-from eval.store import DIGEST, Store
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.embed.store import DIGEST, Store
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suites.classification import zero_shot
+from mmclr.eval.suites.retrieval import retrieval
 
 
 def digest(text):

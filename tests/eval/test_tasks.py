@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import yaml
+from mmclr.eval.commands import all as tasks
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets import layout
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suite import Suite
+from mmclr.eval.suites.classification import robustness
 from PIL import Image
 
-from eval import layout, robustness, tasks
-from eval.embedder import Embedder
-from eval.shards import ordinary
-from eval.suite import Suite
 from mmclr.errors import UserError
 
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.suites.geometry import temperature
+from mmclr.eval.suites.geometry.temperature import sweep
 
-from eval import temperature
-from eval.embedder import Embedder
-from eval.shards import ordinary
-from eval.temperature import sweep
 from mmclr.errors import UserError
 from tests import bounds
 

@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.metrics import classifier
+from mmclr.eval.sets import layout as layouts
+from mmclr.eval.sets.shards import ordinary
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.classification import zero_shot
 from sklearn import metrics
 
-from eval import classifier, zero_shot
-from eval import layout as layouts
-from eval.embedder import Embedder
-from eval.shards import ordinary
-from eval.sources import open_set
 from mmclr.errors import UserError
 from tests import bounds
 

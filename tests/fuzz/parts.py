@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmclr.config import load
-from mmclr.data.decode import Picture
-from mmclr.data.fields import Field
-from mmclr.data.index import open_index
-from mmclr.data.ledger import Fault
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.plain import read_all
-from mmclr.data.shards import Shards
-from mmclr.data.text import Tokenizer
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.fields import Field
+from mmclr.data.samples.reader import read_all
+from mmclr.data.samples.skipped import Fault
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.shards.index import open_index
+from mmclr.data.shards.shards import Shards
+from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.errors import UserError
 from tests.data import broken_tables, mixed
 from tests.data.damage import bits
@@ -123,8 +123,8 @@ def tables(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
 
 def folders(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
     """Spoilt model folders, opened as commands open them."""
-    from tests import hostile
     from tests.exports import write_checkpoint
+    from tests.models import hostile
 
     sound = write_checkpoint(folder / "run", names=("model",)) / "checkpoints" / "step-00000001" / "model"
 
@@ -140,7 +140,7 @@ def folders(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
 
 def overrides(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
     """Anything behind a key, read as a config and made into terms; the last 1 in 40 with `mmclr train --dry-run`."""
-    from mmclr.losses.terms import build_terms
+    from mmclr.losses.weighted_sum import build_terms
     from mmclr.train.run import RunConfig
     from tests.overrides import drawn
 

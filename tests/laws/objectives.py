@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmclr import vocabulary
 from mmclr.losses import Facts, Objective, catalogue
-from mmclr.losses.terms import build_terms
+from mmclr.losses.weighted_sum import build_terms
 
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmclr.losses.ramp import Ramp
-from mmclr.losses.terms import Term
+from mmclr.losses.weighted_sum import Term
 from mmclr.train.step import FROM_BATCH, Step
 from tests.laws.objectives import CASES, NAMES, close, features, gradients, make
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mmclr.config import ConfigError
-from mmclr.heads.follower import Follower, pairs
+from mmclr.heads.ema_copy import Follower, pairs
 from mmclr.losses import catalogue
-from mmclr.losses.headed import SIDES, TEACHER
-from mmclr.losses.terms import build_terms
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.losses.with_head import SIDES, TEACHER
 from tests import bounds
 from tests.laws.objectives import features, gradients, make
 

@@ -11,8 +11,8 @@ from mmclr import heads
 from mmclr.config import ConfigError
 from mmclr.heads.projection import Perceptron, Reweight
 from mmclr.losses import Facts
-from mmclr.losses.headed import Headed
-from mmclr.losses.terms import build_terms
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.losses.with_head import Headed
 from tests import bounds
 from tests.losses.cards import F3, batch, evaluate, random_pairs
 

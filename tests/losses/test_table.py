@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmclr import parallel
-from mmclr.losses.table import Table
+from mmclr.losses.per_sample_state import Table
 from tests.ranks import run
 
 FIRST = torch.tensor([-1.0, 0.5])
@@ -77,7 +77,7 @@ def test_ranks_share_the_rows_and_a_checkpoint_holds_all(count, monkeypatch):
 
 
 def saved_in_parts(count):
-    from mmclr.losses import table
+    from mmclr.losses import per_sample_state as table
 
     together, table.TOGETHER = table.TOGETHER, 16  # two rows of each rank at a time
     made = fill(count, 5)[0].state_dict()["rows"].clone()

@@ -9,7 +9,7 @@ import pytest
 
 from mmclr.errors import UserError
 from mmclr.report import charts, curves
-from mmclr.report.scale import Axis, label
+from mmclr.report.axis import Axis, label
 
 
 @pytest.mark.parametrize("values", [[0, 1], [3.2, 977.0], [1e-5, 2e-5], [-4.0, 4.0], [7.0, 7.0], [math.nan, 2.0, 3.0]])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclr.report import Page, charts, planes
+from mmclr.report import Page, charts, scatter
 from mmclr.report.gallery import Found, Prediction, Query
-from mmclr.report.pictures import to_image
+from mmclr.report.images import to_image
 from mmclr.report.tables import Number
 
 BROWSER = next(
@@ -50,10 +50,10 @@ def page():
             "Scores",
             [
                 charts.histogram("similarity", {"right": [0.1, 0.5], "wrong": [0.0, 0.2]}),
-                planes.scatter("map", {"image": [[0, 1, "a"]], "text": [[1, 0, "b"]]}),
+                scatter.scatter("map", {"image": [[0, 1, "a"]], "text": [[1, 0, "b"]]}),
             ],
         )
-        .add("Matrix", planes.heatmap("matrix", [[1] * 50] * 50, [f"a class of number {i}" for i in range(50)]))
+        .add("Matrix", scatter.heatmap("matrix", [[1] * 50] * 50, [f"a class of number {i}" for i in range(50)]))
         .table("Table", ["metric", "value"], [["acc1", 0.25], ["acc5", None], ["recall", 0.75], ["x" * 90, 12_345]])
         .text("Next", "Run `mmclr train`.")
     )

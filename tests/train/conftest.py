@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclr.data import clusters
-from mmclr.data.index import open_indices
+from mmclr.data.columns import clusters
+from mmclr.data.shards.index import open_indices
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200), "white": (240, 240, 240)}
 PLACES = {"left": (4, 2), "right": (4, 18), "top": (0, 8), "bottom": (18, 8)}

@@ -3,9 +3,9 @@
 import torch
 
 from mmclr.config import check
-from mmclr.models.clip import ModelConfig
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train.checkpoint import Snapshot
+from mmclr.train.checkpoints.folder import Snapshot
 from tests.exports import tokenizer
 
 TINY = {"width": 16, "layers": 1, "heads": 2, "mlp": 16}

@@ -8,15 +8,15 @@ from accelerate import Accelerator
 
 from mmclr import parallel
 from mmclr.config import check
-from mmclr.data.batch import Batch
+from mmclr.data.stream.batch import Batch
 from mmclr.features.ema import Ema
 from mmclr.features.student import Student
 from mmclr.losses import catalogue
 from mmclr.losses.objective import Facts
-from mmclr.losses.terms import build_terms, needs
-from mmclr.models.clip import ModelConfig
+from mmclr.losses.weighted_sum import build_terms, needs
+from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
-from mmclr.train import accumulate
+from mmclr.train import gradient_cache
 from mmclr.train.step import Step
 from mmclr.train.strategies import Plain
 from tests import bounds
@@ -92,7 +92,7 @@ def take(objectives, captions, size, blanks=()):
         loss, terms = step(batch, 0.3)
         loss.backward()
     else:
-        loss, terms = accumulate.backward(plain(step), batch, 0.3, size, lambda: torch.manual_seed(5))
+        loss, terms = gradient_cache.backward(plain(step), batch, 0.3, size, lambda: torch.manual_seed(5))
     step.after_step()
     grads = {name: p.grad for name, p in step.named_parameters() if p.requires_grad}
     return loss.detach(), terms, grads, step.objectives.state_dict()

@@ -9,7 +9,7 @@ import pytest
 
 from mmclr.config import load
 from mmclr.errors import UserError
-from mmclr.train import checkpoint
+from mmclr.train.checkpoints import folder as checkpoint
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import train
 from tests.train.runs import log, run_here

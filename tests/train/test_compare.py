@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from mmclr.eval.metrics.measurement import Measurement
+from mmclr.eval.result import Result
 from rich.console import Console
 from scipy import stats
 
-from eval.measurement import Measurement
-from eval.result import Result
-from mmclr.compare import main
+from mmclr.compare.command import main
 from mmclr.compare.standings import Standings
 from mmclr.compare.trial import Budget
 from mmclr.errors import UserError

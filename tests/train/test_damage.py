@@ -7,8 +7,9 @@ import pytest
 
 import mmclr
 from mmclr.errors import UserError
-from mmclr.models import pretrained
-from mmclr.train import checkpoint, state
+from mmclr.models.formats import find
+from mmclr.train.checkpoints import folder as checkpoint
+from mmclr.train.checkpoints import state
 from tests.train.snapshots import snapshot
 
 
@@ -102,17 +103,17 @@ def test_who_reads_a_model_passes_over_what_is_damaged_and_says_so(run, name, ca
     data = (newest / name).read_bytes()
     flip(newest / name, len(data) * 4)
     try:
-        assert pretrained.find(run) == checkpoint.folder_of(run, 2) / "average"
+        assert find.find(run) == checkpoint.folder_of(run, 2) / "average"
         said = capfd.readouterr().err
         assert "step-00000004: this checkpoint is not whole" in said
         assert f"{name} is damaged" in said
         assert "passed over, step-00000002 is taken" in said
         for named in (newest, newest / "average"):
             with pytest.raises(UserError, match="step-00000004: this checkpoint is not whole"):
-                pretrained.find(named)
+                find.find(named)
     finally:
         (newest / name).write_bytes(data)
-    assert pretrained.find(run) == newest / "average"
+    assert find.find(run) == newest / "average"
     assert mmclr.load(run).encode_text("cloud").shape == (1, 8)
 
 
@@ -120,4 +121,4 @@ def test_a_run_without_a_whole_checkpoint_has_no_model(run, tmp_path):
     shutil.copytree(checkpoint.folder_of(run, 4), tmp_path / "checkpoints" / "step-00000004")
     flip(tmp_path / "checkpoints" / "step-00000004" / "average" / "model.safetensors", 99_999)
     with pytest.raises(UserError, match="average/model.safetensors is damaged.*nor is any other of"):
-        pretrained.find(tmp_path)
+        find.find(tmp_path)

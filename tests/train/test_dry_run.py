@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmclr.config import load
 from mmclr.models.two_tower import TwoTower
-from mmclr.train import dry_run, run
+from mmclr.train import run
+from mmclr.train.estimate import dry_run
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from mmclr.config import ConfigError, check, load
 from mmclr.errors import UserError
 from mmclr.features.student import Student
-from mmclr.models.clip import ModelConfig
-from mmclr.models.compiling import compile_blocks
-from mmclr.models.recomputing import recompute
+from mmclr.models.activation_checkpointing import recompute
+from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.compile import compile_blocks
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import train

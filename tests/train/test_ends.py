@@ -10,10 +10,11 @@ import types
 
 import pytest
 
-from mmclr import cli, output
+from mmclr import cli
+from mmclr.display import output
 from mmclr.errors import UserError
-from mmclr.train import checkpoint
-from mmclr.train.checkpoint import Snapshot
+from mmclr.train.checkpoints import folder as checkpoint
+from mmclr.train.checkpoints.folder import Snapshot
 from mmclr.train.trainer import Trainer
 from tests.train.runs import log, run_here
 from tests.train.snapshots import snapshot
@@ -81,7 +82,7 @@ def test_a_save_that_fails_ends_the_run_at_the_next_step(settings, tmp_path, mon
     take_step = Trainer.take_step
     monkeypatch.setattr(Snapshot, "_fill", full)
     monkeypatch.setattr(Trainer, "take_step", lambda self, batch: taken.append(1) or take_step(self, batch))
-    monkeypatch.setattr("mmclr.train.saver.Saver._scarce", lambda self, snapshot: True)
+    monkeypatch.setattr("mmclr.train.checkpoints.saver.Saver._scarce", lambda self, snapshot: True)
     with pytest.raises(UserError, match="a checkpoint cannot be written: .*No space left.*the same command goes on"):
         run_here([*settings, "steps=6", "save.every_steps=2", "trackers=none"])
     assert len(taken) == 4
@@ -93,7 +94,7 @@ def test_a_save_that_fails_ends_the_run_at_the_next_step(settings, tmp_path, mon
 def test_a_disk_that_might_be_full_is_waited_for(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
-    from mmclr.train.saver import Saver
+    from mmclr.train.checkpoints.saver import Saver
     from mmclr.train.settings import SaveConfig
 
     saver, whole = Saver(SaveConfig(), tmp_path, Accelerator()), snapshot(2)
@@ -103,7 +104,7 @@ def test_a_disk_that_might_be_full_is_waited_for(tmp_path, monkeypatch):
 
 
 def test_a_tokenizer_of_other_words_is_refused(settings, tmp_path):
-    from mmclr.data.text import Tokenizer
+    from mmclr.data.samples.text import Tokenizer
 
     for name, word in (("one", "cloud"), ("two", "music")):
         (tmp_path / name).mkdir()

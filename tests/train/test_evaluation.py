@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
+from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.sets.sources import open_set
+from mmclr.eval.suites.geometry import loss
+from mmclr.eval.suites.retrieval import retrieval
 
-from eval import loss, retrieval
-from eval.embedder import Embedder
-from eval.sources import open_set
 from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.train.run import RunConfig

@@ -3,13 +3,13 @@
 import pytest
 
 from mmclr.config import load
-from mmclr.export.open_clip import write as write_open_clip
-from mmclr.export.source import Source
-from mmclr.export.transformers import write
+from mmclr.export.commands.open_clip import write as write_open_clip
+from mmclr.export.commands.transformers import write
+from mmclr.export.origin import Source
 from mmclr.train.run import RunConfig
 from tests import bounds
+from tests.export.test_export_captioner import written_alone
 from tests.exports import check_alone
-from tests.test_export_captioner import written_alone
 
 OBJECTIVES = {
     "contrastive": ["objectives={clip: {}}"],

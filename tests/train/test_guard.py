@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mmclr.config import load
 from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
-from mmclr.train.guard import Guard, GuardConfig
+from mmclr.train.nonfinite import Guard, GuardConfig
 from mmclr.train.run import RunConfig
 from mmclr.train.strategies.loss_scale import PATIENCE, LossScale
 from mmclr.train.trainer import Trainer, train

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.embed.embedder import Embedder
 from safetensors.torch import load_file
 
 import mmclr
-from eval.embedder import Embedder
 from mmclr.cli import main
 from mmclr.config import load
 from mmclr.errors import UserError
@@ -107,8 +107,8 @@ def test_other_heads_are_refused_there(run, tmp_path, capsys, term):
 
 
 def test_results_and_caches_tell_heads_apart(run, shards, tmp_path):
-    from eval import retrieval
-    from eval.sources import open_set
+    from mmclr.eval.sets.sources import open_set
+    from mmclr.eval.suites.retrieval import retrieval
 
     found = {}
     for head in ("post", "weighed", "linear"):

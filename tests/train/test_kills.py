@@ -7,8 +7,9 @@ import shutil
 import pytest
 
 from mmclr.config import load
-from mmclr.train import checkpoint, trainer
-from mmclr.train.log import Log
+from mmclr.train import trainer
+from mmclr.train.checkpoints import folder as checkpoint
+from mmclr.train.logging.log import Log
 from mmclr.train.run import RunConfig
 from tests.kills import kill_at_every_call
 from tests.train.runs import log, run_here

@@ -9,9 +9,9 @@ from accelerate.tracking import GeneralTracker
 
 from mmclr import parallel
 from mmclr.config import ConfigError, load
-from mmclr.train import trackers
-from mmclr.train.clock import Clock
-from mmclr.train.log import Log
+from mmclr.train.logging import trackers
+from mmclr.train.logging.clock import Clock
+from mmclr.train.logging.log import Log
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
@@ -83,7 +83,7 @@ def test_trackers_that_are_not_there_are_a_sentence(monkeypatch):
 
 def test_the_clock_leaves_out_what_is_not_training(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("mmclr.train.clock.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mmclr.train.logging.clock.time.monotonic", lambda: now[0])
     clock = Clock(batch=10)
 
     def slow():

@@ -126,7 +126,7 @@ def test_the_log_says_what_happens(unbroken):
 
 
 def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
-    from mmclr.train import lock
+    from mmclr.train.checkpoints import lock
 
     held = lock.hold(tmp_path / "run")
     with pytest.raises(UserError, match="another process trains in this folder"):
@@ -176,12 +176,12 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(settings, tmp_path):
 )
 def test_a_process_that_is_not_heard_of_is_a_sentence(words, monkeypatch):
     from mmclr import parallel
-    from mmclr.train import processes
+    from mmclr.train.processes import join
 
     monkeypatch.setattr(parallel, "world", lambda: 2)
-    with pytest.raises(UserError, match="another process .* was not heard of for 3 minutes"), processes.joined(3.0):
+    with pytest.raises(UserError, match="another process .* was not heard of for 3 minutes"), join.joined(3.0):
         raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="a fault of our own"), processes.joined(3.0):
+    with pytest.raises(RuntimeError, match="a fault of our own"), join.joined(3.0):
         raise RuntimeError("a fault of our own")
 
 
@@ -189,7 +189,7 @@ def test_a_signal_to_the_launcher_is_no_traceback(monkeypatch):
     import torch.distributed.run
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    from mmclr.train import launch
+    from mmclr.train.processes import launch
 
     def stopped(words):
         raise SignalException("Process 1 got signal: 15", signal.SIGTERM)

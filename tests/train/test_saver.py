@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from mmclr import parallel
 from mmclr.config import load
 from mmclr.errors import UserError
-from mmclr.train import checkpoint, state
-from mmclr.train.checkpoint import Snapshot
-from mmclr.train.remote import Remote
+from mmclr.train.checkpoints import folder as checkpoint
+from mmclr.train.checkpoints import state
+from mmclr.train.checkpoints.folder import Snapshot
+from mmclr.train.checkpoints.remote import Remote
+from mmclr.train.checkpoints.saver import Saver
 from mmclr.train.run import RunConfig
-from mmclr.train.saver import Saver
 from mmclr.train.settings import SaveConfig
 from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
@@ -100,7 +101,7 @@ def test_a_best_that_nothing_measures_is_said(settings, shards, tmp_path, capfd)
 
 
 def test_remote_storage_that_fails_ends_nothing(settings, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("mmclr.train.remote.PAUSE", 0.001)
+    monkeypatch.setattr("mmclr.train.checkpoints.remote.PAUSE", 0.001)
     monkeypatch.setattr(Remote, "put", lambda self, path, name: (_ for _ in ()).throw(OSError("no route to host")))
     run = load(RunConfig, "debug.yaml", [*settings, "save.every_steps=6", f"save.remote=file://{tmp_path}/bucket"])
     assert train(run).name == "step-00000012"
@@ -143,7 +144,7 @@ def test_the_best_stays(settings, shards, tmp_path):
 def test_saves_by_steps_and_by_minutes(settings, monkeypatch):
     from accelerate import Accelerator
 
-    from mmclr.train import saver
+    from mmclr.train.checkpoints import saver
 
     now = [0.0]
     monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])

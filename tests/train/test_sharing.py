@@ -10,9 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from mmclr.config import load
-from mmclr.data.loader import DataConfig, Loader
-from mmclr.data.text import Tokenizer
-from mmclr.train import processes, state
+from mmclr.data.samples.text import Tokenizer
+from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.train.checkpoints import state
+from mmclr.train.processes import join
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer
 from tests.train.runs import log, run_here
@@ -112,7 +113,7 @@ def test_saves_and_evaluations_change_no_weight(settings, shards, tmp_path):
 
 def test_a_snapshot_stays_as_it_was_taken(settings):
     """What the checkpoint's thread writes shares nothing with the run that goes on."""
-    with processes.joined(1.0) as accelerator:
+    with join.joined(1.0) as accelerator:
         trainer = Trainer(load(RunConfig, "debug.yaml", settings), accelerator)
         batches = iter(trainer.loader)
         trainer.take_step(next(batches))

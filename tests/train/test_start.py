@@ -8,10 +8,10 @@ import yaml
 
 from mmclr.config import ConfigError, check, load
 from mmclr.errors import UserError
-from mmclr.models.clip import ModelConfig
-from mmclr.models.depth import depths
-from mmclr.models.locking import LockConfig, lock
-from mmclr.models.start import InitConfig, resize_context, resize_grid, start
+from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.freeze import LockConfig, lock
+from mmclr.models.init import InitConfig, resize_context, resize_grid, start
+from mmclr.models.layer_depth import depths
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.optimizer import OptimConfig, build
 
@@ -201,7 +201,7 @@ TINY = ["data.workers=0", "data.batch=12", "steps=3", "precision=float32", "toke
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     """A folder with a tokenizer of the shards' words."""
-    from mmclr.data.text import Tokenizer
+    from mmclr.data.samples.text import Tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     Tokenizer.train(["a red square at the left", "green blue white right top bottom"] * 5, 540, 16).save(folder)
@@ -226,7 +226,7 @@ def test_a_run_from_a_run_with_a_locked_tower(shards, tmp_path, tokenizer):
 
 
 def test_init_wants_the_tokenizer_that_the_tower_knows(shards, tmp_path, tokenizer):
-    from mmclr.data.text import Tokenizer
+    from mmclr.data.samples.text import Tokenizer
 
     run(shards, tmp_path / "a", tokenizer)
     Tokenizer.train(["other words"] * 9, 540, 16).save(tmp_path / "other")

@@ -58,7 +58,7 @@ def start(config, task):
     env.pop("DS_ACCELERATOR", None)
     port = str(20000 + os.getpid() % 20000)
     launch = ["-W", "ignore", "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2"]
-    if config == "2_cpus":  # accelerate itself starts one process here: see mmclr/train/launch.py
+    if config == "2_cpus":  # accelerate itself starts one process here: see mmclr/train/processes/launch.py
         launch = ["-W", "ignore", "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     else:
         launch += ["--config_file", str(ROOT / "configs" / "accelerate" / f"{config}.yaml")]

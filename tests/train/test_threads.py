@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from mmclr import spinning
 from mmclr.config import load
-from mmclr.train import checkpoint, processes, threads
+from mmclr.train.checkpoints import folder
+from mmclr.train.processes import join, threads
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer
 from tests.train.runs import log, run_here
@@ -48,12 +49,12 @@ def test_a_run_that_chose_is_one_that_was_told(free, chosen, settings, tmp_path,
     same(auto, told)
     assert log(tmp_path / "auto", "step", "loss", "threads") == log(tmp_path / "told", "step", "loss", "threads")
     assert {row[0] for row in log(tmp_path / "auto", "threads")} == {chosen}
-    assert checkpoint.read_position(auto)["threads"] == chosen
+    assert folder.read_position(auto)["threads"] == chosen
     assert torch.get_num_threads() == 2  # as it was found
 
 
 def test_trials_leave_no_trace(free, settings):
-    with processes.joined(1.0) as accelerator:
+    with join.joined(1.0) as accelerator:
         run = load(RunConfig, "debug.yaml", [*settings, "objectives={clip: {}, isogclr: {}}"])
         t = Trainer(run, accelerator)
         before = {name: value.clone() for name, value in t.step.state_dict().items()}

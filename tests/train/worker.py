@@ -14,7 +14,8 @@ import torch
 from mmclr import parallel
 from mmclr.config import load
 from mmclr.models.two_tower import TwoTower
-from mmclr.train import processes, trainer
+from mmclr.train import trainer
+from mmclr.train.processes import join
 from mmclr.train.run import RunConfig
 
 PLAIN = TwoTower.normalise
@@ -22,7 +23,7 @@ PLAIN = TwoTower.normalise
 
 def main(path):
     task = json.loads(Path(path).read_text())
-    accelerator = processes.join(2.0)
+    accelerator = join.join(2.0)
     for name, settings in task["runs"].items():
         run = load(RunConfig, "debug.yaml", [*task["shared"], *settings])
         train(name, run, accelerator)

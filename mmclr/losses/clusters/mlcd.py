@@ -12,7 +12,7 @@ from mmclr import parallel
 from mmclr.config import ConfigError
 from mmclr.losses.algebra import Where, dual_lse
 from mmclr.losses.objective import Facts, Objective
-from mmclr.losses.table import Table
+from mmclr.losses.per_sample_state import Table
 
 BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, by which classes move
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from mmclr import parallel
 from mmclr.losses.objective import Facts, Objective
+from mmclr.losses.per_sample_state import Table
 from mmclr.losses.sinkhorn import sinkhorn
-from mmclr.losses.table import Table
 
 
 class SwAV(Objective, key="swav", cost="local"):

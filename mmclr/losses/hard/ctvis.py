@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmclr import draws, parallel
+from mmclr import parallel, sample_random
 from mmclr.losses.algebra import Equal, dual_lse
 from mmclr.losses.algebra.masks import MISSING
 from mmclr.losses.negatives import Duplicates, not_negatives
 from mmclr.losses.objective import Facts, Objective
-from mmclr.losses.table import Table
+from mmclr.losses.per_sample_state import Table
 from mmclr.losses.targets import mean_of_equals
 
 
@@ -65,7 +65,7 @@ class CTVIS(Objective, key="ctvis"):
         own = torch.cat([image, text], 1)
         remembered = torch.where(known, row[:, : own.shape[1]], own).chunk(2, 1)
         self._keep(keys, index, own.detach(), torch.where(known, row, 0.0))
-        recall = draws.uniform(index, draws.seed(index), 1) < self.memory
+        recall = sample_random.uniform(index, sample_random.seed(index), 1) < self.memory
         loss = torch.zeros_like(weights)
         for x, y, m in ((image, text, remembered[1]), (text, image, remembered[0])):
             positive = scale * (x * torch.where(recall, m, y)).sum(1)
@@ -76,17 +76,17 @@ class CTVIS(Objective, key="ctvis"):
 
     def _keep(self, keys: Tensor, index: Tensor, e: Tensor, row: Tensor) -> None:
         """Put aside what the memory takes in after the step."""
-        seed = draws.seed(keys)
-        spoilt = draws.uniform(keys, seed, 1) < self.noise
+        seed = sample_random.seed(keys)
+        spoilt = sample_random.uniform(keys, seed, 1) < self.noise
         if self.spoil == "other" and parallel.maximum(spoilt.any().float()):
-            e = torch.where(spoilt, parallel.gather(e)[draws.partners(index, seed)], e)
+            e = torch.where(spoilt, parallel.gather(e)[sample_random.partners(index, seed)], e)
         e = torch.stack([F.normalize(part, dim=1) for part in mean_of_equals(e, keys).chunk(2, 1)], 1)
         m, total = row[:, :-1].unflatten(1, (2, 2, -1)).unbind(1)  # [b, 2, D]
         visits = row[:, -1:]
         near = ((e * total).sum(2, keepdim=True) / visits[..., None].clamp_min(1)).clamp_min(0)
         m = F.normalize(torch.where(visits[..., None] > 0, m.lerp(e, near), e), dim=2)
         if self.spoil == "jitter":
-            drawn = draws.uniform(keys, seed + 1, e.shape[1:].numel())
+            drawn = sample_random.uniform(keys, seed + 1, e.shape[1:].numel())
             normal = torch.special.ndtri(drawn.clamp_min(1e-16)).to(e.dtype)
             m = torch.where(
                 spoilt[..., None], F.normalize(m + self.sigma * normal.view_as(e) / e.shape[2] ** 0.5, dim=2), m

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmclr import draws, parallel
+from mmclr import parallel, sample_random
 from mmclr.losses.algebra import Mask, dual_lse, merge, top
 from mmclr.losses.negatives import Duplicates, not_negatives
 from mmclr.losses.objective import Objective
@@ -58,7 +58,7 @@ class MoCHi(Objective, key="mochi"):
         hardest = top(x, y.detach(), self.n, exclude=same)
         count = (hardest.values > -torch.inf).sum(1, keepdim=True)
         values = torch.where(hardest.values == -torch.inf, 0.0, hardest.values)
-        drawn = draws.uniform(index, draws.seed(index), 3 * self.s + 2 * self.t)
+        drawn = sample_random.uniform(index, sample_random.seed(index), 3 * self.s + 2 * self.t)
         first, step, alpha = drawn[:, : 3 * self.s].chunk(3, 1)
         one, beta = drawn[:, 3 * self.s :].chunk(2, 1)
         a = (first * count).long()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmclr import draws, parallel
+from mmclr import parallel, sample_random
 from mmclr.losses.algebra import dual_lse
 from mmclr.losses.objective import Objective
 
@@ -43,9 +43,9 @@ class M3CoL(Objective, key="m3col"):
         return parallel.mean(loss, weights)
 
     def _mix(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        seed = draws.seed(index)
-        partner = draws.partners(index, seed)
-        chosen = draws.uniform(index, seed, 1)[:, 0] < self.mixed
+        seed = sample_random.seed(index)
+        partner = sample_random.partners(index, seed)
+        chosen = sample_random.uniform(index, seed, 1)[:, 0] < self.mixed
         share = torch.where(chosen, beta_draws(index, seed + 1, self.beta), 1.0).to(x.dtype)
         mixture = F.normalize(share[:, None] * x + (1 - share)[:, None] * parallel.gather(x)[partner], dim=1)
         return mixed_contrast(mixture, y, share, partner, self.tau)
@@ -79,7 +79,7 @@ def soft_clip(x: Tensor, y: Tensor, tau: float) -> Tensor:
 
 def beta_draws(index: Tensor, seed: Tensor, beta: float) -> Tensor:
     """Return a draw of Beta(beta, beta) for each sample: [b] -> [b]. M. Johnk, Metrika 8, 1964; beta at most 1."""
-    x, y = (draws.uniform(index, seed, 2 * TRIES).clamp_min(1e-300).log() / beta).chunk(2, 1)
+    x, y = (sample_random.uniform(index, seed, 2 * TRIES).clamp_min(1e-300).log() / beta).chunk(2, 1)
     size = torch.logaddexp(x, y)
     first = (size <= 0).double().argmax(1, keepdim=True)
     return (x - size).gather(1, first)[:, 0].exp()

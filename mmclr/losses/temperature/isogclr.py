@@ -9,7 +9,7 @@ from mmclr import parallel
 from mmclr.losses.algebra import Lse, Pairs, dual_lse
 from mmclr.losses.negatives import Duplicates, not_negatives
 from mmclr.losses.objective import Facts, Objective
-from mmclr.losses.table import Table
+from mmclr.losses.per_sample_state import Table
 
 
 class ISogCLR(Objective, key="isogclr"):

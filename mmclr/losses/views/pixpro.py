@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from mmclr import parallel
 from mmclr.errors import UserError
-from mmclr.heads.follower import Follower
+from mmclr.heads.ema_copy import Follower
 from mmclr.heads.mlp import MLP
 from mmclr.losses.objective import Facts, Objective
 

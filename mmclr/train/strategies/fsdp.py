@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmclr.train.scalars import lift, plain_shape
 from mmclr.train.strategies.plain import Plain
+from mmclr.train.strategies.scalars import lift, plain_shape
 
 
 class Fsdp(Plain):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmclr.errors import UserError
-from mmclr.train.scalars import plain_name, plain_shape
 from mmclr.train.strategies.loss_scale import LossScale
+from mmclr.train.strategies.scalars import plain_name, plain_shape
 
 
 class Plain:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from mmclr import parallel
 from mmclr.errors import UserError
 from mmclr.train.muon import Muon
-from mmclr.train.scalars import lift, plain_shape
 from mmclr.train.strategies.fsdp import blocks
 from mmclr.train.strategies.plain import Plain
+from mmclr.train.strategies.scalars import lift, plain_shape
 
 
 class Zero(Plain):

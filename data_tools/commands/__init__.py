@@ -1,0 +1,1 @@
+"""The commands of `mmclr data`, a file each."""

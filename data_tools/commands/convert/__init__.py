@@ -1,0 +1,1 @@
+"""Commands that write shards or sets from something else."""

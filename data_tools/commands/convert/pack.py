@@ -1,0 +1,162 @@
+"""Write images and captions from folders and tables into shards."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmclr.data_tools.lib.inputs import Record, json_bytes, read_records
+from mmclr.data_tools.lib.shard_writer import ShardWriter
+from PIL import Image
+from rich.progress import track
+
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.skipped import Entry, Fault, Ledger
+from mmclr.data.settings import DataConfig
+from mmclr.data.stream.workers import run_ahead
+from mmclr.data.tabular.rows import read_image
+from mmclr.display.terminal import say
+
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+
+
+def main(argv: list[str]) -> int:
+    """Pack; the status is 1 when nothing could be packed, 2 when too much was left out."""
+    parser = argparse.ArgumentParser(
+        description="Write pictures and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
+        "pictures (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
+        "format is this), a .csv, .tsv, .jsonl or .parquet with columns for picture and caption, or a Hugging Face "
+        "dataset saved to disk. A shard appears when it is complete; the same command goes on where it stopped.",
+        epilog="example: mmclr data pack photos.csv shards --image filepath --caption title --short-side 256",
+    )
+    parser.add_argument("source")
+    parser.add_argument("out", help="folder for the shards")
+    parser.add_argument("--image", default="image", help="column of the picture: a path, or bytes (default image)")
+    parser.add_argument("--caption", default="caption", help="column or json field of the caption (default caption)")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples in a shard (default 10000)")
+    parser.add_argument("--megabytes", type=int, default=1000, help="or until it has this size (default 1000)")
+    parser.add_argument(
+        "--short-side",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="write larger pictures smaller, as JPEG, so that training decodes less (0 = as they are)",
+    )
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEG then (default 92)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read and encode (default 2)")
+    parser.add_argument("--prefix", default="", help="of the names of the shards")
+    parser.add_argument(
+        "--encoding", default="", help="of tables and .txt files (default: UTF-8, or what a byte order mark says)"
+    )
+    parser.add_argument(
+        "--max-faults",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="records that may be left out; with more the status is 2 (default 0.5, and any of the first 500)",
+    )
+    args = parser.parse_args(argv)
+    args.caption = args.caption.removeprefix("json:")  # as every other command calls it
+    encoder = Encoder(args.short_side, args.quality)
+    settings = {
+        "source": str(Path(args.source).resolve()),
+        "columns": [args.image, args.caption],
+        "short_side": args.short_side,
+        "quality": args.quality,
+        "samples": args.samples,
+        "megabytes": args.megabytes,
+    }
+    settings |= {"encoding": args.encoding} if args.encoding else {}
+    writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
+    if not writer.finished:
+        pack(
+            read_records(args.source, (args.image, args.caption), args.encoding), writer, encoder, args.workers, ledger
+        )
+    written = sum(shard["samples"] for shard in writer.state["shards"])
+    say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
+    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
+    for line in ledger.lines(met="left out"):
+        say(f"  {line}")
+    ledger.check(written + ledger.lost, "skip", args.max_faults, "--max-faults ")
+    return int(written == 0)
+
+
+class Packed(NamedTuple):
+    """The members of a record's sample, None where there is none, and what is wrong with the record."""
+
+    members: dict[str, bytes] | None
+    faults: list[Entry]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes the members of a sample from a record."""
+
+    short_side: int = 0
+    quality: int = 92
+
+    def __call__(self, record: Record) -> Packed:
+        """Return the members; a record that cannot be used gives a fault."""
+        try:
+            return Packed(self._members(record), [record.entry(fault) for fault in record.lost])
+        except Fault as fault:
+            return Packed(None, [record.entry(fault)])
+
+    def _members(self, record: Record) -> dict[str, bytes]:
+        if record.fault is not None:
+            raise record.fault
+        if record.image is None:
+            raise Fault("no_image", "the record names none")
+        captions = [caption for caption in record.captions if caption.strip()]
+        if not captions:
+            raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
+        image = record.image
+        extension, data = self._picture(image if isinstance(image, bytes) else read_image(image))
+        fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
+        return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
+
+    def _picture(self, data: bytes) -> tuple[str, bytes]:
+        picture = Picture(data, DataConfig.max_pixels)
+        short = min(picture.size)
+        if not self.short_side or short <= self.short_side:
+            image = picture.pixels((255, 255, 255))  # an image that cannot be decoded has no place in a shard
+            if picture.format in EXTENSIONS:
+                return EXTENSIONS[picture.format], data
+            return "png", _encode(image, "PNG")
+        image = picture.pixels((255, 255, 255), short / self.short_side / 2)
+        scale = self.short_side / min(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        return "jpg", _encode(image.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=self.quality)
+
+
+def pack(
+    records: Iterator[Record],
+    writer: ShardWriter,
+    encoder: Callable[[Record], Packed],
+    workers: int = 0,
+    ledger: Ledger | None = None,
+) -> dict[str, Any]:
+    """Write the records that an earlier run has not dealt with; return what was written in all."""
+    for _ in range(writer.done):
+        next(records)
+    at, ledger = writer.done, ledger or Ledger()
+    encoded = run_ahead(encoder, records, workers)
+    with writer:
+        for at, packed in enumerate(track(encoded, "pack", disable=not sys.stderr.isatty()), writer.done + 1):
+            ledger.add(packed.faults)
+            for entry in packed.faults:
+                writer.leave_out(entry.reason)
+            if packed.members is not None:
+                writer.add(f"{at - 1:09d}", packed.members, at)
+        return writer.finish(at)
+
+
+def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()

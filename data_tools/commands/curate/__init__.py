@@ -1,0 +1,1 @@
+"""Commands that choose or label samples."""

@@ -1,0 +1,125 @@
+"""Label images with their nearest clusters, by k-means of a model's embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmclr.data_tools.lib import kmeans
+from rich.progress import Progress
+from torch import Tensor
+
+from mmclr.data.columns import clusters
+from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.skipped import Fault, Ledger
+from mmclr.data.shards.index import open_indices
+from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.sources import expand
+from mmclr.data.stream.workers import run_ahead
+from mmclr.display.console import Console
+from mmclr.display.terminal import say
+from mmclr.encoder import WHITE, Encoder
+from mmclr.errors import UserError
+
+EXAMPLES = """examples:
+  mmclr data cluster 'shards/*.tar' --model runs/clip --k 1000 --top 8           for the objective mlcd:
+      mmclr train papers/mlcd.yaml 'data.train=shards/*.tar' data.clusters=clusters
+  mmclr data cluster 'shards/*.tar' --model runs/stage0 --k 10 --name stage0     for batches from one cluster (mcl):
+      mmclr train papers/mcl.yaml 'data.train=shards/*.tar' 'data.pure=[stage0]'
+Memory: 4 D bytes a picture for the embeddings, and 4 D k for the centres.
+"""
+
+
+def main(argv: list[str]) -> None:
+    """`mmclr data cluster SHARDS --model MODEL`."""
+    parser = argparse.ArgumentParser(
+        description="Embed every picture of shards with a model, find k centres by k-means (by cosine), and write the "
+        "numbers of the nearest centres of each picture beside each shard, SHARD.NAME.npy.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
+    parser.add_argument("--model", required=True, help="a run, checkpoint, model folder, export or name")
+    parser.add_argument("--k", type=int, default=1000, help="clusters (default 1000)")
+    parser.add_argument("--top", type=int, default=1, help="nearest clusters that each picture gets (default 1)")
+    parser.add_argument("--name", default="clusters", help="of the labels; FOLDER/NAME writes them to another folder")
+    parser.add_argument(
+        "--fit",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures from which the centres are found, at least k (default 256 k, at most all)",
+    )
+    parser.add_argument("--iterations", type=int, default=30, help="of k-means, at most (default 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures to begin from")
+    parser.add_argument("--batch", type=int, default=256, help="pictures at a time")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    args = parser.parse_args(argv)
+    if not 1 <= args.top <= args.k:
+        raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
+    ledger = Ledger()
+    shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
+    clusters.check(shards.indices, args.name)  # before hours of work
+    encoder = Encoder.load(args.model, device=args.device)
+    vectors, kept = embed(encoder, shards, args.batch, ledger)
+    if len(vectors) < args.k:
+        raise UserError(f"--k {args.k}: there are only {len(vectors)} readable pictures")
+    labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
+    facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
+    paths = write(shards, args.name, labels, kept, facts)
+    say(
+        f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
+        f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable"
+    )
+    for line in ledger.lines(met="left out"):
+        say(f"  {line}")
+    say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
+
+
+def embed(encoder: Encoder, shards: Shards, batch: int, ledger: Ledger | None = None) -> tuple[Tensor, list[int]]:
+    """Return the unit vectors [n, D] of all readable pictures, and their numbers; the others go into `ledger`."""
+
+    def read(first: int) -> list[tuple[int, object]]:
+        return [(number, _read(shards, number)) for number in range(first, min(first + batch, len(shards)))]
+
+    starts, rows, kept = range(0, len(shards), batch), list[Tensor](), list[int]()
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
+        bar = bars.add_task("embedding", total=len(shards))
+        for found in run_ahead(read, starts, workers=0):
+            good = [(number, image) for number, image in found if not isinstance(image, Fault)]
+            if ledger is not None:
+                ledger.add(shards.entry(number, image) for number, image in found if isinstance(image, Fault))
+            if good:
+                rows.append(encoder.encode_image([image for _, image in good], batch=batch, output="torch"))
+            kept += [number for number, _ in good]
+            bars.advance(bar, len(found))
+    return torch.cat(rows) if rows else torch.empty(0, 1), kept
+
+
+def assign(x: Tensor, k: int, top: int, fit: int, iterations: int, seed: int) -> tuple[Tensor, np.ndarray, float]:
+    """Return the nearest clusters [n, top] of vectors [n, D], how many have each nearest, and the mean cosine to it."""
+    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[: max(fit, k)].sort().values
+    centres = kmeans.fit(x[some] if len(some) < len(x) else x, k, iterations, seed)
+    cosines, labels = kmeans.nearest(x, centres, top)
+    return labels, torch.bincount(labels[:, 0], minlength=k).numpy(), float(cosines[:, 0].double().mean())
+
+
+def write(shards: Shards, name: str, labels: Tensor, kept: Sequence[int], facts: dict[str, object]) -> list[Path]:
+    """Write the labels [n, top] of the pictures with the numbers `kept`, and -1 for all other samples."""
+    whole = [np.full((len(index), labels.shape[1]), -1, np.int32) for index in shards.indices]
+    for number, row in zip(kept, labels.numpy()):
+        shard, place = shards.locate(number)
+        whole[shard][place] = row
+    return clusters.write(shards.indices, name, whole, facts)
+
+
+def _read(shards: Shards, number: int) -> object:
+    """Return a picture, a Fault where there is none that can be read."""
+    try:
+        return Picture(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
+    except Fault as fault:
+        return fault

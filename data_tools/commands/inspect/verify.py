@@ -1,0 +1,139 @@
+"""Read every sample as training would, and list all that cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.progress import track
+
+from mmclr.data.samples import absent
+from mmclr.data.samples.captions import Chooser, extensions, identity
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.skipped import REASONS, Entry, Fault, Ledger
+from mmclr.data.settings import DataConfig
+from mmclr.data.shards import addresses
+from mmclr.data.shards.index import ShardIndex, open_indices
+from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.sources import expand
+from mmclr.data.stream.workers import run_ahead
+from mmclr.display.terminal import say
+from mmclr.secrets import redact_tree
+from mmclr.storage import written
+
+TOGETHER = 64  # samples of one job
+KIND = "list of faults"
+
+
+class Report(NamedTuple):
+    """What is wrong with shards, all of it."""
+
+    samples: int  # usable, as far as their members tell
+    problems: list[tuple[str, int, str]]  # shard, byte, what
+    faults: list[Entry]  # half samples, then those that cannot be decoded, and members that belong to no sample
+    same_key: int  # samples whose key another sample of the same shard has
+    same_picture: int  # samples whose picture another sample has, byte for byte
+
+    @property
+    def sound(self) -> bool:
+        """Whether every sample can be used; notes that webdataset leaves out, too, are none."""
+        return not (self.problems or any(entry.reason != "note" for entry in self.faults))
+
+
+def main(argv: list[str]) -> int:
+    """Verify shards; the status is 1 when something is wrong."""
+    parser = argparse.ArgumentParser(
+        description="Read every sample of tar shards, decode its picture and its caption, and list what cannot be "
+        "used: truncated shards, damaged headers, half samples, undecodable pictures, empty or unreadable captions.",
+        epilog="example: mmclr data verify 'shards/*.tar' --caption json:title --workers 8",
+    )
+    parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
+    parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default 2)")
+    parser.add_argument("--json", metavar="FILE", help="write the whole list there, one JSON object a line")
+    args = parser.parse_args(argv)
+    urls = expand(args.shards)
+    if args.json:
+        written.check(args.json, KIND)
+    report = verify(open_indices(urls), args.caption, args.workers)
+    if args.json:
+        places = [Entry(shard, -1, f"byte {at}", "damaged", what) for shard, at, what in report.problems]
+        lines_ = (json.dumps(redact_tree(entry._asdict())) + "\n" for entry in places + report.faults)
+        with written.staged(args.json, KIND) as partial, open(partial, "w", encoding="utf-8") as out:
+            out.writelines(lines_)
+    for line in lines(report):
+        say(line)
+    return int(not report.sound)
+
+
+def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0) -> Report:
+    """Read and decode every sample of the shards."""
+    ledger = Ledger(limit=1 << 40)
+    every = sorted({extension for index in indices for extension in index.extensions})
+    # whole: a member that is not used may run over others
+    shards = Shards(indices, extensions([caption]), every, ledger, whole=True)
+    absent.check([shards], {"--caption": [caption]})
+    checker = _Checker(shards, caption)
+    starts = range(0, len(shards), TOGETHER)
+    faults: list[Entry] = []
+    pictures: Counter[int] = Counter()
+    jobs = run_ahead(checker, starts, workers)
+    for found, seen in track(jobs, "verify", len(starts), transient=True, disable=not sys.stderr.isatty()):
+        faults += found
+        pictures.update(seen)
+    return Report(
+        samples=len(shards),
+        problems=[(addresses.identity(index.url), at, what) for index in indices for at, what in index.problems],
+        faults=[entry for entries in ledger.examples.values() for entry in entries if not _place(entry)] + faults,
+        same_key=sum(sum(n - 1 for n in Counter(index.keys()).values()) for index in indices),
+        same_picture=sum(count - 1 for count in pictures.values()),
+    )
+
+
+def lines(report: Report, most: int = 20) -> Iterator[str]:
+    """Yield what people should read."""
+    yield f"{report.samples:,} samples with a picture and a caption"
+    for shard, at, what in report.problems:
+        yield f"{shard}: at byte {at:,}: {what}"
+    for reason, count in Counter(entry.reason for entry in report.faults).items():
+        shown = [entry for entry in report.faults if entry.reason == reason]
+        left_out = "members left out" if shown[0].row < 0 else "samples"
+        yield f"{count:,} {left_out}: {REASONS[reason]}"
+        yield from (f"  {entry}" for entry in shown[:most])
+        if len(shown) > most:
+            yield f"  ... and {len(shown) - most:,} more (--json FILE lists all)"
+    if report.same_key:
+        yield f"note: {report.same_key:,} samples have a key that was there before in their shard; all are used"
+    if report.same_picture:
+        yield f"note: {report.same_picture:,} pictures were there before, byte for byte"
+    yield "all of them can be used" if report.sound else "training goes on without these samples and counts them"
+
+
+def _place(entry: Entry) -> bool:
+    """Whether an entry is a damaged place, which `problems` has."""
+    return entry.row < 0 and entry.reason in ("damaged", "truncated")
+
+
+class _Checker:
+    """Reads TOGETHER samples from a number on; returns their faults and the ids of their pictures."""
+
+    def __init__(self, shards: Shards, caption: str) -> None:
+        self.shards = shards
+        self.chooser = Chooser({caption: 1.0})
+        self.max_pixels = DataConfig.max_pixels
+
+    def __call__(self, start: int) -> tuple[list[Entry], list[int]]:
+        faults, pictures = [], []
+        for number in range(start, min(start + TOGETHER, len(self.shards))):
+            try:
+                sample = self.shards.read(number)
+                pictures.append(identity(sample.image()))
+                Picture(sample.image(), self.max_pixels).pixels((255, 255, 255))
+                self.chooser.candidates(sample)
+            except Fault as fault:
+                faults.append(self.shards.where(number)._replace(reason=fault.reason, detail=fault.detail))
+        return faults, pictures

@@ -1,0 +1,1 @@
+"""Commands of `mmclr eval` that are no suites."""

@@ -1,0 +1,1 @@
+"""Embeddings of a set, each computed once."""

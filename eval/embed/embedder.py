@@ -1,0 +1,236 @@
+"""A model as an evaluation sees it: pictures and strings in, unit vectors out, each computed once.
+
+Texts are made unique and batched by length, or as a tree where they begin alike; pictures are decoded by threads
+while the model computes. What was embedded is kept by content (store.py), so suites and sets share one pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmclr.eval.embed import ranks
+from mmclr.eval.embed.images import Transform, decoded
+from mmclr.eval.embed.store import DIGEST, Store
+from mmclr.eval.progress import bar
+from mmclr.eval.sets.evaluation_set import EvalSet
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmclr import parallel
+from mmclr.data.samples.skipped import Fault
+from mmclr.data.samples.text import Tokenizer
+from mmclr.errors import UserError
+from mmclr.load_model import open_model
+from mmclr.models.clip import prefix_tree
+from mmclr.models.clip.towers import TextTower
+from mmclr.models.ensemble import Composed
+from mmclr.models.two_tower import TwoTower
+
+TOKENS = 16_384  # of one batch of texts
+ROWS = 4096  # texts of one tree
+COMPUTING = {".safetensors", ".json", ".txt", ".model"}  # endings of weights, configurations, vocabularies
+TREE = 1.25  # times fewer tokens, from which on a tree is worth its gathering
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Embedder:
+    """Both encoders of one model with its tokenizer and evaluation transform."""
+
+    def __init__(
+        self,
+        name: str,
+        model: TwoTower | Composed,
+        tokenizer: Tokenizer,
+        *,
+        hash: str = "",  # of the model's files
+        device: str = "cpu",
+        precision: str = "float32",
+        batch: int = 256,  # pictures
+        workers: int = 2,  # threads that decode
+        head: str = "post",  # image features after the projection, pre: before it, or an objective: behind its head
+        pretrained: str = "",  # goes into results as it is
+        cache: Path | None = None,  # folder in which embeddings stay
+    ) -> None:
+        self.name, self.model, self.tokenizer, self.hash, self.pretrained = name, model, tokenizer, hash, pretrained
+        self.device, self.precision, self.batch, self.workers, self.head = device, precision, batch, workers, head
+        self._kept = torch.float64 if precision == "float64" else torch.float32  # dtype of embeddings
+        model.to(self._kept)
+        folders = (f"{hash}-{self.transform_hash}-{precision}-{head}", f"{hash}-text-{precision}-{head}")
+        self._images, self._texts = (Store(cache / folder if cache and hash else None) for folder in folders)
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: str = "auto", **settings: Any) -> Embedder:
+        """Open a run, a checkpoint, an export, a CLIP or SigLIP folder of transformers, an open_clip folder or name."""
+        head = settings.get("head", "post")
+        found = open_model(source, head="" if head in ("post", "pre") else head)
+        if head == "pre" and not isinstance(found.model, TwoTower):
+            raise UserError(
+                f"{source}: several models side by side have no one layer before the projection; leave "
+                f"out --head pre, or name one of them"
+            )
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        tokenizer = Tokenizer.load(found.folder, context=found.model.config.text.context)
+        hash = folder_hash(found.folder, *found.files)
+        loaded = cls(str(source), found.model.to(device).eval(), tokenizer, hash=hash, device=device, **settings)
+        ranks.wait()  # all have read the same store before the first writes to it
+        return loaded
+
+    @property
+    def transform(self) -> Transform:
+        """How a picture becomes pixels."""
+        image = self.model.config.image
+        return Transform(image.size, image.resize, image.resample)
+
+    @property
+    def transform_hash(self) -> str:
+        """Tell whether two models see the same pixels."""
+        image = self.model.config.image
+        return hashlib.sha256(f"{self.transform} {image.mean} {image.std}".encode()).hexdigest()[:16]
+
+    @property
+    def scale(self) -> float:
+        """Inverse temperature of the model's softmax."""
+        return float(self.model.scale.detach())
+
+    def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
+        """Return the unit-norm embeddings [n, D] of strings, on the CPU."""
+        if self.head == "pre":
+            raise UserError(f"{what}: texts and pictures meet after the projection only; this needs --head post")
+        digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
+        new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
+        mine = [new[i] for i in ranks.part(len(new))]
+        ids = self.tokenizer.encode([text for _, text in mine])
+        rows = torch.empty(len(mine), self.model.config.embed, dtype=self._kept)
+        encode, parts = self._tree_or_batches(ids)
+        with bar(what, len(mine)) as advance:
+            for part in parts:
+                with self._computing():
+                    rows[part] = encode([ids[i] for i in part]).to(self._kept).cpu()
+                advance(len(part))
+        self._texts.add([digest for digest, _ in new], ranks.join_parts(rows, len(new)))
+        self._texts.flush()
+        return self._texts.get(digests)
+
+    def pictures(self, data: EvalSet) -> Embedded:
+        """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted.
+
+        Raises UserError when that is too much of it: see EvalSet.check.
+        """
+        store = self._images if data.keep else Store()
+        mine, faults = self._add_pictures(data, store)
+        digests = self._share(mine, store, len(data))
+        store.flush()
+        told = [json.loads(said) for said in parallel.say(json.dumps({i: f.args for i, f in faults.items()}))]
+        rest = data.without({int(i): Fault(*why) for part in told for i, why in part.items()})
+        rows = store.get([digest for digest in digests if digest in store])
+        return Embedded(rest, rows, hash_of(digests))
+
+    def _add_pictures(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault]]:
+        """Embed this process's part of a set into the store; return the digests of the part, and its faults."""
+        digests: list[bytes] = []
+        faults: dict[int, Fault] = {}
+        part = ranks.part(len(data))
+        with bar(f"pictures of {data.name}", len(part)) as advance:
+            for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
+                if batch.new:
+                    with self._computing():
+                        rows = self._encode_pixels(batch.pixels.to(self.device))
+                    store.add(batch.new, rows.to(self._kept).cpu())
+                digests += batch.digests
+                faults |= batch.faults
+                advance(len(batch.digests))
+        return digests, faults
+
+    def _share(self, mine: list[bytes], store: Store, n: int) -> list[bytes]:
+        """Give all processes the digests and the rows of all n pictures."""
+        if parallel.world() == 1:
+            return mine
+        known = torch.tensor([digest in store for digest in mine], dtype=torch.bool)
+        rows = torch.zeros(len(mine), self._width, dtype=self._kept)
+        if known.any():
+            rows[known] = store.get([digest for digest in mine if digest in store])
+        flat = (
+            torch.frombuffer(bytearray(b"".join(mine)), dtype=torch.uint8)
+            if mine
+            else torch.empty(0, dtype=torch.uint8)
+        )
+        shared = ranks.join_parts(flat.view(-1, DIGEST), n)
+        digests = [bytes(row) for row in shared.numpy()]
+        rows, known = ranks.join_parts(rows, n), ranks.join_parts(known, n)
+        store.add([digest for digest, k in zip(digests, known.tolist()) if k], rows[known])
+        return digests
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        normalised = self.model.normalise(pixels)
+        if self.head == "pre":
+            return F.normalize(self.model.vision_model(normalised), dim=-1)
+        return self.model.encode_image(normalised)
+
+    @property
+    def _width(self) -> int:
+        config = self.model.config
+        return config.image.width if self.head == "pre" else config.embed
+
+    def _tree_or_batches(self, ids: Sequence[list[int]]) -> tuple[Callable[[list[list[int]]], Tensor], list[list[int]]]:
+        """Choose how texts are encoded: where they begin alike as a tree (models/prefixes.py), else by length."""
+        if isinstance(self.model.text_model, TextTower) and prefix_tree.saving(ids) > TREE:
+            order = sorted(range(len(ids)), key=lambda i: ids[i])
+            return self._encode_tree, [order[i : i + ROWS] for i in range(0, len(order), ROWS)]
+        return self._encode_batch, list(_by_tokens(sorted(range(len(ids)), key=lambda i: len(ids[i])), ids))
+
+    def _encode_tree(self, ids: list[list[int]]) -> Tensor:
+        return F.normalize(self.model.text_projection(prefix_tree.features(self.model.text_model, ids)), dim=-1)
+
+    def _encode_batch(self, ids: list[list[int]]) -> Tensor:
+        tokens, lengths = self.tokenizer.pad(ids)
+        return self.model.encode_text(tokens.to(self.device), lengths.to(self.device))
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        kind, dtype = torch.device(self.device).type, DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(kind, dtype, enabled=dtype.itemsize == 2):
+            yield
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A set and the embeddings of its pictures [N, D], row by row."""
+
+    data: EvalSet
+    images: Tensor
+    hash: str  # of the pictures' bytes
+
+
+def folder_hash(folder: Path, *more: Path) -> str:
+    """Return a hash of what computes in a model folder, weights, configuration, tokenizer, and of further files."""
+    digest = hashlib.sha256()
+    for path in (*sorted(path for path in folder.iterdir() if path.suffix in COMPUTING), *more):
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def hash_of(digests: Sequence[bytes]) -> str:
+    """Return one hash of many."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+
+
+def _by_tokens(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Cut a list sorted by length into batches of at most TOKENS tokens."""
+    part: list[int] = []
+    for i in order:
+        if part and (len(part) + 1) * len(ids[i]) > TOKENS:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part

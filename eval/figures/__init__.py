@@ -1,0 +1,1 @@
+"""Figures and examples for the report."""

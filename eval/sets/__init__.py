@@ -1,0 +1,1 @@
+"""Evaluation sets, wherever they come from."""

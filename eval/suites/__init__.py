@@ -1,0 +1,1 @@
+"""Evaluation suites, a file each."""

@@ -1,0 +1,1 @@
+"""Suites that classify images from words."""

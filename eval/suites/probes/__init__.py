@@ -1,0 +1,1 @@
+"""Suites that learn from labelled images."""

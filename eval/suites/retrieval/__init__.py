@@ -1,0 +1,1 @@
+"""Suites that rank or match captions and images."""

@@ -1,0 +1,1 @@
+"""Values per sample beside a shard."""

@@ -1,0 +1,1 @@
+"""Samples: fields, images, captions, texts, and what is skipped."""

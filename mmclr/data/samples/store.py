@@ -1,0 +1,148 @@
+"""Samples as they are before anything random happens to them: read, told apart, and kept in memory if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from mmclr.data.samples import augment
+from mmclr.data.samples.augment import Augment, Canvas
+from mmclr.data.samples.captions import Chooser
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.fields import Field, identity, number
+from mmclr.data.samples.skipped import Entry, Fault
+from mmclr.data.settings import DataConfig
+from mmclr.data.shards.index import Ints
+from mmclr.data.shards.shards import Sample, Shards, bounds
+
+REQUESTS = 16  # remote reads at the same time, in each worker
+ABOUT = 1500  # bytes of Python's objects around a sample
+
+
+class Stored(NamedTuple):
+    """A sample: its picture, and everything about it that the batch holds."""
+
+    size: tuple[int, int]  # width, height
+    picture: Picture | Canvas  # its header, or its pixels when it is kept in memory
+    texts: list[tuple[float, list[str]]]
+    image_id: int
+    label: int
+    weight: float
+    key: str
+    lost: tuple[Fault, ...] = ()  # captions that cannot be used, beside others
+
+    @property
+    def cost(self) -> int:
+        """Return the bytes it takes in memory, about: Pillow keeps RGB in 4 bytes."""
+        pixels = self.picture.image.width * self.picture.image.height if isinstance(self.picture, Canvas) else 0
+        return 4 * pixels + ABOUT + 2 * sum(len(text) for _, texts in self.texts for text in texts)
+
+
+class Store:
+    """Gives samples by their numbers over all sources.
+
+    With cache: decoded, whole pictures and token ids stay in memory once decoded, until `cache_bytes` are full: each
+    sample is wanted once per epoch, so that none is more worth keeping than another. What is given is the same.
+    """
+
+    def __init__(self, config: DataConfig, parts: list[Shards], chooser: Chooser, augments: Sequence[Augment]) -> None:
+        self.config, self.parts, self.chooser, self.augments = config, parts, chooser, augments
+        self.label = Field(config.label) if config.label else None
+        self.weight = Field(config.weight) if config.weight else None
+        self.begins = bounds(parts)
+        self.keeps = config.cache == "decoded"
+        self.room = config.cache_bytes // max(config.workers, 1)
+        self._remote = any(part.remote for part in parts)
+        self._threads: ThreadPoolExecutor | None = None
+        self._stored: dict[int, Stored] = {}
+        self._tokens: dict[str, list[int]] = {}
+
+    def open(self, numbers: list[int]) -> Iterator[Stored | Entry]:
+        """Yield each sample, or why it cannot be used; remote ones are read several at a time."""
+        return map(self._open, numbers, self._read_all(numbers))
+
+    def bytes_of(self, numbers: Ints) -> Ints:
+        """Return how many bytes the members of samples have, about; 0 for those in memory."""
+        sizes = np.zeros(len(numbers), np.int64)
+        for at, number_ in enumerate(numbers.tolist()):
+            if number_ not in self._stored:
+                part = self._part(number_)
+                sizes[at] = self.parts[part].bytes_of(number_ - int(self.begins[part]))
+        return sizes
+
+    def canvas(self, picture: Picture, shrink: float) -> Canvas:
+        """Decode a picture, smaller by at most `shrink` unless it is to be kept. Raises Fault."""
+        image = picture.pixels(self.config.background, 1.0 if self.keeps else shrink)
+        factor = max(1, round(picture.size[0] / image.width))
+        return augment.canvas(image, factor, self.augments, self.config.background)
+
+    def entry(self, sample: int, fault: Fault) -> Entry:
+        """Return the ledger's line for a fault of a sample."""
+        part = self._part(sample)
+        where = self.parts[part].where(sample - int(self.begins[part]))
+        return where._replace(reason=fault.reason, detail=fault.detail)
+
+    def encode(self, texts: list[str], tokenize: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
+        """Return the token ids of texts, from memory where they are kept."""
+        if not self.keeps:
+            return tokenize(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        fresh = dict(zip(new, tokenize(new))) if new else {}
+        if self._take(sum(200 + 40 * len(ids) for ids in fresh.values())):
+            self._tokens.update(fresh)
+        return [self._tokens[text] if text in self._tokens else fresh[text] for text in texts]
+
+    def _read_all(self, numbers: list[int]) -> Iterable[Sample | Fault | None]:
+        if not self._remote:
+            return map(self._read, numbers)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(REQUESTS)
+        return self._threads.map(self._read, numbers)
+
+    def _read(self, sample: int) -> Sample | Fault | None:
+        """Return the bytes of a sample; None when it is in memory."""
+        if sample in self._stored:
+            return None
+        try:
+            part = self._part(sample)
+            return self.parts[part].read(sample - int(self.begins[part]))
+        except Fault as fault:
+            return fault
+
+    def _open(self, number_: int, found: Sample | Fault | None) -> Stored | Entry:
+        try:
+            if found is None:
+                return self._stored[number_]
+            if isinstance(found, Fault):
+                raise found
+            stored = self._parse(found)
+            if self.keeps and isinstance(stored.picture, Picture):
+                stored = stored._replace(picture=self.canvas(stored.picture, 1.0))
+                if self._take(stored.cost):
+                    self._stored[number_] = stored
+            return stored
+        except Fault as fault:
+            return self.entry(number_, fault)
+
+    def _parse(self, sample: Sample) -> Stored:
+        """Read the header of the picture, the captions and the numbers of a sample. Raises Fault."""
+        data = sample.image()
+        picture = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
+        lost: list[Fault] = []
+        texts = self.chooser.candidates(sample, lost)
+        label = int(number(self.label, sample, -1, words=True)) if self.label else -1
+        weight = float(number(self.weight, sample, 1.0)) if self.weight else 1.0
+        return Stored(picture.size, picture, texts, identity(data), label, weight, sample.key, tuple(lost))
+
+    def _take(self, cost: int) -> bool:
+        """Take room for `cost` bytes, if there is any."""
+        if cost > self.room:
+            return False
+        self.room -= cost
+        return True
+
+    def _part(self, sample: int) -> int:
+        return int(np.searchsorted(self.begins, sample, side="right")) - 1

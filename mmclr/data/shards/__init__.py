@@ -1,0 +1,1 @@
+"""Bytes of shards: addresses, stores, tar, indices."""

@@ -1,0 +1,184 @@
+"""From a position of the global stream to a batch of tensors: what a loader's worker does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmclr.data.columns.clusters import Clusters
+from mmclr.data.random import Words, key
+from mmclr.data.samples import augment
+from mmclr.data.samples.augment import Recipe
+from mmclr.data.samples.captions import Chooser, text_id
+from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.skipped import Entry, Fault
+from mmclr.data.samples.store import Store, Stored
+from mmclr.data.settings import DataConfig
+from mmclr.data.shards.index import Ints
+from mmclr.data.shards.shards import Shards
+from mmclr.data.stream.batch import Batch
+from mmclr.data.stream.cluster_batches import PureOrder
+from mmclr.data.stream.order import Order
+from mmclr.errors import UserError
+
+SUBSTITUTE, TEXT = -1, -2  # stages of the draws that belong to no view
+ATTEMPTS = 20  # substitutes for one row before the run ends
+TOGETHER = 128  # pictures whose draws are made at once
+ROOM = 1 << 28  # bytes of theirs, as stored
+
+
+@dataclass(frozen=True)
+class Start:
+    """A job of a worker: the first position of a global batch, and how many of its rows are real."""
+
+    position: int
+    count: int
+
+
+class Rows:
+    """The arrays of a batch while they are filled."""
+
+    def __init__(self, count: int, size: int, views: int, texts: int, top: int) -> None:
+        self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
+        self.boxes = np.zeros((count, views, 4), np.float32)
+        self.texts = [[""] * texts for _ in range(count)]
+        self.ids = np.full((count, 3), -1, np.int64)  # image, caption, label
+        self.weights = np.zeros(count, np.float32)
+        self.clusters = np.full((count, top), -1, np.int64)
+        self.keys = [""] * count
+
+
+class Assembler:
+    """Makes this rank's rows of the global batch at a position. Nothing in it changes what it makes."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        parts: list[Shards],
+        order: Order | PureOrder,
+        clusters: Clusters | None,
+        tokenizer: Any,
+        image_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        captions: int,
+    ) -> None:
+        self.config, self.order, self.clusters, self.tokenizer = config, order, clusters, tokenizer
+        self.image_size, self.seed, self.captions = image_size, seed, captions
+        self.rows = config.batch // world
+        self.first = rank * self.rows
+        self.chooser = Chooser(
+            config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
+        )
+        self.augments = [config.augment] + [config.view_augment] * config.views
+        self.store = Store(config, parts, self.chooser, self.augments)
+
+    def __call__(self, start: Start) -> Batch:
+        """Return the rows of this rank in the global batch that begins at `start`."""
+        real = max(0, min(self.rows, start.count - self.first))
+        sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
+        top = self.clusters.top if self.clusters else 0
+        rows = Rows(self.rows, self.image_size, self.config.views, self.captions + self.config.text_views, top)
+        faults: list[Entry] = []
+        pending = np.arange(real)
+        for attempt in range(ATTEMPTS):
+            parts = _chunks(pending, self.store.bytes_of(sample[pending]))
+            bad = [row for part in parts for row in self._fill(rows, part, sample, epoch, faults)]
+            if not bad or self.config.faults != "substitute":
+                break
+            pending = np.array(bad)
+            words = key(np.full(len(bad), self.seed), epoch[pending], sample[pending], SUBSTITUTE, attempt)
+            sample[pending] = self.order.others(sample[pending], words)
+        else:
+            raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last: {faults[-1]}")
+        return self._batch(rows, np.concatenate([sample, np.full(self.rows - real, -1)]), faults)
+
+    def _fill(self, rows: Rows, part: Ints, sample: Ints, epoch: Ints, faults: list[Entry]) -> list[int]:
+        """Fill the rows `part`; return those whose sample cannot be used."""
+        words = key(np.full(len(part), self.seed), epoch[part], sample[part])
+        text_words = key(words, TEXT)
+        opened = list(self.store.open(sample[part].tolist()))
+        sizes = np.array([s.size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
+        recipes = [
+            augment.draw(how, sizes, key(words, view), self.image_size) for view, how in enumerate(self.augments)
+        ]
+        bad = []
+        for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
+            if isinstance(stored, Stored):
+                try:
+                    self._paint(rows, row, stored, [drawn[i] for drawn in recipes])
+                    self._write(rows, row, stored, text_words[i : i + 1], int(sample[row]), faults)
+                    continue
+                except Fault as fault:
+                    stored = self.store.entry(int(sample[row]), fault)
+            faults.append(stored)
+            bad.append(row)
+        return bad
+
+    def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Recipe]) -> None:
+        """Put the views of a picture into their places. Raises Fault."""
+        canvas = stored.picture
+        if isinstance(canvas, Picture):
+            canvas = self.store.canvas(canvas, min(recipe.shrink(self.image_size) for recipe in recipes))
+        for view, recipe in enumerate(recipes):
+            pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)
+            rows.pixels[view, row] = np.frombuffer(pixels, np.uint8).reshape(rows.pixels.shape[2:])
+            if view:
+                rows.boxes[row, view - 1] = recipe.place(stored.size)
+
+    def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
+        """Put everything but the pixels of a sample into its place."""
+        faults += [self.store.entry(sample, fault) for fault in stored.lost]
+        texts = self.chooser.choose(stored.texts, word)
+        for at, text in enumerate(texts):
+            if len(text) > self.config.max_characters:
+                faults.append(self.store.entry(sample, Fault("cut_caption", f"{len(text)} characters")))
+                texts[at] = text[: self.config.max_characters]
+        rows.texts[row] = texts
+        rows.ids[row] = stored.image_id, text_id(texts[0]), stored.label
+        rows.weights[row] = stored.weight
+        rows.keys[row] = stored.key
+        if self.clusters:
+            rows.clusters[row] = self.clusters.of(sample)
+
+    def _batch(self, rows: Rows, index: Ints, faults: list[Entry]) -> Batch:
+        encoded = self.store.encode([text for texts in rows.texts for text in texts], self.tokenizer.encode)
+        order, each = np.arange(self.rows), len(rows.texts[0])
+        if self.config.bucket:
+            order = np.argsort([len(ids) for ids in encoded[::each]], kind="stable")
+            encoded = [encoded[row * each + m] for row in order for m in range(each)]
+        tokens, lengths = (x.unflatten(0, (self.rows, each)) for x in self.tokenizer.pad(encoded))
+        image_id, caption_id, label = torch.from_numpy(rows.ids[order].T.copy())
+        pixels = torch.from_numpy(_take(rows.pixels, order)).permute(0, 1, 4, 2, 3)  # in memory channels last
+        return Batch(
+            pixels=pixels[0],
+            views=pixels[1:].transpose(0, 1) if self.config.views else None,
+            view_boxes=torch.from_numpy(rows.boxes[order]) if self.config.views else None,
+            tokens=tokens[:, : self.captions].flatten(0, 1),
+            lengths=lengths[:, : self.captions].flatten(0, 1),
+            text_view_tokens=tokens[:, self.captions :] if self.config.text_views else None,
+            text_view_lengths=lengths[:, self.captions :] if self.config.text_views else None,
+            image_id=image_id,
+            caption_id=caption_id,
+            label=label,
+            index=torch.from_numpy(index[order]),
+            weights=torch.from_numpy(rows.weights[order]),
+            clusters=torch.from_numpy(rows.clusters[order]) if self.clusters else None,
+            keys=[rows.keys[row] for row in order],
+            faults=faults,
+        )
+
+
+def _chunks(rows: Ints, sizes: Ints) -> list[Ints]:
+    """Cut rows into parts of at most TOGETHER samples, which have at most ROOM bytes and one sample more."""
+    cuts = np.diff(np.arange(len(rows)) // TOGETHER) | np.diff(np.cumsum(sizes) // ROOM)
+    return np.split(rows, np.flatnonzero(cuts) + 1) if len(rows) else []
+
+
+def _take(rows: NDArray[np.uint8], order: Ints) -> NDArray[np.uint8]:
+    return rows if (order[:-1] < order[1:]).all() else rows[:, order]

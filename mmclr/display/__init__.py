@@ -1,0 +1,1 @@
+"""Text, tables and pages for people: terminals and HTML."""

@@ -1,0 +1,83 @@
+"""A trained model from wherever it lies: as it is, or as one of its objectives saw it, behind a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mmclr.config import nearest
+from mmclr.errors import UserError
+from mmclr.heads import Head
+from mmclr.losses.objective import Facts
+from mmclr.losses.weighted_sum import build_terms
+from mmclr.models import ensemble
+from mmclr.models.ensemble import Composed, WithHead
+from mmclr.models.formats import find
+from mmclr.models.formats.weights import load_weights, read_weights
+from mmclr.models.two_tower import TwoTower
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model in evaluation mode, and the files that it came from."""
+
+    model: TwoTower | Composed
+    folder: Path  # the model folder; its tokenizer is in it
+    files: tuple[Path, ...] = ()  # what else decides on what it computes
+
+    def plain(self) -> TwoTower:
+        """Return the model as two towers with linear projections, in which a linear head is multiplied.
+
+        Raises UserError for a model that is more than that.
+        """
+        if isinstance(self.model, TwoTower):
+            return self.model
+        if not isinstance(self.model, WithHead):
+            raise UserError(
+                f"{self.folder}: several models side by side are no class of another library's; mmclr.load and "
+                f"mmclr eval read them, and each of them can be exported"
+            )
+        made = ensemble.folded(self.model.models[0], self.model.head)  # type: ignore[arg-type]
+        if made is None:
+            raise UserError(
+                f"{self.files[0]}: this head is no linear map in front of which lies a projection, so no projection "
+                f"can contain it; mmclr.load and mmclr eval use it as it is, and without --head the model below it "
+                f"can be exported"
+            )
+        return made
+
+
+def open_model(source: str | Path, weights: str = "auto", head: str = "") -> Trained:
+    """Open a run, checkpoint, model folder (several models side by side, too) or name; see `pretrained.find`.
+
+    `head` is the name of an objective in the run's config: the model is then what this objective saw, behind its head,
+    with the weights of the last step, which the head was trained with, and not their average. Raises UserError where
+    there is no such model, objective or head.
+    """
+    folder = find.find(source, "model" if head else weights)
+    if not head:
+        return Trained(ensemble.load(folder), folder)
+    model = TwoTower.load(folder)
+    files = (folder.parent / "config.yaml", folder.parent / "state" / "objectives.safetensors")
+    found = WithHead(model, _read(*files, head, model.config.embed))
+    return Trained(found.eval().requires_grad_(False), folder, files)
+
+
+def _read(config: Path, state: Path, term: str, width: int) -> Head:
+    """Return the head of an objective, from the config and the state of a checkpoint."""
+    if not (config.is_file() and state.is_file()):
+        raise UserError(f"{config.parent}: no head there; heads are in a run's checkpoints, not in exported models")
+    terms = build_terms(yaml.safe_load(config.read_text(encoding="utf-8"))["objectives"])
+    if term not in terms:
+        raise UserError(f"{config}: there is no objective {term!r}{nearest(term, terms)}")
+    objective = terms[term].objective
+    objective.setup(Facts(samples=1, width=width, steps=1, batch=1, clusters=1))
+    head = getattr(objective, "head", None)
+    if not isinstance(head, Head):
+        raise UserError(f"{config}: the objective {term} has no head that could be used")
+    prefix = f"{term}.head."
+    weights = {n.removeprefix(prefix): value for n, value in read_weights(state).items() if n.startswith(prefix)}
+    load_weights(head, weights, str(state))
+    return head

@@ -1,0 +1,1 @@
+"""The captioning decoder, and how it writes."""

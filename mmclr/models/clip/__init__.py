@@ -1,0 +1,1 @@
+"""Our own towers: CLIP's architecture, batched and packed."""

@@ -1,0 +1,1 @@
+"""Towers of other libraries in place of ours."""

@@ -1,0 +1,40 @@
+"""Pictures inlined as data URIs, so that the page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from mmclr.data.samples.decode import open_image
+
+Picture = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
+SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
+
+
+def data_uri(picture: Picture, side: int = SIDE) -> Markup:
+    """Return `picture`, shrunk to at most `side` pixels, as a data URI."""
+    image = to_image(picture)
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    out = io.BytesIO()
+    image.save(out, "WEBP", quality=82, method=4)
+    return Markup("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii"))
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """Return an RGB (or RGBA) PIL image of its own, whatever form the picture has."""
+    if isinstance(picture, Image.Image):
+        image = picture.copy()
+    elif isinstance(picture, (bytes, bytearray)):
+        image = open_image(bytes(picture))
+    elif isinstance(picture, (str, Path)):
+        image = open_image(Path(picture).read_bytes())
+    else:
+        pixels = np.asarray(picture)
+        image = Image.fromarray(pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels)
+    return image if image.mode == "RGBA" else image.convert("RGB")

@@ -1,0 +1,1 @@
+"""The log of a run, its clock and its trackers."""

@@ -4,9 +4,9 @@
 
 Pictures of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
 16 tokens (Gamma-drawn). The peer pads texts to 77, as its trainer does. Ours is what the trainer runs: the Step from
-uint8 pixels, the gradient's norm and fused AdamW. One thread each, each in its own process with its trainer's heap
-(ours keeps freed memory: mmclr/allocator.py), in turns, round by round; a ratio is the median of the rounds' ratios, of CPU
-time (on a quiet machine: the wall's). The last line is one JSON object.
+uint8 pixels, the gradient's norm and fused AdamW. One thread each, each in its own process with its trainer's memory
+allocator (ours keeps what is freed: mmclr/allocator.py), in turns, round by round; a ratio is the median of the rounds'
+ratios, of CPU time (on a quiet machine: the wall's). The last line is one JSON object.
 """
 
 from __future__ import annotations

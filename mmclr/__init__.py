@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmclr.encoder import Encoder
 
+from mmclr import moved
+
+# In the source tree mmclr.eval and mmclr.data_tools lie beside this package, installed they lie in it.
+if not Path(__file__).with_name("eval").exists():
+    __path__.append(str(Path(__file__).parents[1]))
+moved.install()
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 

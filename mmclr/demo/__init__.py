@@ -1,1 +1,5 @@
 """The whole way once, on real icons."""
+
+from mmclr.moved import forward
+
+__getattr__ = forward(__name__)

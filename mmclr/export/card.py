@@ -56,7 +56,8 @@ CAPTIONS = """\
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-# its class is in captioner/modeling_captioner.py; where mmclr is installed, `import mmclr.models.captioning.transformers_model` will do
+# its class is in captioner/modeling_captioner.py; where mmclr is installed, this will do instead:
+# import mmclr.models.captioning.transformers_model
 captioner = AutoModel.from_pretrained("{name}/captioner", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{name}")
 inputs = processor(images=Image.open("picture.png").convert("RGB"), return_tensors="pt")

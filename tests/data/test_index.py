@@ -155,7 +155,7 @@ def test_thousands_of_shards_need_few_open_files(tmp_path):
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
 from mmclr.data.shards.index import open_indices
-from mmclr.data.shards import Shards
+from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import Stat
 from mmclr.data.shards.sources import expand
 shards = Shards(open_indices(expand({str(tmp_path / "*.tar")!r})))

@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from mmclr import doctor
 from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
+from mmclr.doctor import command as doctor
 from mmclr.doctor import environment, forecast, probe, run
 from mmclr.doctor.finding import Finding
 from mmclr.models.clip.towers import ModelConfig

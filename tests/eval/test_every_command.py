@@ -44,7 +44,7 @@ ELSEWHERE = {  # command: why it is not in the table
     "export hub": "sends a folder that it wrote as the other exports do",
     "data icons": "tests/data/test_icons.py",
     "data caption": "writes through the same class as data reshard",
-    "caption": "needs a captioner: tests/data/test_caption.py; its file is claimed as tests/storage/test_written.py tells",
+    "caption": "needs a captioner: tests/data/test_caption.py; tests/storage/test_written.py has its file",
     "doctor": "writes into the environment with --fix alone, where it was asked to",
     "eval": "writes as eval retrieval does",
     **{name: "the same suite class as eval retrieval" for name in COMMANDS if name.startswith("eval ")},

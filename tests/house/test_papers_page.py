@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mmclr import config, heads, papers
+from mmclr import config, heads
 from mmclr.errors import UserError
 from mmclr.losses import catalogue
 from mmclr.losses.weighted_sum import build_terms
+from mmclr.papers import catalogue as papers
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs" / "papers").glob("*.yaml"))

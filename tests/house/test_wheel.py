@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("mmclr", "eval", "data_tools")
+PACKAGES = {"mmclr": "mmclr", "mmclr/eval": "eval", "mmclr/data_tools": "data_tools"}  # in the wheel: in the source
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +32,11 @@ def installed(wheel, tmp_path_factory):
     return folder
 
 
-def run(installed, code, cwd):
-    """Run code that sees the installed wheel and its dependencies; -S keeps out an editable install."""
+def run(installed, code, cwd, *flags):
+    """Run code that sees the installed wheel and its dependencies; the flag -S keeps out an editable install."""
     path = [str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     done = subprocess.run(
-        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {path!r}\n{code}"],
+        [sys.executable, *flags, "-c", f"import sys; sys.path[:0] = {path!r}\n{code}"],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -47,7 +47,7 @@ def run(installed, code, cwd):
 
 def shipped_sources():
     """Return every file of the packages and configs, by its name in the wheel."""
-    folders = {name: ROOT / name for name in PACKAGES} | {"mmclr/configs": ROOT / "configs"}
+    folders = {name: ROOT / source for name, source in PACKAGES.items()} | {"mmclr/configs": ROOT / "configs"}
     found = {f"{name}/{path.relative_to(f)}": path for name, f in folders.items() for path in f.rglob("*")}
     hidden = ("__pycache__", ".tmp", ".pyc")
     return {k: p for k, p in found.items() if p.is_file() and not any(h in str(p.relative_to(ROOT)) for h in hidden)}
@@ -69,7 +69,7 @@ assert main(["--help"]) == 0
 import json
 print(json.dumps({name: getattr(module, "__file__", None) for name, module in sys.modules.items()}))
 """
-    *help_text, modules = run(installed, code, tmp_path).splitlines()
+    *help_text, modules = run(installed, code, tmp_path, "-S").splitlines()
     modules = json.loads(modules)
     assert help_text[0].startswith("usage: mmclr")
     assert modules["mmclr.cli"].startswith(str(installed))
@@ -77,25 +77,39 @@ print(json.dumps({name: getattr(module, "__file__", None) for name, module in sy
 
 
 def test_packages_and_configs_are_found_where_they_were_installed(installed, tmp_path):
-    code = f"""
-import importlib, json
+    code = """
+import importlib.util, json
 from pathlib import Path
+import mmclr
 from mmclr.cli import COMMANDS
 from mmclr.config import find
-names = [target.split(":")[0] for target, _ in COMMANDS.values()]
-specs = {{name: importlib.util.find_spec(name) for name in {PACKAGES!r} + tuple(names)}}
-configs = [p.name for p in (Path(specs["mmclr"].origin).parent / "configs").rglob("*.yaml")]
-origins = {{name: spec and spec.origin for name, spec in specs.items()}}
-print(json.dumps([origins, {{name: str(find(name)) for name in configs}}]))
+names = ["mmclr.eval", "mmclr.data_tools", *(target.split(":")[0] for target, _ in COMMANDS.values())]
+configs = [p.name for p in (Path(mmclr.__file__).parent / "configs").rglob("*.yaml")]
+origins = {name: (spec := importlib.util.find_spec(name)) and spec.origin for name in names}
+print(json.dumps([origins, {name: str(find(name)) for name in configs}, list(mmclr.__path__)]))
 """
-    origins, configs = json.loads(run(installed, "import importlib.util\n" + code, tmp_path))
-    for name in PACKAGES:
-        assert origins[name].startswith(str(installed)), name
+    origins, configs, path = json.loads(run(installed, code, tmp_path, "-S"))
+    assert path == [str(installed / "mmclr")]
     for name, origin in origins.items():
-        in_checkout = (ROOT / f"{name.replace('.', '/')}.py").exists() or (ROOT / name.replace(".", "/")).is_dir()
-        assert (origin or "").startswith(str(installed)) == in_checkout, name
+        assert (origin or "").startswith(str(installed / "mmclr")), name
     assert set(configs) == {path.name for path in (ROOT / "configs").rglob("*.yaml")}
     assert all(path.startswith(str(installed)) for path in configs.values())
+
+
+def test_a_users_own_files_hide_none_of_ours(installed, tmp_path):
+    """Every command answers in a folder that has modules of the names that we once had at the top."""
+    for name in ("eval", "data_tools", "config", "data"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a file of the user was imported')")
+    code = f"""
+sys.path.insert(0, {str(tmp_path)!r})
+import contextlib, io
+from mmclr.cli import COMMANDS, main
+for name in COMMANDS:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status = main([*name.split(), "--help"])
+    assert status == 0 and "usage" in said.getvalue(), (name, status, said.getvalue())
+"""
+    run(installed, code, tmp_path)
 
 
 def test_console_script_and_module_answer(installed, tmp_path):

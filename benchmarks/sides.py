@@ -107,7 +107,7 @@ class Ours:
     def __init__(self, peer: Peer, precision: torch.dtype | None = None) -> None:
         self.model = TwoTower(MODEL.config)
         self.model.load_state_dict(from_open_clip(peer.model.state_dict(), MODEL.config, ""))
-        step = Step([Student(self.model)], build_terms({"clip": {"duplicates": "negative"}})).train()
+        step = Step({"student": Student(self.model)}, build_terms({"clip": {"duplicates": "negative"}})).train()
         step.precision = precision
         config = OptimConfig(lr=LR, weight_decay=0.2, clip_norm=None)
         self.strategy = Plain(Accelerator(cpu=True), step, lambda module: build(config, module), None)

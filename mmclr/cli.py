@@ -19,7 +19,7 @@ from mmclr.spinning import let_threads_sleep
 COMMANDS = {
     "demo": ("mmclr.demo.command:main", "train, evaluate and export a small model on real icons, then show a report"),
     "train": (
-        "mmclr.train.run:main",
+        "mmclr.train.command:main",
         "train a model from a config (--processes N: on several GPUs of this machine)",
     ),
     "compare": (

@@ -3,7 +3,7 @@
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
 L text tokens, P patches, M captions per image, V views of a picture, T forms of a caption, K prototypes, R reference
 features, N tokens of the vocabulary, W the caption decoder's width, C clusters of a picture. A new feature is one row
-here and one source in `features/` that computes it; nothing else changes.
+here and a provider in `features/` that computes it; nothing else changes.
 
 A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
 objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,20 +40,30 @@ class Sizes:
     dtype: torch.dtype = torch.float64
 
 
+Side = Literal["image", "text", "none"]
+
+
 @dataclass(frozen=True)
 class Feature:
     """One row of the vocabulary."""
 
     shape: str  # letters of the legend; rows that start with b belong to samples
-    source: str  # who provides it: batch, student, ema, frozen or trainer
+    provider: str  # the key of who provides it: batch, trainer, or one of `mmclr.features`
     meaning: str
     make: Callable[[Sizes, torch.Generator], Tensor]  # a realistic random value, for laws and dry runs
+    side: Side = "none"  # of which of the pair it tells
+    gradient: bool = False  # whether a loss reaches weights through it
     dense: bool = False  # a row per token: exists for one micro-batch at a time
 
     @property
     def per_sample(self) -> bool:
         """Whether the first dimension is this rank's samples."""
         return self.shape.startswith("[b")
+
+    @property
+    def embedding(self) -> bool:
+        """Whether it holds vectors of the space in which images and texts are compared, and not one per token."""
+        return self.shape.endswith("D]") and not self.dense
 
 
 IDS = ("image_id", "caption_id", "label", "clusters")  # what says of a row which sample it is, -1 for nothing
@@ -72,6 +83,17 @@ def real(found: Mapping[str, Tensor]) -> Tensor | None:
     if index is not None:
         known = (known if ids else True) & (index >= 0)
     return known | (weights != 0)
+
+
+def names(**facts: Any) -> frozenset[str]:
+    """Return the features of which all these facts are true: `names(provider="student", side="image")`."""
+    return frozenset(n for n, f in FEATURES.items() if all(getattr(f, key) == value for key, value in facts.items()))
+
+
+def add(name: str, feature: Feature) -> None:
+    """Add a row, for a provider from outside of this package. Raises ValueError where another has the name."""
+    if FEATURES.setdefault(name, feature) != feature:
+        raise ValueError(f"vocabulary: there is already a feature {name!r} ({FEATURES[name].meaning})")
 
 
 def example(name: str, sizes: Sizes, generator: torch.Generator) -> Tensor:
@@ -150,46 +172,79 @@ def _boxes(sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 
 FEATURES: dict[str, Feature] = {
-    "image": Feature("[b, D]", "student", "unit-norm image embedding of the model in training", _unit("b", "D")),
-    "text": Feature("[b, D]", "student", "unit-norm embedding of the (first) caption", _unit("b", "D")),
-    "texts": Feature(
-        "[b, M, D]", "student", "unit-norm embeddings of all M captions of each image", _unit("b", "M", "D")
+    "image": Feature(
+        "[b, D]",
+        "student",
+        "unit-norm image embedding of the model in training",
+        _unit("b", "D"),
+        side="image",
+        gradient=True,
     ),
-    "scale": Feature("[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", _number(1 / 0.07)),
-    "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", _number(-10.0)),
+    "text": Feature(
+        "[b, D]", "student", "unit-norm embedding of the (first) caption", _unit("b", "D"), side="text", gradient=True
+    ),
+    "texts": Feature(
+        "[b, M, D]",
+        "student",
+        "unit-norm embeddings of all M captions of each image",
+        _unit("b", "M", "D"),
+        side="text",
+        gradient=True,
+    ),
+    "scale": Feature(
+        "[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", _number(1 / 0.07), gradient=True
+    ),
+    "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", _number(-10.0), gradient=True),
     "views": Feature(
         "[b, V, D]",
         "student",
         "unit-norm embeddings of the data.views further views of each picture",
         _unit("b", "V", "D"),
+        side="image",
+        gradient=True,
     ),
     "text_views": Feature(
         "[b, T, D]",
         "student",
         "unit-norm embeddings of the data.text_views further forms of the (first) caption",
         _unit("b", "T", "D"),
+        side="text",
+        gradient=True,
     ),
     "view_tokens": Feature(
         "[b, V, P, D]",
         "student",
         "each patch of the data.views further views, normed and projected as the class token is, not unit-norm",
         _normal("b", "V", "P", "D"),
+        side="image",
+        gradient=True,
         dense=True,
     ),
     "ema_image": Feature(
-        "[b, D]", "ema", "image of the teacher, a running average of the model's weights; no gradient", _unit("b", "D")
+        "[b, D]",
+        "ema",
+        "image of the teacher, a running average of the model's weights; no gradient",
+        _unit("b", "D"),
+        side="image",
     ),
-    "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", _unit("b", "D")),
-    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", _unit("b", "V", "D")),
-    "ema_text_views": Feature("[b, T, D]", "ema", "text_views of the teacher; no gradient", _unit("b", "T", "D")),
+    "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", _unit("b", "D"), side="text"),
+    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", _unit("b", "V", "D"), side="image"),
+    "ema_text_views": Feature(
+        "[b, T, D]", "ema", "text_views of the teacher; no gradient", _unit("b", "T", "D"), side="text"
+    ),
     "ema_view_tokens": Feature(
-        "[b, V, P, D]", "ema", "view_tokens of the teacher; no gradient", _normal("b", "V", "P", "D"), dense=True
+        "[b, V, P, D]",
+        "ema",
+        "view_tokens of the teacher; no gradient",
+        _normal("b", "V", "P", "D"),
+        side="image",
+        dense=True,
     ),
     "frozen_image": Feature(
-        "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", _unit("b", "R")
+        "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", _unit("b", "R"), side="image"
     ),
     "frozen_text": Feature(
-        "[b, R]", "frozen", "unit-norm text features of a frozen model; no gradient", _unit("b", "R")
+        "[b, R]", "frozen", "unit-norm text features of a frozen model; no gradient", _unit("b", "R"), side="text"
     ),
     "image_id": Feature("[b]", "batch", "int64, equal for equal pictures (hash of the file's bytes)", _ids),
     "caption_id": Feature(
@@ -215,10 +270,19 @@ FEATURES: dict[str, Feature] = {
         _boxes,
     ),
     "caption_states": Feature(
-        "[b, M, L-1, W]", "student", "the caption decoder's state at each token but the last", _states, dense=True
+        "[b, M, L-1, W]",
+        "student",
+        "the caption decoder's state at each token but the last",
+        _states,
+        gradient=True,
+        dense=True,
     ),
     "caption_words": Feature(
-        "[N, W]", "student", "the caption decoder's vector of each token: logits are dot products", _normal("N", "W")
+        "[N, W]",
+        "student",
+        "the caption decoder's vector of each token: logits are dot products",
+        _normal("N", "W"),
+        gradient=True,
     ),
     "caption_targets": Feature("[b, M, L-1]", "batch", "int64 token that follows each token but the last", _targets),
     "caption_shares": Feature(

@@ -24,7 +24,7 @@ from mmclr.errors import UserError
 from mmclr.losses.weighted_sum import build_terms
 from mmclr.models import init as start
 from mmclr.models.formats import find
-from mmclr.train import parts as begin
+from mmclr.train.parts import check_tokenizer
 from mmclr.train.run import RunConfig
 
 SAMPLES = 256  # read and decoded, spread over all shards
@@ -83,7 +83,7 @@ def sources(run: RunConfig, tokenizer: Tokenizer) -> Iterator[Finding]:
     """Say whether the trained models that the run begins with are there, and fit."""
     try:
         start.check_source(run.model, run.init)
-        begin.check_tokenizer(run.model, run, tokenizer)
+        check_tokenizer(run.model, run, tokenizer)
         if run.teacher:
             find.read_config(find.find(run.teacher))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""A model that does not learn, as a source of reference features."""
+"""A model that does not learn, a provider of reference features."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.features.provider import Provider
 from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower
 
 
-class Frozen(nn.Module):
+class Frozen(Provider, key="frozen", made_by="teacher"):
     """Computes frozen_image and frozen_text with the weights of a model folder."""
 
     provides = frozenset({"frozen_image", "frozen_text"})
@@ -23,9 +24,8 @@ class Frozen(nn.Module):
     def __init__(self, folder: str, tokenizer: Tokenizer, image_size: int) -> None:
         """Open `folder`, or what a run's folder or a name stands for.
 
-        It may see pictures of another size; its tokens must be those of the model in training.
+        It may see images of another size; its tokens must be those of the model in training.
         """
-        super().__init__()
         found = find.find(folder)
         self.model = TwoTower.load(found).requires_grad_(False)
         self.same_tokens = Tokenizer.load(found).backend.get_vocab() == tokenizer.backend.get_vocab()
@@ -36,8 +36,10 @@ class Frozen(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
-        """Return {name: feature} for the wanted names that this source provides."""
+    def forward(
+        self, batch: Any, wanted: Set[str], found: Mapping[str, Tensor], progress: float
+    ) -> Mapping[str, Tensor]:
+        """Return {name: feature} for the wanted names, which are among those that it provides."""
         out: dict[str, Tensor] = {}
         if "frozen_image" in wanted:
             out["frozen_image"] = self.model.encode_image(self.model.normalise(self._resized(batch.pixels)))

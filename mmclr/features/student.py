@@ -1,4 +1,4 @@
-"""The model in training as a source of features."""
+"""The model in training, the provider of most features."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmclr import sample_random, vocabulary
 from mmclr.features import towers
+from mmclr.features.provider import Provider
 from mmclr.models.clip.towers import VisionTower
 from mmclr.models.two_tower import TwoTower
 
@@ -18,7 +19,7 @@ CAPTION = {"caption_states", "caption_words"}
 FROZEN = {"frozen_image", "frozen_text"}
 
 
-class Student(nn.Module):
+class Student(Provider, key="student", made_by="model"):
     """Computes image, text, views, scale, what the captioner gives, and so on: only those that somebody asked for.
 
     Where no frozen model is given, its own features without their gradient stand in for frozen_image and frozen_text.
@@ -29,7 +30,6 @@ class Student(nn.Module):
 
         views and text_views are how many there are in a batch.
         """
-        super().__init__()
         self.model = model
         self.patch_dropout = patch_dropout
         self.mixes = any(isinstance(module, _BatchNorm) for module in model.modules())  # a row's features need others
@@ -39,8 +39,10 @@ class Student(nn.Module):
         self.provides |= {"view_tokens"} if views and isinstance(model.vision_model, VisionTower) else set()
         self.provides |= {"text_views"} if text_views else set()
 
-    def forward(self, batch: Any, wanted: Set[str]) -> Mapping[str, Tensor]:
-        """Return {name: feature} for the wanted names that this source provides.
+    def forward(
+        self, batch: Any, wanted: Set[str], found: Mapping[str, Tensor], progress: float
+    ) -> Mapping[str, Tensor]:
+        """Return {name: feature} for the wanted names, which are among those that it provides.
 
         Blank rows are seen like others, unless a batch norm would take them for samples: then their features are 0.
         """
@@ -56,13 +58,13 @@ class Student(nn.Module):
     def _say(self, batch: Any, wanted: Set[str]) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {}
         bare = {name.removeprefix("frozen_") for name in wanted}
-        keep = self._keep(batch) if bare & towers.PICTURES or "caption_states" in wanted else None
+        keep = self._keep(batch) if bare & towers.IMAGES or "caption_states" in wanted else None
         if "caption_states" in wanted:  # one pass through the towers gives all
             pixels, kept = self.model.normalise(batch.pixels), None if keep is None else keep[:, 0]
             out["image"], texts, states = self.model.encode_pairs(pixels, batch.tokens, batch.lengths, kept)
             out["texts"], out["caption_states"] = (x.unflatten(0, (len(batch.weights), -1)) for x in (texts, states))
             out["text"] = out["texts"][:, 0]
-        if bare & towers.PICTURES - out.keys():
+        if bare & towers.IMAGES - out.keys():
             out.update(towers.see(self.model, batch, bare - out.keys(), keep))
         if bare & towers.TEXTS - out.keys():
             out.update(towers.read(self.model, batch, bare - out.keys()))
@@ -76,19 +78,19 @@ class Student(nn.Module):
             out["bias"] = self.model.logit_bias.float()
         return out
 
-    def freeze_unasked(self, wanted: Set[str]) -> None:
-        """Freeze what gets no gradient, so that no process waits for it."""
-        model, told = self.model, "caption_states" in wanted
+    def freeze_unasked(self, taught: Set[str]) -> None:
+        """Freeze what gets no gradient, so that no process waits for it. A loss reaches the features `taught`."""
+        model, told = self.model, "caption_states" in taught
         unasked: list[nn.Module | None] = [] if told else [model.captioner]
-        if not wanted & towers.PICTURES:
+        if not taught & towers.IMAGES:
             tower = model.vision_model.post_layernorm if told else model.vision_model
             unasked += [tower, model.visual_projection]  # type: ignore[list-item]
-        if not wanted & towers.TEXTS:
+        if not taught & towers.TEXTS:
             unasked += [model.text_projection, None if told else model.text_model]
         for module in unasked:
             if module is not None:
                 module.requires_grad_(False)
-        if "scale" not in wanted:
+        if "scale" not in taught:
             model.logit_scale.requires_grad_(False)
 
     def _keep(self, batch: Any) -> Tensor | None:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmclr import vocabulary
 from mmclr.models.two_tower import TwoTower
 
-PICTURES, TEXTS = frozenset({"image", "views", "view_tokens"}), frozenset({"text", "texts", "text_views"})
+IMAGES, TEXTS = (vocabulary.names(provider="student", side=side) for side in ("image", "text"))
 PLACES = {"image": slice(0, 1), "views": slice(1, None)}  # of a picture and its views among all that are seen of it
 
 

@@ -2,7 +2,7 @@
 
 A subclass names its key, states its hyper-parameters as annotated fields, and asks for what it needs by the
 ARGUMENT NAMES of forward; each must be a row of `mmclr.vocabulary`. The names are checked when the class is
-made, and the sources compute nothing that nobody asked for::
+made, and providers compute nothing that nobody asked for::
 
     class CWCL(Objective, key="cwcl"):
         text_weight: float = 1.0      # weight of the text-anchored direction, >= 0
@@ -159,15 +159,15 @@ def build(key: str, fields: Mapping[str, Any], where: str = "objectives") -> Obj
     known = catalogue()
     if key not in known:
         raise ConfigError(f"{where}: there is no objective {key!r}{nearest(key, known)}")
-    values = check(_fields(known[key]), fields, where)
+    values = check(fields_of(known[key]), fields, where)
     try:
         return known[key](**vars(values))
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _fields(cls: type[Objective]) -> type[Any]:
-    """Return the plain config whose fields are the objective's: a Module is not made until they are right."""
+def fields_of(cls: type[nn.Module]) -> type[Any]:
+    """Return the plain config whose fields are a module's: the module is not made until they are right."""
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     plain = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}

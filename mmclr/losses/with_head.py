@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmclr import parallel
+from mmclr import parallel, vocabulary
 from mmclr.config import ConfigError
 from mmclr.heads import HeadConfig
 from mmclr.heads.ema_copy import Follower
@@ -16,12 +16,13 @@ from mmclr.heads.whitening import Whiten
 from mmclr.losses.blank import samples_alone
 from mmclr.losses.objective import Facts, Objective, no_value, tensors
 
-SIDES = {"image": "image", "views": "image", "text": "text", "texts": "text", "text_views": "text"}
-TEACHER = {f"ema_{name}": side for name, side in SIDES.items()}  # the same of the teacher
+_EMBEDDINGS = {name: row for name, row in vocabulary.FEATURES.items() if row.embedding and row.side != "none"}
+SIDES = {name: row.side for name, row in _EMBEDDINGS.items() if row.gradient}
+TEACHER = {name: row.side for name, row in _EMBEDDINGS.items() if row.provider == "ema"}  # the same of the teacher
 
 
 class Headed(nn.Module):
-    """Any objective with a head of its own in front of it, which maps what the model says of pictures and captions.
+    """Any objective with a head of its own in front of it, which maps what the model says of images and captions.
 
     What the teacher says of them passes the teacher's own head, whose weights follow this one's as the teacher's follow
     the model's. Below the head lies the model's embedding, which is what the model gives in use, unless the head is

@@ -199,7 +199,7 @@ def _presets() -> dict[str, list[str]]:
 
 def _extra(entry: Entry) -> list[str]:
     """Return the needs that pictures with captions do not meet."""
-    return [name for name in entry.needs if name in BEYOND or vocabulary.FEATURES[name].source not in _PLAIN]
+    return [name for name in entry.needs if name in BEYOND or vocabulary.FEATURES[name].provider not in _PLAIN]
 
 
 _PLAIN = ("batch", "student", "ema", "trainer")

@@ -10,7 +10,7 @@ import contextlib
 import io
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,11 +19,9 @@ from mmclr.config import ConfigError, check, nearest
 from mmclr.errors import UserError
 from mmclr.train.checkpoints.capture import fill
 from mmclr.train.checkpoints.state import below
+from mmclr.train.parts import Parts
 from mmclr.train.settings import EvaluationConfig
-
-if TYPE_CHECKING:
-    from mmclr.train.trainer import Trainer
-
+from mmclr.train.step import MODEL
 
 FAULTS = (UserError, OSError, MemoryError, torch.OutOfMemoryError)  # of a set or a machine, and not of ours
 
@@ -63,7 +61,7 @@ class Evaluations:
                 found.append(name)
         return found
 
-    def make(self, names: list[str], t: Trainer) -> dict[str, float | None]:
+    def make(self, names: list[str], t: Parts) -> dict[str, float | None]:
         """Return {EVALUATION/METRIC: value}; each result goes to RUN/eval/EVALUATION.json. All ranks must take part.
 
         What cannot be measured is said and left out: a set that has gone, or weights that are the guard's concern.
@@ -75,7 +73,7 @@ class Evaluations:
             stack.callback(lambda: self._done.update(dict.fromkeys(names, time.monotonic())))
             if t.average is not None:
                 stack.enter_context(t.strategy.holding(t.average.parts))
-            weights = below(t.prefix, dict(t.strategy.weights((t.prefix,))))
+            weights = below(MODEL, dict(t.strategy.weights((MODEL,))))
             broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
             if parallel.agree(bool(broken)):
                 name = broken[0] if broken else "of another process"
@@ -90,7 +88,7 @@ class Evaluations:
                     metrics.update({f"{name}/{metric}": value for metric, value in result.metrics.items()})
         return metrics
 
-    def _measure(self, name: str, embedder: Any, t: Trainer) -> Any:
+    def _measure(self, name: str, embedder: Any, t: Parts) -> Any:
         """Return the result of one evaluation, None where it failed on any process before it began.
 
         In the middle of it the others wait for what a failed process would have said, so there all end. Raises

@@ -18,8 +18,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from mmclr import vocabulary
 from mmclr.data.stream.batch import Batch
-from mmclr.train.step import FROM_BATCH, LEARNT, PER_SAMPLE, Step
+from mmclr.train.step import Stage, Step
 from mmclr.train.strategies import Plain
 
 
@@ -31,10 +32,10 @@ def backward(
     `seed` puts the generators where they were when the step began.
     """
     bare, step, parts = cast(Step, strategy.step), strategy.wrapped, batch.split(size)
-    own = {name: getattr(batch, name) for name in sorted(bare.wanted & FROM_BATCH & PER_SAMPLE)}
+    own = {name: getattr(batch, name) for name in sorted(bare.wanted & bare.from_batch & bare.per_sample)}
     leaves = _embed(step, parts, progress, seed)
     with strategy.local():
-        loss, terms = step(parts[0], progress, "score", {**own, **leaves})
+        loss, terms = step(parts[0], progress, Stage.COMPARE, {**own, **leaves})
         if loss.requires_grad:
             strategy.backward(loss)
     factor = 1.0 if strategy.scale is None else 1 / strategy.scale.value  # backward multiplies once more
@@ -45,7 +46,7 @@ def backward(
         last = part is parts[-1]
         with contextlib.nullcontext() if last else strategy.local():
             seed()
-            pulled, more, told = step(part, progress, "pull", given)
+            pulled, more, told = step(part, progress, Stage.PULL, given)
             strategy.backward(pulled + strategy.touch() if last else pulled)
         loss = loss + more
         terms = {**terms, **{name: terms.get(name, 0.0) + told[name] for name in sorted(bare.dense)}}
@@ -54,10 +55,11 @@ def backward(
 
 @torch.no_grad()
 def _embed(step: nn.Module, parts: list[Batch], progress: float, seed: Callable[[], object]) -> dict[str, Tensor]:
-    """Return the features of all rows, those of the model as leaves that collect gradients."""
+    """Return the features of all rows, those that have one as leaves that collect the gradient."""
     rows: dict[str, list[Tensor]] = {}
     for part in parts:
         seed()
-        for name, value in step(part, progress, "embed").items():
+        for name, value in step(part, progress, Stage.EMBED).items():
             rows.setdefault(name, []).append(value)
-    return {name: torch.cat(values).requires_grad_(name in LEARNT) for name, values in rows.items()}
+    taught = vocabulary.names(gradient=True)
+    return {name: torch.cat(values).requires_grad_(name in taught) for name, values in rows.items()}

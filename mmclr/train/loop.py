@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmclr import parallel
+from mmclr.data.stream.batch import Batch
 from mmclr.losses.diagnostics import diagnose
 from mmclr.train.checkpoints import state
+from mmclr.train.evaluation import Evaluations
 from mmclr.train.logging.clock import Clock
 from mmclr.train.logging.log import Display, Log
+from mmclr.train.parts import Parts
 from mmclr.train.processes import threads
 from mmclr.train.processes.signals import Stop
-
-if TYPE_CHECKING:
-    from mmclr.train.trainer import Trainer
+from mmclr.train.step import Stage
 
 
 class Loop:
-    """Takes the remaining steps of a trainer. All ranks run it; the main process speaks."""
+    """Takes the remaining steps of a run. All ranks run it; the main process speaks."""
 
-    def __init__(self, trainer: Trainer, quiet: bool) -> None:
-        t = self.trainer = trainer
+    def __init__(
+        self, t: Parts, step: Callable[[Batch], dict[str, Any]], evaluations: Evaluations, quiet: bool
+    ) -> None:
+        """`step` takes one step with a batch, and returns what is worth logging about it."""
+        self.parts, self.step, self.evaluations = t, step, evaluations
         self.main, self.steps = t.accelerator.is_main_process, t.steps
         t.display = self.display = Display(self.steps, t.taken, quiet=quiet or not self.main)
         self.log = Log(t.run.folder / "log.jsonl", t.taken, off=not self.main)
@@ -34,12 +39,12 @@ class Loop:
 
     def run(self) -> Path:
         """Take the steps, until the last or until a signal asks to stop; return the last checkpoint."""
-        t = self.trainer
+        t = self.parts
         with self.display, self.log, self.stop, threads.settled(t):
             batches, self.clock = iter(t.loader), Clock(t.run.data.batch)
             self._say_notes()
             while t.taken < self.steps and not parallel.agree(self.stop.asked or t.saver.failed):
-                values = t.take_step(self.clock.wait(batches))
+                values = self.step(self.clock.wait(batches))
                 self.display.advance(t.taken)
                 if t.taken % t.run.log_every == 0 or t.taken == self.steps:
                     self._report(values)
@@ -56,21 +61,21 @@ class Loop:
 
     def _look_and_save(self) -> None:
         """Diagnose, evaluate and save, whichever is due; the last step is saved by the end of the loop."""
-        t, last = self.trainer, self.trainer.taken == self.steps
+        t, last = self.parts, self.parts.taken == self.steps
         if t.run.diagnose_every and t.taken % t.run.diagnose_every == 0:
             self._diagnose()
-        better = self._evaluate(t.evaluations.due(t.taken, last))
+        better = self._evaluate(self.evaluations.due(t.taken, last))
         if not last and (better or t.saver.due(t.taken)):
             self._save()
 
     def _save(self) -> Path:
-        folder = self.trainer.saver.save(self.trainer.taken, partial(state.take, self.trainer))
+        folder = self.parts.saver.save(self.parts.taken, partial(state.take, self.parts))
         self._say_notes()
         return folder
 
     def _report(self, values: dict[str, Any]) -> None:
         """Write a line of the log, and show it."""
-        t = self.trainer
+        t = self.parts
         row = {**numbers(values), **self.clock.read(t.taken, self.steps), "threads": t.threads}
         if len(t.run.data.sources()) > 1:
             row["shares"] = {name: round(share, 6) for name, share in t.loader.shares().items()}
@@ -82,18 +87,18 @@ class Loop:
     @torch.no_grad()
     def _diagnose(self) -> None:
         """Log how the last batch lies after its step; of micro-batches the first."""
-        t = self.trainer
+        t = self.parts
         if t.batch is not None:
             t.seed()
             part = t.batch.split(t.run.micro_batch or len(t.batch.weights))[0]
-            self._log({"batch": diagnose(**t.strategy.wrapped(part, t.taken / self.steps, "look"))})
+            self._log({"batch": diagnose(**t.strategy.wrapped(part, t.taken / self.steps, Stage.LOOK))})
 
     def _evaluate(self, names: list[str]) -> bool:
         """Make evaluations; say whether these weights are the best so far."""
         if not names:
             return False
-        t = self.trainer
-        metrics = t.evaluations.make(names, t)
+        t = self.parts
+        metrics = self.evaluations.make(names, t)
         if not metrics:
             return False
         self._log({"eval": metrics})
@@ -105,7 +110,7 @@ class Loop:
 
     def _log(self, row: dict[str, Any]) -> None:
         """Write a line of the log, and tell the trackers its numbers."""
-        step = self.trainer.taken
+        step = self.parts.taken
         before = self.log.fault
         if not self.log.write({"step": step, **row}) and not before:
             self.display.say(f"{self.log.path} cannot be written ({self.log.fault}); the run goes on, and tries again")
@@ -113,19 +118,19 @@ class Loop:
         told = {k: v for k, v in {**row, **flat}.items() if isinstance(v, (int, float))}
         if self._tracked:
             try:
-                self.trainer.accelerator.log(told, step=step)
+                self.parts.accelerator.log(told, step=step)
             except OSError as error:
                 self._tracked = False
                 self.display.say(f"trackers: {error}; the run goes on, and tells them no more")
 
     def _say_notes(self) -> None:
-        notes = self.trainer.saver.notes
+        notes = self.parts.saver.notes
         while notes:
             self.display.say(notes.pop(0))
 
     def _conclude(self, folder: Path) -> None:
         """Say how the run ended, and what was left out."""
-        t, say = self.trainer, self.display.say
+        t, say = self.parts, self.display.say
         self._say_notes()
         for line in t.loader.ledger.lines(t.loader.ledger.summed()):
             say(line)

@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmclr import parallel
+from mmclr import parallel, vocabulary
 from mmclr.config import config
 from mmclr.data.stream.batch import Batch
 from mmclr.errors import UserError
 from mmclr.storage import written
-from mmclr.train.step import DENSE, PER_SAMPLE
+from mmclr.train.step import Stage
 
 if TYPE_CHECKING:
     from mmclr.train.strategies import Plain  # a config must not wait for what it imports
@@ -149,10 +149,11 @@ def _first_output(step: nn.Module, batch: Batch, progress: float) -> tuple[str, 
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in step.named_modules() if name]
     with torch.compiler.set_stance("force_eager"):  # compiled blocks pass hooks by
-        features = step(batch, progress, "all")
+        features = step(batch, progress, Stage.FEATURES)
     for hook in hooks:
         hook.remove()
-    by_row = [features[name] for name in sorted(features.keys() & (PER_SAMPLE | DENSE))]
+    rows_first = vocabulary.names(per_sample=True)
+    by_row = [features[name] for name in sorted(features.keys() & rows_first)]
     whole = [x.flatten(1) for x in by_row if x.is_floating_point() and x.dim() > 1 and len(x) == len(batch.keys)]
     rows = torch.stack([~torch.isfinite(x).all(1) for x in whole]).any(0).nonzero().flatten().tolist() if whole else []
     return (found[0] if found else "the features" if rows else ""), rows

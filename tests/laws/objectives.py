@@ -74,8 +74,8 @@ def features(objective: Objective, b: int, seed: int = 0, dtype: torch.dtype = t
 
 
 def wants_gradient(name: str) -> bool:
-    """Say whether the feature is the student's, so that a gradient flows into it."""
-    return vocabulary.FEATURES[name].source == "student"
+    """Say whether a gradient flows into the feature."""
+    return vocabulary.FEATURES[name].gradient
 
 
 def gradients(value: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:

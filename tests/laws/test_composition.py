@@ -2,23 +2,25 @@
 
 import pytest
 import torch
-from torch import nn
 
+from mmclr import vocabulary
+from mmclr.features.provider import Provider
 from mmclr.losses.ramp import Ramp
 from mmclr.losses.weighted_sum import Term
-from mmclr.train.step import FROM_BATCH, Step
+from mmclr.train.step import Step
 from tests.laws.objectives import CASES, NAMES, close, features, gradients, make
 
+FROM_BATCH = vocabulary.names(provider="batch")
 
-class Given(nn.Module):
-    """A source of features that are there already."""
+
+class Given(Provider, key="given", made_by="a test"):
+    """A provider of features that are there already."""
 
     def __init__(self, found):
-        super().__init__()
         self.found, self.provides = found, frozenset(found) - FROM_BATCH - {"progress"}
 
-    def forward(self, batch, wanted):
-        return {name: self.found[name] for name in wanted & self.provides}
+    def forward(self, batch, wanted, found, progress):
+        return {name: self.found[name] for name in wanted}
 
 
 class Batch:
@@ -30,7 +32,7 @@ class Batch:
 
 def take(terms, given):
     """Return the loss, the terms, the gradients and the state after two steps on the same features."""
-    step = Step([Given(given)], terms)
+    step = Step({"given": Given(given)}, terms)
     for number in range(2):
         torch.manual_seed(number)
         loss, values = step(Batch(given), 0.25)

@@ -56,9 +56,9 @@ def make_step(objectives, captions):
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
     student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
-    step = Step([student, Ema(student, needs(terms))], terms)
-    step.setup(Facts(samples=200, width=12, steps=10, batch=10, clusters=9))
-    student.freeze_unasked(step.wanted)
+    step = Step({"student": student, "ema": Ema(student, needs(terms))}, terms)
+    step.setup(model, Facts(samples=200, width=12, steps=10, batch=10, clusters=9))
+    step.freeze_unasked()
     return step.double().train()
 
 
@@ -139,14 +139,14 @@ def test_a_batch_norm_does_not_see_blank_rows(wanted):
     found = []
     for blanks in ((), (0, 4, 5, 13)):
         step = make_step({"clip": {}, "caption": {}}, 2)
-        student = step.sources[0]
+        student = step.providers["student"]
         bare = student.model.visual_projection
         student.model.visual_projection = torch.nn.Sequential(torch.nn.BatchNorm1d(bare.in_features), bare).double()
         student = Student(student.model, patch_dropout=0.4, views=2, text_views=2).train()
         batch = make_batch(captions=2)
         batch = with_blanks(batch, blanks) if blanks else batch
         torch.manual_seed(5)
-        seen = {name: x[batch.real] for name, x in student(batch, wanted).items()}
+        seen = {name: x[batch.real] for name, x in student(batch, wanted, {}, 0.0).items()}
         found.append(seen | dict(student.model.visual_projection.named_buffers()))
     torch.testing.assert_close(found[1], found[0], **bounds.near())
 
@@ -164,7 +164,7 @@ def test_what_gets_no_gradient_is_frozen():
     for objectives in ({"caption": {}}, {"clip": {}}, {"clip": {}, "caption": {}}):
         _, _, grads, _ = take(objectives, 1, 10)
         lacking = {name for name, gradient in grads.items() if gradient is None}
-        assert lacking == {"sources.0.model.logit_bias"}  # which a run has only where an objective asks for it
+        assert lacking == {"providers.student.model.logit_bias"}  # which a run has only where an objective asks for it
 
 
 def test_views_are_seen_the_same_whoever_asks():
@@ -185,7 +185,9 @@ def test_split_keeps_every_row():
 def under_ddp(objectives, at):
     """Two steps under DDP on this rank's half of a batch; the averaged gradients."""
     step = make_step(objectives, 2)
-    step.sources[0].model.logit_bias.requires_grad_(False)  # which a run has only where an objective asks for it
+    step.providers["student"].model.logit_bias.requires_grad_(
+        False
+    )  # which a run has only where an objective asks for it
     wrapped = torch.nn.parallel.DistributedDataParallel(step)
     batch = with_blanks(make_batch(captions=2), at)
     batch.weights = batch.weights.double()

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmclr.config import load
 from mmclr.models.two_tower import TwoTower
-from mmclr.train import run
+from mmclr.train import command
 from mmclr.train.estimate import dry_run
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import Trainer
@@ -19,7 +19,7 @@ from mmclr.train.trainer import Trainer
 
 def test_the_command(settings, tmp_path, capsys):
     more = ["epochs=3", "steps=null", "micro_batch=6", "model.text.vocab=49408", "lock.image=true"]
-    assert run.main(["debug.yaml", "--dry-run", *settings, *more]) == 0
+    assert command.main(["debug.yaml", "--dry-run", *settings, *more]) == 0
     said = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     model = TwoTower(load(RunConfig, "debug.yaml", [*settings, *more]).model)

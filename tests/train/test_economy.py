@@ -40,7 +40,7 @@ def kept_for_the_backward(step, batch):
 def test_recomputed_blocks_give_the_same_gradients_and_keep_less():
     objectives, batch = {"clip": {}, "caption": {}}, make_batch(captions=2)
     plain, lean = make_step(objectives, 2), make_step(objectives, 2)
-    recompute(lean.sources[0].model)
+    recompute(lean.providers["student"].model)
     (much, expected), (little, found) = (kept_for_the_backward(step, batch) for step in (plain, lean))
     assert little < 0.4 * much
     assert found.keys() == expected.keys()
@@ -115,7 +115,7 @@ def test_compiled_blocks_compute_the_same_on_any_lengths_without_new_graphs(lean
 
     torch._dynamo.reset()
     steps = [make_step({"clip": {}}, 1).float() for _ in range(2)]
-    model = steps[1].sources[0].model
+    model = steps[1].providers["student"].model
     if lean:
         recompute(model)
     compile_blocks(model)

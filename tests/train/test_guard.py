@@ -64,13 +64,13 @@ def test_a_sample_is_named_and_the_update_left_out(trainer, monkeypatch):
 def test_a_weight_is_named(trainer):
     trainer.model.text_projection.weight.data[0, 0] = torch.inf
     assert not one_step(trainer)[1]
-    assert "the weight sources.0.model.text_projection.weight" in trainer.said[0]
+    assert "the weight providers.student.model.text_projection.weight" in trainer.said[0]
 
 
 def test_a_gradient_is_named(trainer):
     hook = trainer.model.visual_projection.weight.register_hook(lambda g: g * torch.nan)
     assert not one_step(trainer)[1]
-    assert "the gradient of sources.0.model.visual_projection.weight" in trainer.said[0]
+    assert "the gradient of providers.student.model.visual_projection.weight" in trainer.said[0]
     hook.remove()
     assert one_step(trainer)[1]
 

@@ -12,7 +12,8 @@ import pytest
 
 from mmclr.config import load
 from mmclr.errors import UserError
-from mmclr.train.run import RunConfig, main
+from mmclr.train.command import main
+from mmclr.train.run import RunConfig
 from tests import bounds
 from tests.train.runs import finish, log, run_here, start
 

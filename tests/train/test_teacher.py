@@ -28,33 +28,33 @@ def run(settings, *more):
 
 def test_it_says_what_the_model_says_while_it_is_the_same():
     step = make_step({"byolip": {}, "pixpro": {"out": 8}}, 1)
-    student, ema = step.sources
+    student, ema = step.providers["student"], step.providers["ema"]
     student.patch_dropout = 0.0
     batch, names = make_batch(), ("image", "text", "views", "text_views", "view_tokens")
-    mine = ema(batch, {f"ema_{name}" for name in names})
-    theirs = student(batch, set(names))
+    mine = ema(batch, {f"ema_{name}" for name in names}, {}, 0.0)
+    theirs = student(batch, set(names), {}, 0.0)
     for name in names:
         torch.testing.assert_close(mine[f"ema_{name}"], theirs[name])
         assert not mine[f"ema_{name}"].requires_grad
     assert theirs["views"].shape == (10, 2, 12)
     side = student.model.config.image.size // student.model.config.image.patch
     assert theirs["view_tokens"].shape == (10, 2, side**2, 12)
-    apart = [student(batch, {name})[name] for name in names]  # whoever else is asked for
+    apart = [student(batch, {name}, {}, 0.0)[name] for name in names]  # whoever else is asked for
     for name, value in zip(names, apart):
         torch.testing.assert_close(value, theirs[name])
 
 
 def test_views_are_what_the_tower_makes_of_them():
     step = make_step({"siamlip": {}}, 1)
-    student = step.sources[0].eval()
+    student = step.providers["student"].eval()
     batch = make_batch()
-    found = student(batch, {"image", "views", "text_views"})
+    found = student(batch, {"image", "views", "text_views"}, {}, 0.0)
     for view in range(2):
         pixels = student.model.normalise(batch.views[:, view])
         torch.testing.assert_close(found["views"][:, view], student.model.encode_image(pixels))
         text = student.model.encode_text(batch.text_view_tokens[:, view], batch.text_view_lengths[:, view])
         torch.testing.assert_close(found["text_views"][:, view], text)
-    patches = student(batch, {"view_tokens"})["view_tokens"]
+    patches = student(batch, {"view_tokens"}, {}, 0.0)["view_tokens"]
     whole, _ = student.model.encode_patches(student.model.normalise(batch.views[:, 0]))
     torch.testing.assert_close(whole, found["views"][:, 0])
     tokens = student.model.vision_model.tokens(student.model.normalise(batch.views[:, 1]))[:, 1:]
@@ -63,7 +63,7 @@ def test_views_are_what_the_tower_makes_of_them():
 
 
 def test_it_holds_only_the_towers_that_are_asked_about():
-    student = make_step({"clip": {}}, 1).sources[0]
+    student = make_step({"clip": {}}, 1).providers["student"]
     for names, has in (
         ({"ema_views"}, (True, False)),
         ({"ema_text"}, (False, True)),
@@ -88,7 +88,7 @@ def test_it_moves_as_its_schedule_says(settings, monkeypatch):
     trainer = Trainer(run(settings, "ema.first=0.5"), Accelerator())
     trainer.display.say = lambda text: None
     pairs = trainer.following.pairs
-    assert {name.split(".")[0] for name in pairs} == {"sources", "objectives"}  # the towers, and heads of objectives
+    assert {name.split(".")[0] for name in pairs} == {"providers", "objectives"}  # the towers, and heads of objectives
     now = {name: p.double() for name, p in trainer.strategy.shards().items()}
     expected = {name: now[name] for name in pairs}
     for name, followed in pairs.items():
@@ -139,7 +139,7 @@ def test_a_checkpoint_without_a_teacher_is_told(settings, tmp_path):
 
 
 def test_provides_goes_by_the_batch():
-    model = make_step({"clip": {}}, 1).sources[0].model
+    model = make_step({"clip": {}}, 1).providers["student"].model
     assert "views" not in Student(model).provides
     assert {"views", "view_tokens"} <= Student(model, views=1).provides
     assert "text_views" in Student(model, text_views=1).provides

@@ -14,7 +14,7 @@ import torch
 from mmclr import parallel
 from mmclr.config import load
 from mmclr.models.two_tower import TwoTower
-from mmclr.train import trainer
+from mmclr.train import parts, trainer
 from mmclr.train.processes import join
 from mmclr.train.run import RunConfig
 
@@ -32,9 +32,9 @@ def main(path):
 
 def train(name, run, accelerator):
     if name == "scaled":
-        kind, trainer.precision = trainer.precision, lambda wanted: torch.float16
+        kind, parts.precision = parts.precision, lambda wanted: torch.float16
         made = trainer.Trainer(run, accelerator)
-        trainer.precision, made.step.precision = kind, None
+        parts.precision, made.step.precision = kind, None
         assert made.strategy.scale is not None
     else:
         made = trainer.Trainer(run, accelerator)

@@ -3,7 +3,8 @@
     RUN/checkpoints/step-00000500/
         config.yaml      the resolved config of the run
         model/           the model's folder with the tokenizer (average/ likewise: the averaged weights)
-        state/           objectives.safetensors; ema.safetensors, a teacher; optimizer.safetensors, by parameter, whole
+        state/           objectives.safetensors; ema.safetensors, a teacher; providers.safetensors, what `providers` of
+                         the config made; optimizer.safetensors, by parameter, whole
         position.json    step, the loader's state, counts of what was skipped, the loss scale, the best so far, and the
                          size and checksum of every other file
     RUN/checkpoints/aside-1/
@@ -19,7 +20,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Snapshot:
     ema: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     position: Mapping[str, Any]
+    providers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the folder; it has its name only once all of it is on the disk. What fails leaves nothing behind."""
@@ -67,7 +69,8 @@ class Snapshot:
     def bytes(self) -> int:
         """Return about how much room it takes."""
         tensors = [value for model in self.models.values() for value in model.state_dict().values()]
-        tensors += [*self.objectives.values(), *self.ema.values(), *self.optimizer.values()]
+        tensors += [*self.objectives.values(), *self.ema.values()]
+        tensors += [*self.providers.values(), *self.optimizer.values()]
         return sum(value.numel() * value.element_size() for value in tensors)
 
     def _fill(self, partial: Path) -> None:
@@ -77,8 +80,9 @@ class Snapshot:
             model.save(partial / name)
             self.tokenizer.save(partial / name)
         save_file(dict(self.objectives), partial / "state" / "objectives.safetensors")
-        if self.ema:
-            save_file(dict(self.ema), partial / "state" / "ema.safetensors")
+        for name, tensors in (("ema", self.ema), ("providers", self.providers)):
+            if tensors:
+                save_file(dict(tensors), partial / "state" / f"{name}.safetensors")
         save_file(dict(self.optimizer), partial / "state" / "optimizer.safetensors")
         (partial / POSITION).write_text(seal(self.position, partial), encoding="utf-8")
 

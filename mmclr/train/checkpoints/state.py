@@ -1,13 +1,15 @@
-"""What a checkpoint holds of a trainer: taken out of it, and given back."""
+"""The parts of a run that a checkpoint holds: taken out of them, and given back."""
 
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmclr.config import stored
 from mmclr.data.samples.text import Tokenizer
@@ -17,21 +19,26 @@ from mmclr.models.formats.find import read_state
 from mmclr.models.two_tower import load_weights, read_weights
 from mmclr.train.checkpoints.capture import fill
 from mmclr.train.checkpoints.folder import Snapshot, read_position
+from mmclr.train.parts import Parts
+from mmclr.train.step import EMA, MODEL
 
-if TYPE_CHECKING:
-    from mmclr.train.trainer import Trainer
+OBJECTIVES, PROVIDERS = "objectives.", "providers."  # their names in the step begin with it
 
-OBJECTIVES = "objectives."  # their names in the step begin with it
+RENAMED = {  # names of earlier checkpoints: a pattern, and what is written now
+    r"\bsources\.\d+\.model\.": MODEL,
+    r"\bsources\.\d+\.teacher\.": EMA + "teacher.",
+}
 
 
-def take(t: Trainer) -> Snapshot | None:
+def take(t: Parts) -> Snapshot | None:
     """Return all that the next step depends on, on the main process; every rank has to take part."""
     main, scale = t.accelerator.is_main_process, t.strategy.scale
-    whole = _whole(t, t.prefix, OBJECTIVES, t.ema_prefix)
+    own = tuple(f"{PROVIDERS}{name}." for name in t.step.chosen)
+    whole = _whole(t, MODEL, OBJECTIVES, EMA, *own)
     models = {"model": whole}
     if t.average is not None:
         with t.strategy.holding(t.average.parts):
-            models["average"] = _whole(t, t.prefix)
+            models["average"] = _whole(t, MODEL)
     optimizer = {name: copied(value) for name, value in t.strategy.optimizer_state() if main}
     position = {
         "step": t.taken,
@@ -45,16 +52,17 @@ def take(t: Trainer) -> Snapshot | None:
         return None
     return Snapshot(
         config=stored(t.run),
-        models={name: fill(t.shell, below(t.prefix, weights)) for name, weights in models.items()},
+        models={name: fill(t.shell, below(MODEL, weights)) for name, weights in models.items()},
         tokenizer=t.tokenizer,
         objectives=below(OBJECTIVES, whole),
-        ema=below(t.ema_prefix, whole),
+        ema=below(EMA, whole),
         optimizer=optimizer,
         position=copy.deepcopy(position),  # it is written while the run goes on
+        providers=below(PROVIDERS, {name: value for name, value in whole.items() if name.startswith(own)}),
     )
 
 
-def give_weights(t: Trainer, source: Path) -> None:
+def give_weights(t: Parts, source: Path) -> None:
     """Fill the model and the objectives: before they are shared out among processes."""
     load_weights(t.model, read_state(source / "model"), str(source / "model"))
     kept = read_weights(source / "state" / "objectives.safetensors")
@@ -62,14 +70,22 @@ def give_weights(t: Trainer, source: Path) -> None:
         if own not in kept and followed in kept:
             kept[own] = kept[followed]
     load_weights(t.step.objectives, kept, str(source / "state"))
-    if t.ema is not None:
+    if "ema" in t.step.providers:
         path = source / "state" / "ema.safetensors"
         if not path.is_file():
             raise UserError(f"{source}: it has no teacher; it was saved by a run without objectives that ask for one")
-        load_weights(t.ema, read_weights(path), str(path))
+        load_weights(t.step.providers["ema"], read_weights(path), str(path))
+    chosen = nn.ModuleDict({name: t.step.providers[name] for name in t.step.chosen})
+    if chosen.state_dict():
+        path = source / "state" / "providers.safetensors"
+        if not path.is_file():
+            raise UserError(
+                f"{source}: it has no state of providers; it was saved by a run with no `providers` of such"
+            )
+        load_weights(chosen, read_weights(path), str(path))
 
 
-def give_rest(t: Trainer, source: Path) -> None:
+def give_rest(t: Parts, source: Path) -> None:
     """Fill everything else."""
     try:
         position = read_position(source)
@@ -85,7 +101,7 @@ def give_rest(t: Trainer, source: Path) -> None:
         ) from error
 
 
-def _give(t: Trainer, source: Path, position: dict[str, Any], config: dict[str, Any]) -> None:
+def _give(t: Parts, source: Path, position: dict[str, Any], config: dict[str, Any]) -> None:
     before = config["optim"]["kind"]
     if before != t.run.optim.kind:
         raise UserError(
@@ -97,13 +113,14 @@ def _give(t: Trainer, source: Path, position: dict[str, Any], config: dict[str, 
             f"tokenizer: {t.run.tokenizer} has another vocabulary than the run had in {source}, whose weights would "
             f"read nonsense; set tokenizer={source / 'model'}, or begin another run"
         )
-    t.strategy.load_optimizer_state(read_weights(source / "state" / "optimizer.safetensors"), str(source))
+    kept = read_weights(source / "state" / "optimizer.safetensors")
+    t.strategy.load_optimizer_state(renamed(kept, source, t.saver.notes), str(source))
     if t.average is not None:
         if not (source / "average").is_dir():
             raise UserError(f"{source}: it has no average/; it was saved by a run without average.decay")
         whole = read_state(source / "average")
         for name, part in t.average.parts.items():
-            part.copy_(t.strategy.part_of(name, whole[name.removeprefix(t.prefix)]))
+            part.copy_(t.strategy.part_of(name, whole[name.removeprefix(MODEL)]))
     if t.strategy.scale is not None and position["scale"] is not None:
         t.strategy.scale.value, t.strategy.scale.held = position["scale"]
     t.taken, t.threads = position["step"], int(position.get("threads", 0))
@@ -118,6 +135,19 @@ def _blocks(data: dict[str, Any]) -> dict[str, Any]:
     return {} if data.get("pure") else {"block": block, **({"window": data.get("window", 16)} if block > 1 else {})}
 
 
+def renamed(kept: Mapping[str, Tensor], source: Path, notes: list[str]) -> dict[str, Tensor]:
+    """Return what an earlier checkpoint kept by today's names; a note says that it was one."""
+    found, used = {}, set()
+    for name, value in kept.items():
+        for pattern, now in RENAMED.items():
+            name, times = re.subn(pattern, now, name)
+            used |= {f"{pattern} is {now}"} if times else set()
+        found[name] = value
+    if used:
+        notes.append(f"{source}: saved with earlier names, read by today's ({'; '.join(sorted(used))})")
+    return found
+
+
 def copied(value: Tensor) -> Tensor:
     """Return a copy in host memory that shares nothing with `value`."""
     return value.detach().to("cpu", copy=True).contiguous()
@@ -128,6 +158,6 @@ def below(prefix: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
-def _whole(t: Trainer, *prefixes: str) -> dict[str, Tensor]:
+def _whole(t: Parts, *prefixes: str) -> dict[str, Tensor]:
     main = t.accelerator.is_main_process
     return {name: copied(value) for name, value in t.strategy.weights(prefixes) if main}

@@ -22,6 +22,7 @@ from mmclr.train.estimate.forecast import GIB
 from mmclr.train.logging import clock, trackers
 from mmclr.train.processes import join, threads
 from mmclr.train.run import RunConfig
+from mmclr.train.step import MODEL
 from mmclr.train.trainer import Trainer
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -107,8 +108,8 @@ def parameters(t: Trainer) -> str:
     trained = sum(sizes[name] for name, p in t.strategy.parameters.items() if p.requires_grad)
     parts: Counter[str] = Counter()
     for name, size in sizes.items():
-        own = name.startswith(t.prefix)
-        parts[name.removeprefix(t.prefix).split(".")[0] if own else name.split(".")[0]] += size
+        own = name.startswith(MODEL)
+        parts[name.removeprefix(MODEL).split(".")[0] if own else name.split(".")[0]] += size
     told = ", ".join(f"{name} {size / 1e6:,.2f} M" for name, size in parts.items() if size > 1)
     return f"parameters   {sum(sizes.values()) / 1e6:,.2f} M, {trained / 1e6:,.2f} M of them trained ({told})"
 

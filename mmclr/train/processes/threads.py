@@ -13,7 +13,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,10 +20,8 @@ from mmclr import parallel
 from mmclr.data.stream.batch import Batch
 from mmclr.spinning import threads_spin
 from mmclr.train import optimizer
+from mmclr.train.parts import Parts
 from mmclr.train.strategies import Plain
-
-if TYPE_CHECKING:
-    from mmclr.train.trainer import Trainer
 
 ROUNDS = 10  # turns of each number
 SHORT = 0.5  # seconds; a turn is several steps where they are shorter, since the first after a change is slow
@@ -34,7 +31,7 @@ SLOWER = 2.5  # a number this many times as slow as another is not tried again, 
 
 
 @contextlib.contextmanager
-def settled(t: Trainer) -> Iterator[None]:
+def settled(t: Parts) -> Iterator[None]:
     """Compute on the run's number of threads while the context lasts; `t.threads` is that number."""
     before = torch.get_num_threads()
     t.threads = choose(t)
@@ -45,7 +42,7 @@ def settled(t: Trainer) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def choose(t: Trainer) -> int:
+def choose(t: Parts) -> int:
     """Return the number of threads for a run's steps; what there is to say about it goes to the saver's notes."""
     now, before, say = torch.get_num_threads(), t.threads, t.saver.notes.append
     if t.run.threads != "auto":
@@ -91,7 +88,7 @@ def fastest(tried: dict[int, float]) -> int:
     return min(sorted(tried), key=lambda number: tried[number])
 
 
-def try_out(t: Trainer, numbers: Sequence[int]) -> dict[int, float]:
+def try_out(t: Parts, numbers: Sequence[int]) -> dict[int, float]:
     """Return how long a step takes on each of these numbers of threads, in seconds, while the loader is at work.
 
     All is done on a copy: weights, state, randomness and the place in the data stay as they are.
@@ -146,7 +143,7 @@ def _worth_trying(seen: dict[int, list[float]]) -> Iterator[int]:
             return
 
 
-def _copy(t: Trainer) -> Callable[[Batch], float]:
+def _copy(t: Parts) -> Callable[[Batch], float]:
     """Return a function that takes a step on a copy of the model, and returns how long that took."""
     fixed = {id(p): p for p in t.step.parameters() if not p.requires_grad}  # shared: nothing changes them
     step = copy.deepcopy(t.step, fixed)

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from mmclr.errors import UserError
 from mmclr.models.clip.blocks import Recomputable
+from mmclr.models.tower import blocks_for, towers
 from mmclr.models.two_tower import TwoTower
 
 
 def recompute(model: TwoTower) -> None:
     """Let every block of both towers, and of the captioner, do so in training. Values and gradients stay the same."""
-    for block in own_blocks(model):
-        block.recompute = True
-    for part, c in (("image", model.config.image), ("text", model.config.text)):
-        if c.foreign is not None:
-            _switch_on(getattr(model, {"image": "vision_model", "text": "text_model"}[part]).model, part)
+    for tower in towers(model):
+        for block in blocks_for("activation_checkpointing", tower):
+            if any(isinstance(inner, _BatchNorm) and inner not in model.locked for inner in block.modules()):
+                raise UserError(
+                    f"activation_checkpointing: {tower.called} has batch norms, whose statistics would move twice; set "
+                    "it to false, or lock that tower"
+                )
+            if isinstance(block, Recomputable):
+                block.recompute = True
+            else:
+                _again(block)
 
 
-def own_blocks(model: nn.Module) -> Iterator[Recomputable]:
-    """Return our own blocks, outermost ones: a captioner's has one of the text tower's kind inside."""
-    for child in model.children():
-        if isinstance(child, Recomputable):
-            yield child
-        else:
-            yield from own_blocks(child)
+def _again(block: nn.Module) -> None:
+    """Make another library's block compute again. It may be random: what it drew it draws again."""
+    compute = block.forward
 
+    @functools.wraps(compute)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if block.training and torch.is_grad_enabled():
+            return checkpoint(compute, *args, use_reentrant=False, **kwargs)
+        return compute(*args, **kwargs)
 
-def _switch_on(tower: Any, part: str) -> None:
-    """Ask another library's tower for it, in that library's words."""
-    try:
-        if hasattr(tower, "activation_checkpointing_enable"):
-            tower.activation_checkpointing_enable({"use_reentrant": False})
-        elif hasattr(tower, "gradient_checkpointing_enable"):  # older transformers
-            tower.gradient_checkpointing_enable({"use_reentrant": False})
-        else:
-            tower.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError, ValueError) as error:
-        raise UserError(
-            f"activation_checkpointing: the {part} tower ({type(tower).__name__}) cannot do it ({error}); set it to "
-            "false, or micro_batch, which saves memory with every tower"
-        ) from None
+    block.forward = forward  # type: ignore[method-assign]

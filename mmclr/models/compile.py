@@ -1,4 +1,4 @@
-"""torch.compile, block by block: one graph for all blocks of a tower, of any number of rows and tokens."""
+"""torch.compile, block by block: one graph for all blocks of a kind, of any number of rows and tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import shutil
 import torch
 
 from mmclr.errors import UserError
-from mmclr.models.activation_checkpointing import own_blocks
 from mmclr.models.clip.blocks import Attention
+from mmclr.models.tower import blocks_for, towers
 from mmclr.models.two_tower import TwoTower
 
 
 def compile_blocks(model: TwoTower) -> None:
-    """Compile our own blocks; towers of other libraries stay as they are.
+    """Compile the blocks of all towers, those of other libraries, too.
 
     How the lengths of packed texts are grouped differs in every batch, so attention over them stays outside of the
     graphs, which see the sum of all lengths as a symbol: no new batch makes a new graph.
@@ -24,5 +24,6 @@ def compile_blocks(model: TwoTower) -> None:
         if isinstance(module, Attention):
             for name in ("by_length", "pool_by_length"):
                 setattr(module, name, torch.compiler.disable(getattr(module, name)))
-    for block in own_blocks(model):
-        block.compile(dynamic=True)
+    for tower in towers(model):
+        for block in blocks_for("compile", tower):
+            block.compile(dynamic=True)

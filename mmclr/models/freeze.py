@@ -12,6 +12,7 @@ from torch import nn
 
 from mmclr.config import ConfigError, config
 from mmclr.models.layer_depth import depths
+from mmclr.models.tower import Tower
 from mmclr.models.two_tower import TwoTower
 
 How = bool | Literal["all"] | Annotated[int, Ge(1)]
@@ -31,16 +32,15 @@ def lock(model: TwoTower, c: LockConfig) -> None:
     _lock(model, c.text, model.text_model, model.text_projection, "text")
 
 
-def _lock(model: TwoTower, how: bool | str | int, tower: nn.Module, projection: nn.Module, part: str) -> None:
+def _lock(model: TwoTower, how: bool | str | int, tower: Tower, projection: nn.Module, part: str) -> None:
     if how is False:
         return
     if how == "all":
         projection.requires_grad_(False)
     names = [name for name, _ in tower.named_parameters()]
-    depth = depths(names)
-    last = max(depth.values(), default=1) - 1  # the number of blocks
+    depth, last = depths(tower), len(tower.stages())
     if not isinstance(how, (bool, str)) and how > last:
-        raise ConfigError(f"lock.{part}: {how} blocks, and the tower has {last}; true locks all of it")
+        raise ConfigError(f"lock.{part}: {how} blocks, and {tower.called} has {last}; true locks all of it")
     frozen = {name for name in names if isinstance(how, (bool, str)) or depth[name] <= how}
     for name in frozen:
         tower.get_parameter(name).requires_grad_(False)

@@ -25,6 +25,7 @@ from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.transformers import preprocessor, to_transformers
 from mmclr.models.formats.weights import load_weights, read_weights, write_weights
+from mmclr.models.tower import Tower
 
 __all__ = ["TwoTower", "load_weights", "read_weights", "with_tokenizer"]
 
@@ -134,7 +135,7 @@ class TwoTower(nn.Module):
 _IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_projection"]
 
 
-def _image_tower(c: ImageConfig) -> nn.Module:
+def _image_tower(c: ImageConfig) -> Tower:
     if c.foreign is not None:
         return build.image_tower(c)
     tower = VisionTower(c)
@@ -142,7 +143,7 @@ def _image_tower(c: ImageConfig) -> nn.Module:
     return tower
 
 
-def _text_tower(c: TextConfig) -> nn.Module:
+def _text_tower(c: TextConfig) -> Tower:
     if c.foreign is not None:
         return build.text_tower(c)
     tower = TextTower(c)

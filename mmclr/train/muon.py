@@ -21,6 +21,7 @@ class Muon(torch.optim.AdamW):
     m <- b m + (1 - b) g;  U = orthogonalise((1 - b) g + b m);  W <- (1 - lr wd) W - lr 0.2 sqrt(max(n, k)) U.
     torch.optim.Muon orthogonalises in bfloat16, which takes 60 times as long on a CPU without it, and one matrix at
     a time; here matrices of one shape go together, in float32 on a CPU.
+    The kernels of a convolution [n, k, h, w] are a matrix [n, k h w].
     """
 
     @torch.no_grad()
@@ -37,8 +38,9 @@ class Muon(torch.optim.AdamW):
             if p.grad is not None:
                 shapes[p.shape].append(p)
         for shape, matrices in shapes.items():
-            directions = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in matrices]))
-            size = group["lr"] * 0.2 * max(shape) ** 0.5
+            stack = torch.stack([self._momentum(p, group["momentum"]) for p in matrices])
+            directions = orthogonalise(stack if len(shape) == 2 else stack.flatten(2)).view(stack.shape)
+            size = group["lr"] * 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(matrices, list(directions.to(matrices[0].dtype)), alpha=-size)
             for p in matrices:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmclr.config import ConfigError, config
 from mmclr.models.layer_depth import depths
+from mmclr.models.tower import Tower, blocks_for, matrices, towers
 from mmclr.train.muon import Muon
 from mmclr.train.strategies.scalars import plain_name
 
@@ -66,10 +67,11 @@ def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     trainable = {name: p for name, p in named.items() if p.requires_grad}
     if not trainable:
         raise ConfigError("lock: nothing is left to learn, all weights are locked or asked for by no objective")
-    factors, patterns = _layer_factors(c, list(named)), _by_pattern(c, trainable)
+    factors, patterns = _layer_factors(c, module, list(named)), _by_pattern(c, trainable)
+    inner = _matrices(module) if c.kind == "muon" else set()
     groups: dict[Any, dict[str, Any]] = {}
-    for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(c, *item))):
-        kind = _kind(c, name, p)
+    for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(*item, inner))):
+        kind = _kind(name, p, inner)
         factor = factors[name] * patterns[name].lr * (c.matrix_lr if kind == "matrix" else 1.0)
         own = patterns[name].weight_decay
         decay = own if own is not None else 0.0 if kind == "rest" else c.weight_decay
@@ -80,14 +82,28 @@ def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     return cls(list(groups.values()), lr=c.lr, betas=c.betas, eps=c.eps, fused=True)
 
 
-def _layer_factors(c: OptimConfig, names: list[str]) -> dict[str, float]:
+def _layer_factors(c: OptimConfig, module: nn.Module, names: list[str]) -> dict[str, float]:
     """Return each weight's layer_decay ** (blocks above it, the projection counted); 1 outside of the towers."""
     factors = dict.fromkeys(names, 1.0)
-    for tower in ("vision_model.", "text_model."):
-        depth = depths([name for name in names if tower in name])
-        top = max(depth.values(), default=0)
-        factors.update({name: c.layer_decay ** (top - d) for name, d in depth.items()})
+    for place, tower in module.named_modules():
+        if isinstance(tower, Tower) and c.layer_decay != 1 and _learns(tower):
+            blocks_for("optim.layer_decay", tower)
+            depth = depths(tower)
+            top = max(depth.values(), default=0)
+            factors.update(
+                {plain_name(f"{place}.{name}".lstrip(".")): c.layer_decay ** (top - d) for name, d in depth.items()}
+            )
     return factors
+
+
+def _matrices(module: nn.Module) -> set[int]:
+    """Return the ids of the matrices in the blocks of all towers that learn."""
+    found = [blocks_for("optim.kind: muon", tower) for tower in towers(module) if _learns(tower)]
+    return {id(p) for blocks in found for p in matrices(blocks)}
+
+
+def _learns(tower: Tower) -> bool:
+    return any(p.requires_grad for p in tower.parameters())
 
 
 def _by_pattern(c: OptimConfig, names: Iterable[str]) -> dict[str, GroupConfig]:
@@ -107,7 +123,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def _kind(c: OptimConfig, name: str, p: Tensor) -> str:
+def _kind(name: str, p: Tensor, inner: set[int]) -> str:
     if p.ndim < 2 or any(word in name for word in STILL):
         return "rest"
-    return "matrix" if c.kind == "muon" and ".layers." in name else "decay"
+    return "matrix" if id(p) in inner else "decay"

@@ -10,7 +10,7 @@ In a model's folder it lies in captioner/, so that what is beside it is what it 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from mmclr.config import check, to_tree
 from mmclr.models.clip.blocks import MLP, Block, Packed, Recomputable
 from mmclr.models.clip.towers import CaptionerConfig, ModelConfig, TextConfig, Words, initialise_blocks
 from mmclr.models.formats.weights import read_weights, write_weights
+from mmclr.models.tower import Tower
 from mmclr.storage.json_file import read_json
 
 FOLDER, PREFIX = "captioner", "captioner."
@@ -89,8 +90,10 @@ class Layer(Recomputable):
         return x + self.mlp(self.layer_norm2(x))
 
 
-class Captioner(nn.Module):
+class Captioner(Tower):
     """Causal text states and a picture's tokens -> states from which the next tokens are told."""
+
+    part = "captioner"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -98,13 +101,26 @@ class Captioner(nn.Module):
         assert c is not None
         seen = text.width if c.queries else config.image.width
         self.memory = Memory(c, text, config.image.width)
-        self.layers = nn.ModuleList(Layer(text, seen) for _ in range(c.layers))
+        self.layers: Sequence[Layer] = nn.ModuleList(Layer(text, seen) for _ in range(c.layers))  # type: ignore[assignment]
         self.final_layer_norm = nn.LayerNorm(text.width, text.eps)
         self.words = None if c.tied else Words(text.vocab, text.width)
         initialise_blocks(self, 3 * c.layers)
         for vectors in (self.memory.queries, self.words.weight if self.words else None):
             if vectors is not None:
                 nn.init.normal_(vectors, std=0.02)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """Return the decoder's layers."""
+        return self.layers
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return nothing: layer decay goes by the depth in the towers beneath."""
+        return []
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return "the captioner"
 
     def forward(self, read: Tensor, layout: Packed, tokens: Tensor) -> Tensor:
         """States of packed texts [N, width] and pictures' tokens [b, 1 + P, seen] -> states [N, width].

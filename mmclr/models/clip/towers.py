@@ -7,6 +7,7 @@ arXiv 2103.00020.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmclr.config import ConfigError, config
-from mmclr.models.clip.blocks import Encoder, Packed
+from mmclr.models.clip.blocks import Block, Encoder, Packed
 from mmclr.models.presets import fill_in
+from mmclr.models.tower import Tower
 
 Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
@@ -158,8 +160,10 @@ class VisionEmbeddings(nn.Module):
         return torch.cat([first.to(x.dtype), x], 1)
 
 
-class VisionTower(nn.Module):
+class VisionTower(Tower):
     """transformers' CLIPVisionTransformer (its name for the first norm is misspelt there too)."""
+
+    part = "image"
 
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
@@ -167,6 +171,10 @@ class VisionTower(nn.Module):
         self.pre_layrnorm = nn.LayerNorm(c.width, c.eps)
         self.encoder = Encoder(c.width, c.layers, c.heads, c.mlp, c.activation, c.eps)
         self.post_layernorm = nn.LayerNorm(c.width, c.eps)
+
+    def blocks(self) -> Sequence[Block]:
+        """Return the encoder's blocks."""
+        return self.encoder.layers
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """Pixels [b, 3, H, W] -> the class token's feature [b, width]."""
@@ -198,14 +206,20 @@ class TextEmbeddings(nn.Module):
         return self.token_embedding(ids) + self.position_embedding(positions)
 
 
-class TextTower(nn.Module):
+class TextTower(Tower):
     """transformers' CLIPTextTransformer. Causal and pooled at EOS, so padding can be left out exactly."""
+
+    part = "text"
 
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
         self.embeddings = TextEmbeddings(c)
         self.encoder = Encoder(c.width, c.layers, c.heads, c.mlp, c.activation, c.eps)
         self.final_layer_norm = nn.LayerNorm(c.width, c.eps)
+
+    def blocks(self) -> Sequence[Block]:
+        """Return the encoder's blocks."""
+        return self.encoder.layers
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids [n, L] of which the first lengths [n] are valid -> the feature at the last valid one [n, width]."""

@@ -16,6 +16,7 @@ from mmclr.errors import UserError
 from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign import open_clip, transformers
 from mmclr.models.formats import find
+from mmclr.models.tower import Tower
 
 INSIDE = ("width", "layers", "heads", "mlp", "patch", "vocab")  # of these a config has no say
 TOWERS: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip}
@@ -37,17 +38,17 @@ def describe(part: str, tree: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def image_tower(c: ImageConfig) -> nn.Module:
+def image_tower(c: ImageConfig) -> Tower:
     """Build the image tower that c.foreign describes, with random weights."""
     assert c.foreign is not None
-    tower: nn.Module = TOWERS[c.foreign.library].Image(c)
+    tower: Tower = TOWERS[c.foreign.library].Image(c)
     return tower
 
 
-def text_tower(c: TextConfig) -> nn.Module:
+def text_tower(c: TextConfig) -> Tower:
     """Build the text tower that c.foreign describes, with random weights."""
     assert c.foreign is not None
-    tower: nn.Module = TOWERS[c.foreign.library].Text(c)
+    tower: Tower = TOWERS[c.foreign.library].Text(c)
     return tower
 
 

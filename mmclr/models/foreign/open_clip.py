@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmclr.errors import UserError
 from mmclr.models.clip.towers import ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import fill, refuse_dropped_patches
 from mmclr.models.formats import open_clip
 from mmclr.models.formats.weights import find_weights, load_weights, read_weights
+from mmclr.models.tower import LibraryTower
 from mmclr.storage.json_file import read_json
 
 Tree = dict[str, Any]
@@ -32,13 +33,16 @@ def describe(part: str, folder: Path) -> Tree:
     return open_clip.foreign_tree(part, read_json(folder / open_clip.CONFIG), str(folder))
 
 
-class Image(nn.Module):
+class Image(LibraryTower):
     """An image tower of open_clip."""
+
+    part = "image"
 
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
         assert c.foreign is not None
         self.model = _build(c.foreign.architecture).visual
+        self.last = _last(self)
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """Pixels [b, 3, H, W] -> embeddings [b, width]."""
@@ -46,8 +50,10 @@ class Image(nn.Module):
         return _first(self.model(pixels))
 
 
-class Text(nn.Module):
+class Text(LibraryTower):
     """A text tower of open_clip, which wants rows of full length."""
+
+    part = "text"
 
     def __init__(self, c: TextConfig) -> None:
         super().__init__()
@@ -56,6 +62,7 @@ class Text(nn.Module):
         self.context = c.context
         self.pad: int = own.get("pad_id", 0) if own.get("embed_cls") else c.pad  # with a class token it makes the mask
         self.model = _build(c.foreign.architecture).text
+        self.last = _last(self)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids [n, L] of which the first lengths [n] are valid -> embeddings [n, width]."""
@@ -87,6 +94,12 @@ def _build(architecture: Tree) -> Any:
         raise UserError(
             f"open_clip cannot build the tower ({repr(error)[:300]}); copy {open_clip.CONFIG} again"
         ) from None
+
+
+def _last(tower: LibraryTower) -> frozenset[str]:
+    """Return the names of the last layer's weights, which open_clip keeps beside the embeddings."""
+    names = (name for name, _ in tower.named_parameters())
+    return frozenset(name for name in names if name.rpartition(".")[2] in ("proj", "text_projection"))
 
 
 def _first(output: Any) -> Tensor:

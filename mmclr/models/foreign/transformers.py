@@ -17,6 +17,7 @@ from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import fill, refuse_dropped_patches, valid
 from mmclr.models.formats.pixels import read_pixels
 from mmclr.models.formats.weights import find_weights
+from mmclr.models.tower import LibraryTower
 from mmclr.storage.json_file import read_json
 
 Tree = dict[str, Any]
@@ -54,8 +55,10 @@ def describe_config(part: str, config: Tree) -> Tree:
     }
 
 
-class Image(nn.Module):
+class Image(LibraryTower):
     """A vision model of transformers, pooled to its first token, the mean of its patches, or by its own pooler."""
+
+    part = "image"
 
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
@@ -80,8 +83,10 @@ class Image(nn.Module):
         return x[:, 0] if self.pool == "cls" else x[:, -patches:].mean(1)
 
 
-class Text(nn.Module):
+class Text(LibraryTower):
     """A text model of transformers over padded rows, pooled to its first, last, or EOS token, the mean, or its own."""
+
+    part = "text"
 
     def __init__(self, c: TextConfig) -> None:
         super().__init__()

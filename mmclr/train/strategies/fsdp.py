@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mmclr.models.tower import towers
 from mmclr.train.strategies.plain import Plain
 from mmclr.train.strategies.scalars import lift, plain_shape
 
@@ -78,12 +79,5 @@ class Fsdp(Plain):
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the members of the towers' lists of layers, innermost lists only."""
-    lists = [m for name, m in module.named_modules() if isinstance(m, nn.ModuleList) and ".model." in f".{name}."]
-    return [
-        block
-        for members in lists
-        for block in members
-        if not any(isinstance(inner, nn.ModuleList) for inner in block.modules())
-        and any(True for _ in block.parameters())
-    ]
+    """Return the blocks of all towers. A tower that is no chain of blocks is put together with what is around it."""
+    return [block for tower in towers(module) for block in tower.blocks()]

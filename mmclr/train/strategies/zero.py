@@ -38,7 +38,9 @@ class Zero(Plain):
         if isinstance(optimizer, Muon):
             raise UserError("optim.kind: muon needs whole matrices, and ZeRO keeps parts of them; use DDP or FSDP2")
         if self.stage == 3:
-            set_z3_leaf_modules(self.step, list({type(block) for block in blocks(self.step)}))
+            kinds = {type(block) for block in blocks(self.step)} - {nn.Sequential}  # whose name is all kinds of things
+            if kinds:
+                set_z3_leaf_modules(self.step, list(kinds))
         plugin.deepspeed_config.update(self._settings(plugin.deepspeed_config))
         engine, _ = self.accelerator.prepare(self.step, optimizer)
         self.zero: Any = engine.optimizer

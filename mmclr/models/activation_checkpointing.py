@@ -41,4 +41,4 @@ def _again(block: nn.Module) -> None:
             return checkpoint(compute, *args, use_reentrant=False, **kwargs)
         return compute(*args, **kwargs)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

@@ -70,7 +70,7 @@ def build(c: OptimConfig, module: nn.Module) -> torch.optim.AdamW:
     factors, patterns = _layer_factors(c, module, list(named)), _by_pattern(c, trainable)
     inner = _matrices(module) if c.kind == "muon" else set()
     groups: dict[Any, dict[str, Any]] = {}
-    for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(*item, inner))):
+    for name, p in sorted(trainable.items(), key=lambda item: KINDS.index(_kind(item[0], item[1], inner))):
         kind = _kind(name, p, inner)
         factor = factors[name] * patterns[name].lr * (c.matrix_lr if kind == "matrix" else 1.0)
         own = patterns[name].weight_decay

@@ -272,8 +272,10 @@ def _begun(partial: Path) -> dict[str, object]:
 
 def _sweep_files(place: Path) -> None:
     """Remove half files that killed calls left of `place`."""
-    begun = {line["part"]: line for line in manifest.lines(place.parent) if isinstance(line.get("part"), str)}
-    for path in place.parent.glob(f".{_literal(place.name)}.*{PARTIAL}"):
+    left = list(place.parent.glob(f".{_literal(place.name)}.*{PARTIAL}"))
+    lines = manifest.lines(place.parent) if left else ()  # a folder of thousands of files has a long manifest
+    begun = {line["part"]: line for line in lines if isinstance(line.get("part"), str)}
+    for path in left:
         if path.name in begun and path.is_file() and not path.is_symlink() and not manifest.lives(begun[path.name]):
             path.unlink(missing_ok=True)
 

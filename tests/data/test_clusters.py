@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
 from mmclr.config import check
+from mmclr.data import columns
 from mmclr.data.columns import clusters
 from mmclr.data.columns.clusters import Clusters, groups
 from mmclr.data.shards.index import open_indices
@@ -44,6 +45,14 @@ def label(folder, rule, name="clusters", top=1, count=7):
     clusters.write(indices, name, labels, {"clusters": count})
 
 
+def old_label(folder, rule, count=7):
+    """Write labels as earlier versions did: SHARD.clusters.npy and clusters.clusters.json."""
+    for index in open_indices(sorted(map(str, folder.glob("*.tar")))):
+        rows = np.array([[rule(int(key))] for key in map(index.key, range(len(index)))], np.int32)
+        np.save(f"{index.url}.clusters.npy", rows)
+    (folder / "clusters.clusters.json").write_text(json.dumps({"clusters": count}))
+
+
 def loader(folder, tokenizer, rank=0, world=1, **settings):
     tree = {"train": f"{folder}/*.tar", "batch": 6, "workers": 0, **settings}
     return Loader(check(DataConfig, tree), tokenizer, 16, seed=3, rank=rank, world=world)
@@ -71,41 +80,63 @@ def test_labels_in_workers_and_in_another_folder(shards, tokenizer):
     made = loader(shards, tokenizer, clusters=f"{shards}/labels/mine", workers=2)
     for batch in take(made, 4):
         assert batch.clusters[:, 0].tolist() == [n % 5 for n in numbers(batch)]
-    assert not list(shards.glob("*.mine.npy"))
+    assert not list(shards.glob("*.mine.arrow"))
 
 
-def test_labels_that_do_not_fit_are_told(shards, tokenizer, tmp_path):
-    with pytest.raises(UserError, match="no cluster labels clusters .*mmclr data cluster"):
+def test_labels_that_do_not_fit_are_told(shards, tokenizer):
+    with pytest.raises(UserError, match="no cluster labels clusters of .*0.tar; .*mmclr data cluster"):
         loader(shards, tokenizer, clusters="clusters")
     label(shards, lambda n: 0)
-    np.save(clusters.place(str(shards / "1.tar"), "clusters"), np.zeros((3, 1), np.int32))
+    second = open_indices([str(shards / "1.tar")])
+    clusters.write(second, "clusters", [np.zeros((30, 1), np.int32)], {"clusters": 3})
+    with pytest.raises(UserError, match=r"different numbers of clusters \(7 of .*0.tar, 3 of .*1.tar\)"):
+        loader(shards, tokenizer, clusters="clusters")
+    clusters.write(second, "clusters", [np.zeros((30, 1), np.int32)], {})
+    with pytest.raises(UserError, match="it does not say how many clusters there are"):
+        loader(shards, tokenizer, clusters="clusters")
+    with columns.write(second[0], "clusters", columns.Kind("float32")) as column:
+        column.put([0], [1.0])
+    with pytest.raises(UserError, match="labels are whole numbers, not float32"):
+        loader(shards, tokenizer, clusters="clusters")
+    columns.look(second[0], "clusters").path.unlink()
+    with pytest.raises(UserError, match="no cluster labels clusters of .*1.tar"):
+        loader(shards, tokenizer, pure=["clusters"])
+
+
+def test_labels_of_earlier_versions(shards, tokenizer):
+    old_label(shards, lambda n: n % 7)
+    made = loader(shards, tokenizer, clusters="clusters", workers=2)
+    assert made.cluster_count == 7
+    for batch in take(made, 4):
+        assert batch.clusters[:, 0].tolist() == [n % 7 for n in numbers(batch)]
+    label(shards, lambda n: n % 5)  # new ones count
+    for batch in take(loader(shards, tokenizer, clusters="clusters"), 2):
+        assert batch.clusters[:, 0].tolist() == [n % 5 for n in numbers(batch)]
+
+
+def test_labels_of_earlier_versions_that_do_not_fit_are_told(shards, tokenizer):
+    old_label(shards, lambda n: 0)
+    np.save(shards / "1.tar.clusters.npy", np.zeros((3, 1), np.int32))
     with pytest.raises(UserError, match="labels of 3 samples, the shard has 30"):
         loader(shards, tokenizer, pure=["clusters"])
-    clusters.place(str(shards / "1.tar"), "clusters").unlink()
+    (shards / "1.tar.clusters.npy").unlink()
     with pytest.raises(UserError, match="1.tar.clusters.npy: there are no labels"):
         loader(shards, tokenizer, pure=["clusters"])
     (shards / "clusters.clusters.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         loader(shards, tokenizer, clusters="clusters")
-    with pytest.raises(UserError, match="cannot lie beside a remote shard; name a folder"):
-        clusters.place("s3://bucket/0.tar", "clusters")
-    assert clusters.place("s3://bucket/0.tar", f"{tmp_path}/x") == tmp_path / "0.tar.x.npy"
 
 
 @pytest.mark.parametrize("labels", [np.zeros(30, np.int32), np.zeros((30, 0), np.int32), np.full((30, 1), np.nan)])
 def test_files_that_are_no_labels_are_told(shards, tokenizer, labels):
-    label(shards, lambda n: 0)
-    np.save(clusters.place(str(shards / "1.tar"), "clusters"), labels)
+    old_label(shards, lambda n: 0)
+    np.save(shards / "1.tar.clusters.npy", labels)
     with pytest.raises(UserError, match="labels are whole numbers"):
         loader(shards, tokenizer, pure=["clusters"])
 
 
 def test_a_label_of_no_cluster_is_one_bad_sample(shards, tokenizer):
-    label(shards, lambda n: 0)
-    path = clusters.place(str(shards / "1.tar"), "clusters")
-    labels = np.load(path)
-    labels[3], labels[5] = 1 << 30, -7
-    np.save(path, labels)
+    label(shards, lambda n: {33: 1 << 30, 35: -7}.get(n, 0))
     loaded = loader(shards, tokenizer, clusters="clusters", faults="skip", max_faults=0.5)
     for _ in zip(range(loaded.batches_per_epoch), loaded):
         pass
@@ -260,9 +291,10 @@ def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
     found = Clusters([Shards(open_indices(sorted(map(str, shards.glob("*.tar")))), (), ())], "clusters")
     assert (found.count, found.top) == (4, 2)
     assert (found.nearest >= 0).all()
-    assert len(np.load(shards / "0.tar.clusters.npy")) == 30
-    assert np.load(shards / "0.tar.clusters.npy")[29].tolist() == [-1, -1]
-    assert json.loads((shards / "clusters.clusters.json").read_text())["clusters"] == 4
+    made, labels = columns.open_column(open_indices([str(shards / "0.tar")])[0], "clusters")
+    assert labels.shape == (30, 2)
+    assert labels[29].tolist() == [-1, -1]
+    assert (made.facts["clusters"], str(made.kind)) == (4, "int32[2]")
     with pytest.raises(UserError, match="only 87 readable pictures"):
         cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "400"])
     with pytest.raises(UserError, match="--top 5"):

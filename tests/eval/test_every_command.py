@@ -159,7 +159,7 @@ KNOWN = {  # room: why what it writes is its own
     "data_tools/lib/shard_writer.py": "shards that packed.json names",
     "data_tools/commands/convert/icons.py": "an archive in memory",
     "data_tools/commands/inspect/verify.py": "a name that mmclr.storage.written gave",
-    "mmclr/data/columns/clusters.py": "a name that mmclr.storage.written gave",
+    "mmclr/data/columns/of_shard.py": "a name that mmclr.storage.written gave",
     "eval/result.py": "a name that mmclr.storage.written gave",
 }
 

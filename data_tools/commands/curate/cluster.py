@@ -13,6 +13,7 @@ from mmclr.data_tools.lib import kmeans
 from rich.progress import Progress
 from torch import Tensor
 
+from mmclr.data import columns
 from mmclr.data.columns import clusters
 from mmclr.data.samples.decode import MAX_PIXELS, Picture
 from mmclr.data.samples.skipped import Fault, Ledger
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     """`mmclr data cluster SHARDS --model MODEL`."""
     parser = argparse.ArgumentParser(
         description="Embed every picture of shards with a model, find k centres by k-means (by cosine), and write the "
-        "numbers of the nearest centres of each picture beside each shard, SHARD.NAME.npy.",
+        "numbers of the nearest centres of each picture as a column beside each shard, SHARD.NAME.arrow.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
     ledger = Ledger()
     shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
-    clusters.check(shards.indices, args.name)  # before hours of work
+    columns.check(shards.indices, args.name)  # before hours of work
     encoder = Encoder.load(args.model, device=args.device)
     vectors, kept = embed(encoder, shards, args.batch, ledger)
     if len(vectors) < args.k:

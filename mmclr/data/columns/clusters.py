@@ -1,8 +1,7 @@
-"""Cluster labels of samples, written beside their shards by `mmclr data cluster`.
+"""Cluster labels of samples: columns of their nearest clusters, which `mmclr data cluster` writes.
 
-SHARD.NAME.npy holds the nearest clusters of each sample of a shard, int32 [samples, top], the nearest first and -1 for
-samples without a picture; NAME.clusters.json in the same folder says how many clusters there are. A name with a folder,
-FOLDER/NAME, means files there, which is where those of remote shards must be.
+The column holds int32 vectors [top], the nearest cluster first and -1 for samples without an image; its facts say how
+many clusters there are. Labels that earlier versions wrote are read, too: SHARD.NAME.npy beside NAME.clusters.json.
 """
 
 from __future__ import annotations
@@ -17,47 +16,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmclr.data import columns
+from mmclr.data.columns import Kind
+from mmclr.data.columns.kind import INTEGERS
+from mmclr.data.columns.of_shard import find, look, open_column
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.shards import sources
-from mmclr.data.shards.addresses import base
+from mmclr.data.shards.addresses import base, identity
 from mmclr.data.shards.index import Ints, ShardIndex
 from mmclr.data.shards.shards import Shards, bounds
 from mmclr.errors import UserError
-from mmclr.storage import written
 
 Labels = NDArray[np.int32]
 MAKE = "make them with mmclr data cluster"
-KIND = "cluster labels"
-
-
-def place(url: str, name: str) -> Path:
-    """Return where the labels of a shard are."""
-    folder, _, plain = name.rpartition("/")
-    if sources.is_remote(url) and not folder:
-        raise UserError(f"{url}: labels cannot lie beside a remote shard; name a folder for them, FOLDER/{name}")
-    path = Path(base(url) if sources.is_remote(url) else sources.local(url))
-    return (Path(folder) if folder else path.parent) / f"{path.name}.{plain}.npy"
 
 
 def write(indices: Sequence[ShardIndex], name: str, labels: Sequence[Labels], facts: dict[str, Any]) -> list[Path]:
-    """Write the labels of each shard's samples, and beside them `facts`; return the files of labels."""
-    paths = [place(index.url, name) for index in indices]
-    if len(set(paths)) < len(paths):
-        raise UserError(f"{paths[0].parent}: several shards have the same name; their labels need folders of their own")
-    for path, rows in zip(paths, labels):
-        with written.staged(path, KIND) as partial, open(partial, "wb") as file:
-            np.save(file, np.ascontiguousarray(rows, np.int32))
-    for folder in {path.parent for path in paths}:
-        written.write(_facts(folder, name), json.dumps(facts, indent=2) + "\n", KIND)
-    return paths
-
-
-def check(indices: Sequence[ShardIndex], name: str) -> None:
-    """Raise UserError where labels of these shards could not be written."""
-    for index in indices:
-        path = place(index.url, name)
-        written.check(path, KIND)
-        written.check(_facts(path.parent, name), KIND)
+    """Write the labels [samples, top] of each shard as columns with `facts`; return their files."""
+    for index, rows in zip(indices, labels):
+        with columns.write(index, name, Kind("int32", rows.shape[1]), facts) as column:
+            column.put(np.arange(len(index)), rows)
+    return [look(index, name).path for index in indices]
 
 
 class Clusters:
@@ -66,16 +45,15 @@ class Clusters:
     def __init__(self, parts: Sequence[Shards], name: str) -> None:
         self.parts, self.name = list(parts), name
         self.begins = bounds(self.parts)
-        counts = {
-            folder: _read_facts(folder, name)
-            for folder in {place(i.url, name).parent for part in parts for i in part.indices}
-        }
-        if len(set(counts.values())) > 1:
-            told = ", ".join(f"{count} in {folder}" for folder, count in counts.items())
+        counts: dict[int, str] = {}  # and the first shard of each
+        for index in (index for part in self.parts for index in part.indices):
+            counts.setdefault(_count(index, name), identity(index.url))
+        if len(counts) > 1:
+            told = ", ".join(f"{count} of {shard}" for count, shard in counts.items())
             raise UserError(
                 f"data: the labels {name} have different numbers of clusters ({told}); {MAKE} for all shards"
             )
-        self.count = next(iter(counts.values()))
+        self.count = next(iter(counts))
         self.top = self._mapped(0, 0).shape[1]
         self._open: dict[tuple[int, int], Labels] = {}
 
@@ -106,19 +84,11 @@ class Clusters:
 
     def _mapped(self, part: int, shard: int) -> Labels:
         index = self.parts[part].indices[shard]
-        path = place(index.url, self.name)
-        try:
-            labels: Labels = np.load(path, mmap_mode="r")
-        except (ValueError, EOFError, SyntaxError):
-            raise UserError(f"{path}: no file of labels; {MAKE} anew") from None
-        except OSError:
-            raise UserError(f"{path}: there are no labels of this shard; {MAKE}") from None
-        if labels.ndim != 2 or labels.dtype.kind != "i" or not labels.shape[1]:
-            kind = f"{labels.dtype} of shape {list(labels.shape)}"
-            raise UserError(f"{path}: labels are whole numbers [samples, clusters], not {kind}; {MAKE} anew")
-        if len(labels) != len(index):
-            raise UserError(f"{path}: labels of {len(labels)} samples, the shard has {len(index)}; {MAKE} anew")
-        return labels
+        if not _has_column(index, self.name):
+            return _old_labels(index, self.name)
+        found, values = open_column(index, self.name)
+        labels = np.asarray(values)
+        return labels if labels.ndim == 2 else labels[:, None]
 
 
 def groups(nearest: Sequence[Labels]) -> Ints:
@@ -139,15 +109,64 @@ def digest(labels: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()[:16]
 
 
-def _facts(folder: Path, name: str) -> Path:
-    return folder / f"{name.rpartition('/')[2]}.clusters.json"
+def _has_column(index: ShardIndex, name: str) -> bool:
+    """Whether labels are a column; what is not there in the old form either is looked for as a column."""
+    return find(index, name) is not None or _old_place(index.url, name) is None
 
 
-def _read_facts(folder: Path, name: str) -> int:
-    path = _facts(folder, name)
+def _count(index: ShardIndex, name: str) -> int:
+    """Return how many clusters a shard's labels tell apart. Raises UserError where it has none."""
+    if not _has_column(index, name):
+        return _old_count(index.url, name)
+    if find(index, name) is None:
+        raise UserError(f"data: there are no cluster labels {name} of {identity(index.url)}; {MAKE}")
+    found = look(index, name)
+    if found.kind is None or found.kind.dtype not in INTEGERS:
+        raise UserError(f"{found.path}: labels are whole numbers, not {found.kind}; {MAKE}")
+    count = found.facts.get("clusters")
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"{found.path}: it does not say how many clusters there are; {MAKE} anew")
+    return count
+
+
+def _old_place(url: str, name: str) -> Path | None:
+    """Return where earlier versions wrote the labels of a shard, None where neither they nor their facts are."""
+    folder, _, plain = name.rpartition("/")
+    if sources.is_remote(url) and not folder:
+        return None
+    path = Path(base(url) if sources.is_remote(url) else sources.local(url))
+    path = (Path(folder) if folder else path.parent) / f"{path.name}.{plain}.npy"
+    return path if path.exists() or _old_facts(path, plain).exists() else None
+
+
+def _old_facts(path: Path, plain: str) -> Path:
+    return path.parent / f"{plain}.clusters.json"
+
+
+def _old_count(url: str, name: str) -> int:
+    place = _old_place(url, name)
+    assert place
+    path = _old_facts(place, name.rpartition("/")[2])
     try:
         return int(json.loads(path.read_text())["clusters"])
     except OSError:
         raise UserError(f"data: there are no cluster labels {name} ({path} is missing); {MAKE}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise UserError(f"{path}: cannot be read; {MAKE} anew") from None
+
+
+def _old_labels(index: ShardIndex, name: str) -> Labels:
+    path = _old_place(index.url, name)
+    assert path
+    try:
+        labels: Labels = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, SyntaxError):
+        raise UserError(f"{path}: no file of labels; {MAKE} anew") from None
+    except OSError:
+        raise UserError(f"{path}: there are no labels of this shard; {MAKE}") from None
+    if labels.ndim != 2 or labels.dtype.kind != "i" or not labels.shape[1]:
+        kind = f"{labels.dtype} of shape {list(labels.shape)}"
+        raise UserError(f"{path}: labels are whole numbers [samples, clusters], not {kind}; {MAKE} anew")
+    if len(labels) != len(index):
+        raise UserError(f"{path}: labels of {len(labels)} samples, the shard has {len(index)}; {MAKE} anew")
+    return labels

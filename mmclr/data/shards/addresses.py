@@ -30,8 +30,8 @@ STORES = frozenset(
 CHAINS = frozenset(["simplecache", "filecache", "blockcache", "cached", "zip", "tar", "dir", "reference"])
 MOST = 2_000_000  # shards of one pattern
 # what lies beside shards and is none: our own files, and tables or notes that other tools write
-NO_SHARDS = (".index", ".tmp", ".lock", ".npy", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md", ".yaml",
-             ".html", ".log")  # fmt: skip
+NO_SHARDS = (".index", ".tmp", ".lock", ".npy", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt", ".md",
+             ".yaml", ".html", ".log")  # fmt: skip
 SIGNED = frozenset(
     ["signature", "expires", "key-pair-id", "policy", "awsaccesskeyid", "googleaccessid", "ossaccesskeyid", "sig",
      "security-token", "token", "access_token", "auth", "auth_key", "sign", "hdnea", "hdnts", "hdntl"]

@@ -7,10 +7,12 @@ points: members of a sample need not be neighbours, a member twice is no error, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,15 @@ class ShardIndex:
                 ) from None
             self._arrays = again.arrays
             return self._arrays
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of which members of which samples lie where: another shard has another, wherever it is stored."""
+        digest = hashlib.sha256(json.dumps([self._length, self.extensions]).encode())
+        arrays = self.arrays
+        for name in ("first", "offset", "size", "extension", "key_end", "keys"):
+            digest.update(np.ascontiguousarray(arrays[name]).data)
+        return digest.hexdigest()[:32]
 
     @property
     def kind(self) -> NDArray[np.uint16]:

@@ -96,6 +96,16 @@ class Shards:
         rows = self._rows[shard]
         return shard, row if rows is None else int(rows[row])
 
+    def places(self, numbers: Ints) -> tuple[Ints, Ints]:
+        """Return the shard and the row in it of each sample: [n] each."""
+        shard = np.searchsorted(self._ends, numbers, side="right").astype(np.int64)
+        row = numbers - np.concatenate([[0], self._ends])[shard]
+        for which in np.unique(shard).tolist():
+            usable = self._rows[which]
+            if usable is not None:
+                row[shard == which] = usable[row[shard == which]]
+        return shard, row
+
     def rows(self, shard: int) -> Ints | None:
         """Return the usable rows of a shard, None where all are."""
         return self._rows[shard]

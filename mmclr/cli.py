@@ -99,7 +99,10 @@ COMMANDS = {
         "mmclr.data_tools.commands.curate.cluster:main",
         "label pictures with their nearest clusters, by k-means of a model",
     ),
-    "data columns": ("data_tools.columns:main", "values per sample beside shards: list, export, import by key"),
+    "data columns": (
+        "mmclr.data_tools.commands.enrich.columns:main",
+        "values per sample beside shards: list, export, import by key",
+    ),
     "data stats": ("mmclr.data_tools.commands.inspect.stats:main", "count samples, captions, sizes"),
     "data pack": (
         "mmclr.data_tools.commands.convert.pack:main",

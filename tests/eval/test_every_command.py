@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmclr.cli import COMMANDS, main
+from mmclr.data import columns
+from mmclr.data.shards.index import open_indices
 from mmclr.storage import manifest
 from tests.trees import tree
 
@@ -23,6 +25,7 @@ WRITE = {
     "data pack": ["{here}/pictures", "{out}", "--workers", "0"],
     "data reshard": ["{here}/shards/0.tar", "{out}", "--samples", "7"],
     "data cluster": ["{here}/shards/0.tar", "--model", "{here}/model", "--k", "2", "--name", "{out}/labels"],
+    "data columns": ["export", "{here}/shards/0.tar", "n", "--out", "{out}/n.parquet"],
     "data to-eval": [*SET, "--out", "{out}", "--shards", "2"],
     "data index": ["{out}/0.tar"],
     "eval retrieval": ["{here}/model", *SET, "--out", "{out}/r.json"],
@@ -73,6 +76,9 @@ def here(tmp_path, shards, model_folder):
     for i in range(3):
         Image.new("RGB", (20, 20), (i, 9, 9)).save(here / "pictures" / f"{i}.png")
         (here / "pictures" / f"{i}.txt").write_text(f"picture {i}")
+    for index in open_indices([str(here / "shards/0.tar")]):
+        with columns.write(index, "n", columns.Kind("int32")) as column:
+            column.put([0], [7])
     (here / "tasks.yaml").write_text(f"one: {{suite: retrieval, data: '{here}/shards/0.tar'}}\n")
     for name in "ab":
         out = here / "results" / f"{name}.json"

@@ -89,15 +89,16 @@ def _kept(folder: Path) -> Iterator[tuple[list[bytes], NDArray[Any]]]:
     """Yield digests and rows of each file of a folder; of a disk that was full, or another user's, none."""
     for path in sorted([*folder.glob("*.arrow"), *folder.glob("*.safetensors")]):
         try:
+            digests: NDArray[Any]
             if path.suffix == ".arrow":
                 arrays = file.load(path).arrays
-                digests, rows = np.asarray(arrays["digest"]), arrays["value"]
+                digests, rows = arrays["digest"], arrays["value"]
             else:
                 arrays = load_file(path)
                 digests, rows = arrays["digests"], arrays["rows"]
         except (SafetensorError, file.Damaged, OSError, KeyError):
             continue
-        if rows.ndim == 2 and digests.shape == (len(rows), DIGEST):
+        if isinstance(rows, np.ndarray) and rows.ndim == 2 and np.shape(digests) == (len(rows), DIGEST):
             yield [bytes(digest) for digest in digests], np.asarray(rows)
 
 

@@ -141,6 +141,7 @@ def test_what_cannot_be_joined_is_told(urls, tmp_path):
     refused([("key", "x"), ("000000", None)], "has no value that belongs to a key")
     refused([("key", "x"), ("000000", 0.5)], "'0.5', which int64 does not hold", "--kind", "int64")
     refused([("key", "x"), ("000000", 300)], "does not fit into int8; choose another --kind", "--kind", "int8")
+    refused([("key", "x"), ("000000", 1 << 63)], "choose another --kind", "--kind", "int64")
     refused([("key", "x"), ("000000", 1)], "--kind 'int7' is no kind of value", "--kind", "int7")
     refused([("key", "x"), ("000000", 1)], "no column 'file'", "--key", "file", name="t.csv")
     refused([("shard", "row", "key", "x"), ("00000.tar", 0, "other", 1)], "row 0 of 00000.tar is 'other' in the table")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import Progress
 
 from mmclr.data import columns
@@ -129,32 +128,41 @@ def _import(args: argparse.Namespace, indices: Sequence[ShardIndex]) -> dict[str
     columns.check(indices, name)
     with _bar("reading", None) as advance:
         joined = exchange.read(args.table, args.column, args.key, indices, kind, advance)
-    facts = {"table": args.table.name, "column": args.column}
-    matched = 0
-    with _bar("writing", sum(map(len, indices))) as advance:
-        for index in indices:
-            rows, values = joined.of(index)
-            matched += len(rows)
-            if not args.dry_run:
-                with columns.write(index, name, joined.kind, facts) as column:
-                    dtype = object if joined.kind.dtype == "string" else None
-                    try:
-                        column.put(rows, np.asarray(values, dtype).reshape(joined.kind.shape(len(rows))))
-                    except ValueError as error:
-                        raise UserError(f"{args.table}: {args.column}: {error}; choose another --kind") from None
-            advance(len(index))
-    samples = sum(map(len, indices))
-    result = {"column": name, "kind": str(joined.kind), "rows": joined.rows, "matched": matched,
-              "samples": samples, "faults": dict(joined.faults), "dry_run": args.dry_run}  # fmt: skip
+    found = [joined.of(index) for index in indices]
+    matched = sum(len(rows) for rows, _ in found)
     if not matched:
         raise UserError(
             f"{args.table}: none of its {joined.rows:,} rows has the key of a sample; --key names their column"
         )
+    if not args.dry_run:
+        _write(args, name, joined.kind, list(zip(indices, found)))
+    samples, unmatched = sum(map(len, indices)), len(joined.values) - matched
     done = "would be written" if args.dry_run else "written"
-    lines = [f"{name}: {joined.kind}, {matched:,} of {samples:,} samples have a value; {len(indices)} files {done}"]
-    lines += [f"  rows of values that no sample has: {len(joined.values) - matched:,}"]
-    lines += [f"  rows left out, {reason}: {count:,}" for reason, count in joined.faults.items()]
-    return {**result, "unmatched": len(joined.values) - matched, "lines": lines}
+    lines = [
+        f"{name}: {joined.kind}, {matched:,} of {samples:,} samples have a value; {len(indices)} files {done}",
+        f"  values whose key no sample has: {unmatched:,}",
+        *(f"  rows left out, {reason}: {count:,}" for reason, count in joined.faults.items()),
+    ]
+    return {
+        "column": name,
+        "kind": str(joined.kind),
+        "rows": joined.rows,
+        "samples": samples,
+        "matched": matched,
+        "unmatched": unmatched,
+        "faults": dict(joined.faults),
+        "dry_run": args.dry_run,
+        "lines": lines,
+    }
+
+
+def _write(args: argparse.Namespace, name: str, kind: Kind, found: Sequence[tuple[ShardIndex, Any]]) -> None:
+    facts = {"table": args.table.name, "column": args.column}
+    with _bar("writing", len(found)) as advance:
+        for index, (rows, values) in found:
+            with columns.write(index, name, kind, facts) as column:
+                column.put(rows, exchange.array(values, kind))
+            advance(1)
 
 
 @contextlib.contextmanager

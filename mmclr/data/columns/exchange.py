@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mmclr.data.columns.kind import INTEGERS, Kind
 from mmclr.data.columns.of_shard import open_column
@@ -117,7 +118,17 @@ def read(
     kind = kind or _infer(path, column, found, text)
     for place, value in values.items():
         values[place] = _converted(value, kind, f"{path}: the value of {place!r}")
+    try:
+        kind.cast(array(list(values.values()), kind))
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: {column}: {error}; choose another --kind") from None
     return Joined(kind, count, values, bool(by_place), faults)
+
+
+def array(values: Sequence[Any], kind: Kind) -> NDArray[Any]:
+    """Return converted values as an array: [n], or [n, width]."""
+    dtype = object if kind.dtype == "string" else np.int64 if kind.dtype in INTEGERS else np.float64
+    return np.array(values, dtype).reshape(kind.shape(len(values)))
 
 
 def _table(index: ShardIndex, names: dict[str, str]) -> pa.Table:

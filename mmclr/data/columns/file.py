@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ KNOWN = BEGIN + b"\xff\xff\xff\xff"
 DTYPES = (*NUMBERS, "uint8")  # uint8 for digests
 TYPES = {pa.from_numpy_dtype(dtype): dtype for dtype in DTYPES}
 
-Values = NDArray[Any] | pa.Array  # numbers [n], vectors [n, width], or texts
+Values: TypeAlias = "NDArray[Any] | pa.Array"  # numbers [n], vectors [n, width], or texts
 BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError,
           AttributeError, struct.error, RecursionError)  # fmt: skip
 

@@ -125,7 +125,8 @@ class Step(nn.Module):
             found["progress"] = torch.tensor(progress, device=batch.pixels.device)
         with torch.autocast(batch.pixels.device.type, self.precision, enabled=self.precision is not None):
             for name, names in self.wiring.turns(closed):
-                found.update(self.providers[name](batch, names, found, progress))
+                asked = {ask: found[ask] for ask in self.wiring.asks[name]}
+                found.update(self.providers[name](batch, names, asked, progress))
         return {name: value for name, value in found.items() if name in wanted}
 
     def score(

@@ -1,4 +1,5 @@
-"""How far rounding may take a right result: the only place where numeric tolerances of tests are made.
+"""How far rounding may take a right result: with mmclr/laws/tolerance.py the only place where numeric tolerances
+of tests are made.
 
 Two kinds. `bound` is the error of a sum of `terms` numbers of at most `size`, each rounded, by its unit roundoff: for
 results whose arithmetic is simple. `own_errors` measures what the plain formula loses in the type under test when it
@@ -13,22 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-SAFETY = 8  # errors of roundings add up like a random walk; this many deviations are not met by chance
+from mmclr.laws.tolerance import bound, near
+
+__all__ = ["bound", "near", "orders", "own_errors", "printed"]
+
 ORDERS = 4  # in which the plain formula adds
-
-
-def bound(dtype: torch.dtype = torch.float32, terms: int = 1, size: float = 1.0) -> float:
-    """Return 8 u sqrt(terms) size, u the unit roundoff: what `terms` rounded additions of numbers up to `size` lose."""
-    return SAFETY * torch.finfo(dtype).eps / 2 * max(1, terms) ** 0.5 * size
-
-
-def near(dtype: torch.dtype = torch.float64, terms: int = 512, size: float = 100.0) -> dict[str, float]:
-    """Return rtol and atol of `bound`, for values and gradients up to 1 of exponents up to `size`, a softmax's scale.
-
-    exp turns the rounding of an exponent into a relative error as large, and sums that cancel keep the absolute one.
-    """
-    limit = bound(dtype, terms, size)
-    return {"rtol": limit, "atol": limit}
 
 
 def printed(decimals: int = 6) -> float:

@@ -1,16 +1,19 @@
-"""The catalogue as the laws see it: every objective in every setting, and features made from its signature."""
+"""The catalogue as the laws see it: every objective in every setting."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmclr import vocabulary
-from mmclr.losses import Facts, Objective, catalogue
-from mmclr.losses.weighted_sum import build_terms
+from mmclr import plugins
+from mmclr.laws import Case, case
+from mmclr.laws.case import gradients
+from mmclr.laws.tolerance import close
+from mmclr.losses import Objective, catalogue
+
+__all__ = ["CASES", "NAMES", "OURS", "SETTINGS", "close", "features", "gradients", "make"]
 
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -53,41 +56,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
-CASES = [(key, fields) for key in catalogue() for fields in [{}, *SETTINGS.get(key, [])]]
-NAMES = [key + "".join(f",{name}={value}" for name, value in fields.items()) for key, fields in CASES]
+OURS = [key for key, cls in catalogue().items() if plugins.is_ours(cls)]
+CASES = [(key, fields) for key in OURS for fields in [{}, *SETTINGS.get(key, [])]]
+NAMES = [str(Case(key, fields)) for key, fields in CASES]
 
 
-def make(key: str, fields: dict[str, Any], samples: int = 64, dtype: torch.dtype = torch.float64) -> Objective:
+def make(key: str, fields: dict[str, Any], dtype: torch.dtype = torch.float64) -> Any:
     """Return the objective, ready for steps of a small run; its own weights are of the features' `dtype`."""
-    torch.manual_seed(0)  # of parameters that setup creates
-    objective = build_terms({"term": {"use": key, **fields}})["term"].objective
-    objective.setup(Facts(samples=samples, width=8, steps=10, batch=8, clusters=9))
-    return objective.to(dtype)
+    return Case(key, fields).make(dtype)
 
 
 def features(objective: Objective, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Return a random value of everything that the objective asks for; floats want gradients."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = vocabulary.Sizes(b=b, dtype=dtype)
-    made = {name: vocabulary.example(name, sizes, generator) for name in objective.needs}
-    return {name: x.requires_grad_() if wants_gradient(name) else x for name, x in made.items()}
-
-
-def wants_gradient(name: str) -> bool:
-    """Say whether a gradient flows into the feature."""
-    return vocabulary.FEATURES[name].gradient
-
-
-def gradients(value: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the gradient of `value` for every feature that wants one."""
-    wanted = {name: x for name, x in of.items() if x.requires_grad}
-    found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-    return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(wanted.items(), found)}
-
-
-def close(mine: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Say whether two tensors agree, relative to the size of the whole; infinities must be equal."""
-    mine, other = mine.detach().double(), other.detach().double()
-    off = torch.where(mine == other, 0.0, mine - other).norm()
-    size = other[other.isfinite()].norm()
-    return bool(off <= tolerance * size + tolerance * 1e-2 * math.sqrt(other.numel()))
+    return case.features(objective.needs, b, seed, dtype)

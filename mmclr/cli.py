@@ -140,6 +140,7 @@ COMMANDS = {
         "mmclr.papers.catalogue:main",
         "list the objectives: formula, needs, cost, state, how to switch each on",
     ),
+    "check": ("mmclr.laws.command:main", "hold an objective of your own, in any file, to the laws of all objectives"),
 }
 GO_ON = {"train", "compare", "demo"}  # commands that do not end because nobody reads what they say
 

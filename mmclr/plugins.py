@@ -40,7 +40,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
-        file = _files().get(name) if name.startswith(f"{__name__}.") else None
+        file = files().get(name) if name.startswith(f"{__name__}.") else None
         return importlib.util.spec_from_file_location(name, file) if file else None
 
 
@@ -59,6 +59,23 @@ def located(names: Iterable[str], folder: str | Path) -> list[str]:
         beside = Path(folder, os.path.expanduser(name))
         found.append(os.path.abspath(beside if beside.is_file() else name) if is_file(name) else name)
     return found
+
+
+def is_module(name: str) -> bool:
+    """Say whether the name's first part is a module that could be imported."""
+    try:
+        return name.replace(".", "").isidentifier() and importlib.util.find_spec(name.partition(".")[0]) is not None
+    except ValueError:  # a module without a spec: __main__
+        return False
+
+
+def module_of(name: str) -> str:
+    """Return the name of the module that a plugin's name means."""
+    if not is_file(name):
+        return name
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    stem = "".join(c if c.isalnum() else "_" for c in path.stem)
+    return f"{__name__}.{stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
 
 def load(names: Iterable[str], where: str = "plugins") -> None:
@@ -108,40 +125,37 @@ def origin(part: Any) -> str:
     if is_ours(part):
         return ""
     module: str = part.__module__
-    return _files().get(module, module)
+    return files().get(module, module)
+
+
+def files() -> dict[str, str]:
+    """Return {module: path} of the files that were loaded, by this process or by the one that started it."""
+    found: dict[str, str] = json.loads(os.environ.get(FILES, "{}"))
+    return found
 
 
 def _name(part: Any) -> tuple[str, str]:
     return part.__module__, getattr(part, "__qualname__", "")
 
 
-def _files() -> dict[str, str]:
-    """Return {module: path} of the files that were loaded, by this process or by the one that started it."""
-    found: dict[str, str] = json.loads(os.environ.get(FILES, "{}"))
-    return found
-
-
 def _load_file(name: str, where: str) -> None:
     path = Path(os.path.abspath(name))
     if not path.is_file():
         raise UserError(f"{where}: {path}: no such file; put it there, or name the file where it lies now")
-    stem = "".join(c if c.isalnum() else "_" for c in path.stem)
-    module = f"{__name__}.{stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-    os.environ[FILES] = json.dumps(_files() | {module: str(path)})
+    module = module_of(name)
+    os.environ[FILES] = json.dumps(files() | {module: str(path)})
     _import(module, where, str(path), (str(path),))
 
 
 def _load_module(name: str, where: str) -> None:
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"{where}: {name!r} is no module and no file; write a_module, or path/to/file.py")
-    try:
-        spec = importlib.util.find_spec(name.partition(".")[0])
-    except ValueError:  # a module without a spec: __main__
-        spec = None
-    if spec is None:
+    if not is_module(name):
         raise UserError(
             f"{where}: there is no module {name}; install the package that it is in, or name a file: path/to/{name}.py"
         )
+    spec = importlib.util.find_spec(name.partition(".")[0])
+    assert spec is not None
     _import(name, where, name, (*(spec.submodule_search_locations or ()), spec.origin or ""))
 
 

@@ -13,6 +13,7 @@ from mmclr.errors import UserError
 from mmclr.losses import build, catalogue
 from mmclr.losses.objective import _REGISTRY
 from mmclr.train.run import RunConfig
+from tests import parts
 
 OWN = '''
 from __future__ import annotations
@@ -51,20 +52,9 @@ class Turned(HeadConfig, key="{key}"):
 
 
 @pytest.fixture(autouse=True)
-def _as_before(monkeypatch):
-    """Parts of a test are gone behind it."""
-    monkeypatch.setenv(plugins.FILES, "{}")
-    catalogue(), heads.catalogue()  # ours are there
-    kept = [(registry, dict(registry)) for registry in (_REGISTRY, heads.head.HEADS)]
-    modules, path = set(sys.modules), list(sys.path)
-    yield
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)
-    for name in set(sys.modules) - modules:
-        if name.startswith(("mmclr.plugins.", "somebodys")):
-            del sys.modules[name]
-    sys.path[:] = path
+def _as_before():
+    with parts.as_before():
+        yield
 
 
 def write(path, text):

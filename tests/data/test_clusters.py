@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmclr.data_tools.commands.curate import cluster
-from mmclr.data_tools.lib import kmeans
+from mmclr.data_tools.lib import embedding, kmeans
 from sklearn.cluster import KMeans
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from mmclr.config import check
 from mmclr.data import columns
 from mmclr.data.columns import clusters
 from mmclr.data.columns.clusters import Clusters, groups
+from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.cluster_batches import PureOrder
@@ -270,7 +271,9 @@ def test_k_means_gets_better_and_leaves_no_cluster_empty():
     assert order.shape == (90, 3)
 
 
-def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
+@pytest.fixture
+def model(tmp_path, tokenizer):
+    """Return the folder of a tiny model."""
     from mmclr.models.clip.towers import ModelConfig
     from mmclr.models.two_tower import TwoTower, with_tokenizer
 
@@ -285,7 +288,11 @@ def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
     model = TwoTower(with_tokenizer(check(ModelConfig, tree), t.vocab_size, t.bos_id, t.eos_id, t.pad_id))
     model.save(tmp_path / "model")
     t.save(tmp_path / "model")
-    cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "4", "--top", "2", "--batch", "32"])
+    return tmp_path / "model"
+
+
+def test_the_command_labels_every_picture(shards, model, capsys):
+    cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "2", "--batch", "32"])
     said = capsys.readouterr().out
     assert "87 pictures in 4 clusters" in said
     found = Clusters([Shards(open_indices(sorted(map(str, shards.glob("*.tar")))), (), ())], "clusters")
@@ -296,9 +303,52 @@ def test_the_command_labels_every_picture(shards, tmp_path, tokenizer, capsys):
     assert labels[29].tolist() == [-1, -1]
     assert (made.facts["clusters"], str(made.kind)) == (4, "int32[2]")
     with pytest.raises(UserError, match="only 87 readable pictures"):
-        cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "400"])
+        cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "400"])
     with pytest.raises(UserError, match="--top 5"):
-        cluster.main([f"{shards}/*.tar", "--model", str(tmp_path / "model"), "--k", "4", "--top", "5"])
+        cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "5"])
+
+
+def test_embeddings_are_kept_and_computed_once(shards, model, capsys):
+    """What is in the column is taken, what is not is embedded: a call that was ended goes on where it was."""
+    given = [f"{shards}/*.tar", "--model", str(model), "--k", "4"]
+    cluster.main(given)
+    plain = [columns.open_column(index, "clusters")[1].copy() for index in all_of(shards)]
+    cluster.main([*given, "--features", "f", "--batch", "30"])
+    first = [columns.open_column(index, "f") for index in all_of(shards)]
+    for index, (found, values), labels in zip(all_of(shards), first, plain):
+        assert str(found.kind) == "float32[8]"
+        np.testing.assert_allclose(np.linalg.norm(values[:29], axis=1), 1, rtol=1e-6)
+        assert np.isnan(values[29]).all()
+        assert np.array_equal(columns.open_column(index, "clusters")[1], labels)
+    first[1][0].path.unlink()
+    with columns.write(all_of(shards)[0], "f", columns.Kind("float32", 8), first[0][0].facts) as column:
+        column.put(np.arange(29), first[0][1][28::-1])
+    encoder, kept = embedding.load(model, "cpu", "f")
+    ledger = Ledger()
+    vectors, numbers = embedding.embed(encoder, Shards(all_of(shards), (), ()), 30, ledger, kept)
+    assert numbers == list(range(87))
+    expected = [first[0][1][28::-1], first[1][1][:29], first[2][1][:29]]
+    np.testing.assert_array_equal(vectors.numpy(), np.concatenate(expected))
+    np.testing.assert_array_equal(columns.open_column(all_of(shards)[1], "f")[1], first[1][1])
+
+
+def test_kept_embeddings_in_half_and_of_another_model(shards, model):
+    given = [f"{shards}/*.tar", "--model", str(model), "--k", "4", "--features", "half", "--dtype", "float16"]
+    cluster.main(given)
+    index = all_of(shards)[2]
+    encoder, kept = embedding.load(model, "cpu", "half", "float16")
+    whole, _ = embedding.embed(encoder, Shards([index], (), ()), 30)
+    half, _ = embedding.embed(encoder, Shards([index], (), ()), 30, kept=kept)
+    assert torch.equal(half, whole.half().float())
+    assert kept.facts["transform"] == "32 px, crop, bicubic"
+    with columns.write(index, "half", columns.Kind("float16", 8), {"model": "other"}):
+        pass
+    with pytest.raises(UserError, match="the column half of .*2.tar was made by another model"):
+        cluster.main(given)
+
+
+def all_of(shards):
+    return open_indices(sorted(map(str, shards.glob("*.tar"))))
 
 
 def test_pure_batches_are_the_papers_masked_loss():

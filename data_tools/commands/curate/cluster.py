@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmclr.data_tools.lib import kmeans
-from rich.progress import Progress
+from mmclr.data_tools.lib import embedding, kmeans
 from torch import Tensor
 
 from mmclr.data import columns
 from mmclr.data.columns import clusters
-from mmclr.data.samples.decode import MAX_PIXELS, Picture
-from mmclr.data.samples.skipped import Fault, Ledger
+from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
-from mmclr.data.stream.workers import run_ahead
-from mmclr.display.console import Console
 from mmclr.display.terminal import say
-from mmclr.encoder import WHITE, Encoder
 from mmclr.errors import UserError
 
 EXAMPLES = """examples:
@@ -57,6 +51,13 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--iterations", type=int, default=30, help="of k-means, at most (default 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures to begin from")
+    parser.add_argument(
+        "--features",
+        default="",
+        metavar="NAME",
+        help="keep the embeddings as this column, and read those that are there: a call that was ended goes on",
+    )
+    parser.add_argument("--dtype", default="float32", choices=["float16", "float32"], help="of kept embeddings")
     parser.add_argument("--batch", type=int, default=256, help="pictures at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     args = parser.parse_args(argv)
@@ -64,9 +65,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
     ledger = Ledger()
     shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
-    columns.check(shards.indices, args.name)  # before hours of work
-    encoder = Encoder.load(args.model, device=args.device)
-    vectors, kept = embed(encoder, shards, args.batch, ledger)
+    for name in filter(None, (args.name, args.features)):
+        columns.check(shards.indices, name)  # before hours of work
+    encoder, column = embedding.load(args.model, args.device, args.features, args.dtype)
+    vectors, kept = embedding.embed(encoder, shards, args.batch, ledger, column)
     if len(vectors) < args.k:
         raise UserError(f"--k {args.k}: there are only {len(vectors)} readable pictures")
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
@@ -79,26 +81,6 @@ def main(argv: list[str]) -> None:
     for line in ledger.lines(met="left out"):
         say(f"  {line}")
     say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
-
-
-def embed(encoder: Encoder, shards: Shards, batch: int, ledger: Ledger | None = None) -> tuple[Tensor, list[int]]:
-    """Return the unit vectors [n, D] of all readable pictures, and their numbers; the others go into `ledger`."""
-
-    def read(first: int) -> list[tuple[int, object]]:
-        return [(number, _read(shards, number)) for number in range(first, min(first + batch, len(shards)))]
-
-    starts, rows, kept = range(0, len(shards), batch), list[Tensor](), list[int]()
-    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
-        bar = bars.add_task("embedding", total=len(shards))
-        for found in run_ahead(read, starts, workers=0):
-            good = [(number, image) for number, image in found if not isinstance(image, Fault)]
-            if ledger is not None:
-                ledger.add(shards.entry(number, image) for number, image in found if isinstance(image, Fault))
-            if good:
-                rows.append(encoder.encode_image([image for _, image in good], batch=batch, output="torch"))
-            kept += [number for number, _ in good]
-            bars.advance(bar, len(found))
-    return torch.cat(rows) if rows else torch.empty(0, 1), kept
 
 
 def assign(x: Tensor, k: int, top: int, fit: int, iterations: int, seed: int) -> tuple[Tensor, np.ndarray, float]:
@@ -116,11 +98,3 @@ def write(shards: Shards, name: str, labels: Tensor, kept: Sequence[int], facts:
         shard, place = shards.locate(number)
         whole[shard][place] = row
     return clusters.write(shards.indices, name, whole, facts)
-
-
-def _read(shards: Shards, number: int) -> object:
-    """Return a picture, a Fault where there is none that can be read."""
-    try:
-        return Picture(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
-    except Fault as fault:
-        return fault

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 
-import pytest
 from mmclr.data_tools.lib.inputs import read_records
 from mmclr.eval.sets import instances
 from mmclr.eval.sets.sources import open_set
@@ -58,7 +57,9 @@ def healthy(folder):
         ("crepe.json", json.dumps(crepe), instances.read),
         ("genecis.json", json.dumps(genecis), conditional.read),
     ]
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
     file = io.BytesIO()
     parquet.write_table(arrow.Table.from_pylist(pairs), file, row_group_size=16)
     return [(name, data.encode(), how) for name, data, how in out] + [("a.parquet", file.getvalue(), pack)]

@@ -52,11 +52,14 @@ def write_table(kind, tmp_path):
     elif kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in table))
     elif kind == "parquet":
-        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
         bytes_ = [{**row, "image": (tmp_path / row["image"]).read_bytes()} for row in table]
         parquet.write_table(arrow.Table.from_pylist(bytes_), path)
     elif kind == "dataset":
-        arrow = pytest.importorskip("pyarrow")
+        import pyarrow as arrow
+
         path.mkdir()
         bytes_ = [{**row, "image": {"bytes": (tmp_path / row["image"]).read_bytes(), "path": None}} for row in table]
         for part, name in ((bytes_[:4], "a.arrow"), (bytes_[4:], "b.arrow")):

@@ -6,10 +6,12 @@ such column, another separator, no text at all) is a UserError.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmclr.data.samples import fields
 from mmclr.data.samples.skipped import Fault
@@ -19,6 +21,8 @@ from mmclr.errors import UserError
 
 JSON_LINES = (".jsonl", ".ndjson")
 KINDS = (*SEPARATORS, *JSON_LINES, ".parquet")
+# what pyarrow raises on bytes that are not what they should be
+BROKEN = (pa.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, MemoryError, OverflowError)
 BATCH = 64  # rows of Parquet and Arrow that are in memory at once, with their images
 
 
@@ -79,11 +83,11 @@ def _parsed(number: int, line: str) -> Row:
 
 def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """Read row group by row group: what is damaged in one costs the rest of that one."""
-    parquet, number = _pyarrow("pyarrow.parquet"), 1
+    number = 1
     try:
-        file = parquet.ParquetFile(path)
+        file = pq.ParquetFile(path)
         names, groups = list(file.schema_arrow.names), file.num_row_groups
-    except _broken() as error:
+    except BROKEN as error:
         raise UserError(f"{path}: damaged, or no Parquet file: {_short(error)}") from None
     with file:
         check_columns(path, columns, names)
@@ -93,7 +97,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
                 for part in file.iter_batches(BATCH, [group]):
                     yield from _batch(part, number)
                     number += part.num_rows
-            except _broken() as error:
+            except BROKEN as error:
                 lost = range(number, begin + count)
                 yield from (Row(at, {}, Fault("unreadable", f"row group {group}: {_short(error)}")) for at in lost)
             number = begin + count
@@ -101,17 +105,17 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 def _dataset(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """A Hugging Face dataset as its save_to_disk writes it: Arrow streams named in state.json."""
-    arrow, number = _pyarrow("pyarrow"), 1
+    number = 1
     for name in _arrow_files(path):
         try:
-            with arrow.memory_map(str(path / name)) as source, arrow.ipc.open_stream(source) as stream:
+            with pa.memory_map(str(path / name)) as source, pa.ipc.open_stream(source) as stream:
                 check_columns(path, columns, stream.schema.names)
                 for whole in stream:
                     for start in range(0, whole.num_rows, BATCH):
                         part = whole.slice(start, BATCH)
                         yield from _batch(part, number)
                         number += part.num_rows
-        except _broken() as error:
+        except BROKEN as error:
             yield Row(number, {}, Fault("unreadable", f"{name}: what follows is lost: {_short(error)}"))
 
 
@@ -135,27 +139,14 @@ def _batch(part: Any, number: int) -> Iterator[Row]:
     """Return the rows of a batch; one whose values are no text is a fault of its own."""
     try:
         found: list[dict[str, Any]] = part.to_pylist()
-    except _broken():
+    except BROKEN:
         found = []
     for at in range(part.num_rows):
         try:
             yield Row(number + at, found[at] if found else part.slice(at, 1).to_pylist()[0])
-        except _broken() as error:
+        except BROKEN as error:
             yield Row(number + at, {}, Fault("bad_text", _short(error)))
-
-
-def _broken() -> tuple[type[Exception], ...]:
-    """Return what pyarrow raises on bytes that are not what they should be."""
-    arrow = _pyarrow("pyarrow")
-    return (arrow.ArrowException, OSError, ValueError, IndexError, KeyError, TypeError, MemoryError, OverflowError)
 
 
 def _short(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _pyarrow(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError("Parquet files and datasets on disk need pyarrow: pip install 'mmclr[tables]'") from error

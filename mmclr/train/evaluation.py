@@ -72,7 +72,7 @@ class Evaluations:
         with contextlib.ExitStack() as stack:
             stack.callback(lambda: self._done.update(dict.fromkeys(names, time.monotonic())))
             if t.average is not None:
-                stack.enter_context(t.strategy.holding(t.average.parts))
+                stack.enter_context(t.strategy.swapped_weights(t.average.parts))
             weights = below(MODEL, dict(t.strategy.weights((MODEL,))))
             broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
             if parallel.agree(bool(broken)):

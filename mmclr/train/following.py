@@ -32,4 +32,4 @@ class Following:
         shards = strategy.shards()
         mine, theirs = ([shards[name] for name in names] for names in (self.pairs, self.pairs.values()))
         torch._foreach_lerp_(mine, theirs, 1 - self.momentum(progress))
-        strategy.moved(self.pairs)
+        strategy.weights_changed(self.pairs)

@@ -47,7 +47,7 @@ def backward(
         with contextlib.nullcontext() if last else strategy.local():
             seed()
             pulled, more, told = step(part, progress, Stage.PULL, given)
-            strategy.backward(pulled + strategy.touch() if last else pulled)
+            strategy.backward(pulled + strategy.zero_gradient_term() if last else pulled)
         loss = loss + more
         terms = {**terms, **{name: terms.get(name, 0.0) + told[name] for name in sorted(bare.dense)}}
     return loss.detach(), terms

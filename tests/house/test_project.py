@@ -39,39 +39,6 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), target
 
 
-def module(name):
-    """Return whether a dotted name is of a module of ours, or of something that one defines."""
-    path = ROOT / name.replace(".", "/")
-    if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
-        return True
-    parent, _, last = name.rpartition(".")
-    files = [ROOT / f"{parent.replace('.', '/')}.py", ROOT / parent.replace(".", "/") / "__init__.py"]
-    texts = [file.read_text(encoding="utf-8") for file in files if parent and file.is_file()]
-    return any(re.search(rf"^(?:def|class) {last}\b|^{last}\b.*=", text, re.MULTILINE) for text in texts)
-
-
-def test_what_moved_is_where_the_changelog_says():
-    table = CHANGES.partition("### Moved modules and names")[2].partition("\n## ")[0]
-    for old, new in re.findall(r"^\| `([\w.]+)` \| `([\w.]+)`", table, re.MULTILINE):
-        assert module(new), f"{new} is not there"
-        assert not module(old), f"{old} has not moved"
-
-
-@pytest.mark.parametrize(
-    ("name", "there"),
-    [
-        ("mmclr.train.step", True),
-        ("mmclr.losses", True),
-        ("mmclr.train.step.Step", True),
-        ("mmclr.cli.COMMANDS", True),
-        ("mmclr.train.steps", False),
-        ("mmclr.train.step.Stop", False),
-    ],
-)
-def test_what_counts_as_there(name, there):
-    assert module(name) == there
-
-
 def test_licence_and_citation_say_the_same():
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "title", "message", "authors", "license"} <= found.keys()

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmclr import parallel
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.sums import Apart, Shared, stand
+from mmclr.losses.algebra.sums import Apart, Shared, broadcast_along
 from mmclr.losses.algebra.tiles import LN2, Sides, Strip, alike, as_number, full_precision, once
 
 
@@ -76,10 +76,12 @@ class _Expected(torch.autograd.Function):
             whole = strip.scratch("whole", rows, cols).zero_()
             for side, at in enumerate((rows, cols)):
                 p = _softmax(strip, tile, rows, cols, scale / LN2, bits, ctx.mask, side)
-                p.mul_(stand(gradients[side][at], side))
+                p.mul_(broadcast_along(gradients[side][at], side))
                 if not ctx.detach:
                     # d/dc_ij sum_j p_ij c_ij = p_ij (1 + scale (c_ij - mean_i))
-                    spare = torch.sub(tile, stand(means[side][at], side), out=strip.scratch("spare", rows, cols))
+                    spare = torch.sub(
+                        tile, broadcast_along(means[side][at], side), out=strip.scratch("spare", rows, cols)
+                    )
                     p.mul_(spare.mul_(scale).add_(1))
                 whole.add_(p)
             strip.collect(whole, rows, cols)
@@ -104,7 +106,7 @@ def _softmax(
 ) -> Tensor:
     """Return the softmax of a tile by row (side 0) or column (1) from its denominators, in scratch memory."""
     p = torch.mul(tile, factor, out=strip.scratch("part", rows, cols))
-    p.sub_(stand(bits[side][rows if side == 0 else cols], side))
+    p.sub_(broadcast_along(bits[side][rows if side == 0 else cols], side))
     if mask is not None:
         mask.drop(p, strip.at(rows), cols, strip.scratch("spare", rows, cols), value=-torch.inf)
     return p.exp2_()

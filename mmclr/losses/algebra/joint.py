@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmclr.losses.algebra.lse import Exclude, as_mask
 from mmclr.losses.algebra.masks import Mask
-from mmclr.losses.algebra.sums import Running, stand
+from mmclr.losses.algebra.sums import Running, broadcast_along
 from mmclr.losses.algebra.tiles import LN2, Sides, Strip, alike, full_precision, once
 
 Logit = Callable[..., Tensor]  # tiles [h, w] of each product -> logits [h, w], each pair for itself
@@ -70,7 +70,9 @@ class _JointLse(torch.autograd.Function):
             logits = _masked(strips[0], ctx.mask, z.detach().clone(), rows, cols)
             slope = torch.zeros_like(logits)
             for side, at in enumerate((rows, cols)):
-                slope += stand(gradients[side][at], side) * (logits - stand(ends[side][at], side)).exp()
+                slope += (
+                    broadcast_along(gradients[side][at], side) * (logits - broadcast_along(ends[side][at], side)).exp()
+                )
             for strip, gradient in zip(strips, torch.autograd.grad(z, leaves, slope)):
                 strip.collect(gradient, rows, cols)
         return None, None, *(gradient for strip in strips for gradient in strip.gradients()[:2])

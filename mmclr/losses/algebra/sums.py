@@ -125,8 +125,8 @@ class Apart:
             for group in range(len(self.bits)):
                 for side, at in enumerate((rows, cols)):
                     part = self._scaled(strip, tile, rows, cols, group, side)
-                    part.sub_(stand(self.bits[group][side][at], side)).exp2_()
-                    part.mul_(stand(gradients[group][side][at] * LN2, side))
+                    part.sub_(broadcast_along(self.bits[group][side][at], side)).exp2_()
+                    part.mul_(broadcast_along(gradients[group][side][at] * LN2, side))
                     out.add_(self._through_scale(tile, part, at, side))
             return out
 
@@ -138,7 +138,7 @@ class Apart:
         if scale is None:
             part.copy_(tile)
         else:
-            torch.mul(tile, stand(scale[rows if side == 0 else cols], side), out=part)
+            torch.mul(tile, broadcast_along(scale[rows if side == 0 else cols], side), out=part)
         if self.mask is None:
             return part
         spare = strip.scratch("spare", rows, cols)
@@ -153,7 +153,7 @@ class Apart:
         if scale is None or dscale is None:
             return part
         dscale[at].add_((part * tile).sum(1 - side))
-        return part.mul_(stand(scale[at], side))
+        return part.mul_(broadcast_along(scale[at], side))
 
 
 class Running:
@@ -189,7 +189,7 @@ def _zeros(like: Tensor) -> Tensor:
     return like.new_zeros(like.shape[0], dtype=torch.float64)
 
 
-def stand(vector: Tensor, side: int) -> Tensor:
+def broadcast_along(vector: Tensor, side: int) -> Tensor:
     """Return a vector of rows (side 0) as a column, and one of columns as a row."""
     return vector[:, None] if side == 0 else vector
 

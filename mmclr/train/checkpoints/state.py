@@ -37,7 +37,7 @@ def take(t: Parts) -> Snapshot | None:
     whole = _whole(t, MODEL, OBJECTIVES, EMA, *own)
     models = {"model": whole}
     if t.average is not None:
-        with t.strategy.holding(t.average.parts):
+        with t.strategy.swapped_weights(t.average.parts):
             models["average"] = _whole(t, MODEL)
     optimizer = {name: copied(value) for name, value in t.strategy.optimizer_state() if main}
     position = {

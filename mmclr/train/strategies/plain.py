@@ -59,7 +59,7 @@ class Plain:
         """Add the gradient of `loss`."""
         (loss if self.scale is None else loss * self.scale.value).backward()
 
-    def touch(self) -> Tensor | float:
+    def zero_gradient_term(self) -> Tensor | float:
         """Return 0 with a gradient of 0 for every parameter: DDP sums a gradient over ranks only when one arrives."""
         if not isinstance(self.wrapped, DistributedDataParallel):
             return 0.0
@@ -95,11 +95,11 @@ class Plain:
         """Return this rank's part of every parameter: tensors that share its memory."""
         return {name: p.data for name, p in self.parameters.items()}
 
-    def moved(self, names: Iterable[str]) -> None:
+    def weights_changed(self, names: Iterable[str]) -> None:
         """Take note that these parts (as in `shards`) were changed in place."""
 
     @contextlib.contextmanager
-    def holding(self, other: Mapping[str, Tensor]) -> Iterator[None]:
+    def swapped_weights(self, other: Mapping[str, Tensor]) -> Iterator[None]:
         """Hold other weights for a while (parts as in `shards`), and `other` holds these."""
         self._swap(other)
         try:
@@ -114,7 +114,7 @@ class Plain:
             kept = mine[name].clone()
             mine[name].copy_(part)
             part.copy_(kept)
-        self.moved(other)
+        self.weights_changed(other)
 
     @torch.no_grad()
     def weights(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:

@@ -134,7 +134,7 @@ class Zero(Plain):
         """Return this rank's part of every parameter: tensors that share its memory."""
         return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in self.parameters.items()}
 
-    def moved(self, names: Iterable[str]) -> None:
+    def weights_changed(self, names: Iterable[str]) -> None:
         """Forget what stage 3 has put together of these weights: it is put together again when it is read."""
         if self.stage == 3:
             for name in names:

@@ -92,8 +92,8 @@ def test_labels_that_do_not_fit_are_told(shards, tokenizer):
     clusters.write(second, "clusters", [np.zeros((30, 1), np.int32)], {"clusters": 3})
     with pytest.raises(UserError, match=r"different numbers of clusters \(7 of .*0.tar, 3 of .*1.tar\)"):
         loader(shards, tokenizer, clusters="clusters")
-    clusters.write(second, "clusters", [np.zeros((30, 1), np.int32)], {})
-    with pytest.raises(UserError, match="it does not say how many clusters there are"):
+    clusters.write(second, "clusters", [np.zeros((30, 1), np.int32)], {"clusters": "x"})
+    with pytest.raises(UserError, match="1.tar.clusters.arrow: 'x' is no number of clusters"):
         loader(shards, tokenizer, clusters="clusters")
     with columns.write(second[0], "clusters", columns.Kind("float32")) as column:
         column.put([0], [1.0])
@@ -102,6 +102,18 @@ def test_labels_that_do_not_fit_are_told(shards, tokenizer):
     columns.look(second[0], "clusters").path.unlink()
     with pytest.raises(UserError, match="no cluster labels clusters of .*1.tar"):
         loader(shards, tokenizer, pure=["clusters"])
+
+
+def test_numbers_from_a_table_are_labels(shards, tokenizer):
+    """A column of whole numbers whose maker did not say how many there may be: as many as the largest tells."""
+    for index in all_of(shards):
+        with columns.write(index, "mine", columns.Kind("int64")) as column:
+            column.put(np.arange(29), [int(index.key(row)) % 6 for row in range(29)])
+    made = loader(shards, tokenizer, clusters="mine", pure=["mine"])
+    assert made.cluster_count == 6
+    for batch in take(made, 4):
+        assert batch.clusters.tolist() == [[n % 6] for n in numbers(batch)]
+        assert len(set(batch.clusters[:, 0].tolist())) == 1
 
 
 def test_labels_of_earlier_versions(shards, tokenizer):

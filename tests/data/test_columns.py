@@ -146,7 +146,7 @@ def test_resharded_samples_need_their_columns_made_anew(tmp_path, urls):
     fill(indices_of(urls), "n", Kind("int32"), np.arange(13))
     reshard.main([urls, str(tmp_path / "out"), "--samples", "5"])
     made = indices_of(str(tmp_path / "out" / "*.tar"))
-    with pytest.raises(UserError, match="there is no column n of this shard; make it anew .*data columns import"):
+    with pytest.raises(UserError, match="there is no column n of this shard; make it anew, .*data columns export"):
         Columns([Shards(made)]).column("n")
     for index, old in zip(made, indices_of(urls)):
         path = columns.look(old, "n").path

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mmclr.data_tools.commands.convert import reshard
 from mmclr.data_tools.commands.enrich import columns as tool
 
 from mmclr.cli import main
@@ -45,6 +46,14 @@ def table(path, rows):
         with open(path, "w", newline="") as file:
             csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows(rows)
     return path
+
+
+def fill(urls, name, kind, array):
+    begin = 0
+    for index in indices_of(urls):
+        with columns.write(index, name, Kind(kind)) as column:
+            column.put(np.arange(len(index)), array[begin : begin + len(index)])
+        begin += len(index)
 
 
 ROWS = [("file", "x"), ("000003", 0.25), ("000000", 7.5), ("nobody", 1.0), ("000004", None)]
@@ -144,9 +153,21 @@ def test_what_cannot_be_joined_is_told(urls, tmp_path):
     refused([("key", "x"), ("000000", 1 << 63)], "choose another --kind", "--kind", "int64")
     refused([("key", "x"), ("000000", 1)], "--kind 'int7' is no kind of value", "--kind", "int7")
     refused([("key", "x"), ("000000", 1)], "no column 'file'", "--key", "file", name="t.csv")
-    refused([("shard", "row", "key", "x"), ("00000.tar", 0, "other", 1)], "row 0 of 00000.tar is 'other' in the table")
     write_tar(tmp_path / "shards" / "9.tar", [(f"000000.{e}", d) for e, d in pair(1).items()])
     refused([("key", "x"), ("000000", 1)], "the key '000000' is of a sample of .*00000.tar and of one of .*9.tar")
+    refused([("shard", "row", "key", "x"), ("00000.tar", 0, "other", 1)], "row 0 of 00000.tar is 'other' in the table")
+
+
+def test_columns_follow_samples_into_other_shards(urls, tmp_path):
+    """Exported from the old shards, imported beside the new ones: by key, although the table has shard and row."""
+    fill(urls, "x", "float64", np.arange(5) + 0.5)
+    reshard.main([urls, str(tmp_path / "new"), "--samples", "2", "--shuffle", "3"])
+    tool.main(["export", urls, "x", "--out", str(tmp_path / "x.parquet")])
+    new = str(tmp_path / "new" / "*.tar")
+    tool.main(["import", new, str(tmp_path / "x.parquet"), "--column", "x"])
+    keys = [key for index in indices_of(new) for key in index.keys()]  # noqa: SIM118
+    assert values(new, "x").tolist() == [int(key) + 0.5 for key in keys]
+    assert sorted(keys) != keys
 
 
 def test_rows_that_are_broken_are_counted(urls, tmp_path, capsys):

@@ -45,15 +45,15 @@ class Clusters:
     def __init__(self, parts: Sequence[Shards], name: str) -> None:
         self.parts, self.name = list(parts), name
         self.begins = bounds(self.parts)
-        counts: dict[int, str] = {}  # and the first shard of each
+        counts: dict[int, str] = {}  # and the first shard of each; 0: its maker did not say
         for index in (index for part in self.parts for index in part.indices):
             counts.setdefault(_count(index, name), identity(index.url))
         if len(counts) > 1:
-            told = ", ".join(f"{count} of {shard}" for count, shard in counts.items())
+            told = ", ".join(f"{count or 'not told'} of {shard}" for count, shard in counts.items())
             raise UserError(
                 f"data: the labels {name} have different numbers of clusters ({told}); {MAKE} for all shards"
             )
-        self.count = next(iter(counts))
+        self.count = next(iter(counts)) or self._largest() + 1
         self.top = self._mapped(0, 0).shape[1]
         self._open: dict[tuple[int, int], Labels] = {}
 
@@ -81,6 +81,11 @@ class Clusters:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}  # a worker maps for itself
+
+    def _largest(self) -> int:
+        """Return the largest label, for labels that came from a table."""
+        every = ((part, shard) for part, row in enumerate(self.parts) for shard in range(len(row.indices)))
+        return max(int(self._mapped(part, shard).max(initial=0)) for part, shard in every)
 
     def _mapped(self, part: int, shard: int) -> Labels:
         index = self.parts[part].indices[shard]
@@ -115,7 +120,7 @@ def _has_column(index: ShardIndex, name: str) -> bool:
 
 
 def _count(index: ShardIndex, name: str) -> int:
-    """Return how many clusters a shard's labels tell apart. Raises UserError where it has none."""
+    """Return how many clusters a shard's labels tell apart, 0: not told. Raises UserError where it has none."""
     if not _has_column(index, name):
         return _old_count(index.url, name)
     if find(index, name) is None:
@@ -123,9 +128,9 @@ def _count(index: ShardIndex, name: str) -> int:
     found = look(index, name)
     if found.kind is None or found.kind.dtype not in INTEGERS:
         raise UserError(f"{found.path}: labels are whole numbers, not {found.kind}; {MAKE}")
-    count = found.facts.get("clusters")
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"{found.path}: it does not say how many clusters there are; {MAKE} anew")
+    count = found.facts.get("clusters", 0)
+    if not isinstance(count, int) or count < 0:
+        raise UserError(f"{found.path}: {str(count)[:40]!r} is no number of clusters; {MAKE} anew")
     return count
 
 

@@ -85,44 +85,47 @@ def read(
 ) -> Joined:
     """Read a column of a table; `kind` None takes the one that its values have.
 
-    A table that `export` wrote is joined by shard and row, and its keys are compared; any other by `key`. Raises
-    UserError where that is ambiguous: a key twice with different values, or one that two samples have.
+    A table is joined by `key`; where samples share keys by shard and row, which a table of `export` has, and its keys
+    are compared. Raises UserError where that is ambiguous: a key twice with different values, or of two samples.
     """
-    known = {name_of(index.url): index for index in indices}
-    values: dict[Any, Any] = {}
-    faults: Counter[str] = Counter()
-    text, count, by_place = path.suffix.lower() in SEPARATORS, 0, None
+    repeats = _repeats(indices)
+    joined = _collected(path, column, key, {name_of(index.url): index for index in indices} if repeats else {}, advance)
+    values = joined.values
+    if not joined.by_place and (twice := next(filter(values.__contains__, repeats), None)):
+        raise UserError(
+            f"the key {twice!r} is of a sample of {' and of one of '.join(repeats[twice])}; a table with the columns "
+            "shard, row and key tells them apart: mmclr data columns export writes one"
+        )
+    joined.kind = kind or _infer(path, column, list(values.values()), path.suffix.lower() in SEPARATORS)
+    for place, value in values.items():
+        values[place] = _converted(value, joined.kind, f"{path}: the value of {place!r}")
+    try:
+        joined.kind.cast(array(list(values.values()), joined.kind))
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{path}: {column}: {error}; choose another --kind") from None
+    return joined
+
+
+def _collected(path: Path, column: str, key: str, known: dict[str, ShardIndex], advance: Advance) -> Joined:
+    """Return the values of a table as they stand there; by shard and row where `known` has shards, if it tells them."""
+    joined = Joined(Kind("string"), 0, {}, False)
     for row in rows(path, [key, column]):
         advance(1)
         if row.fault:
-            faults[row.fault.reason] += 1
+            joined.faults[row.fault.reason] += 1
             continue
-        if by_place is None:
-            by_place = {"shard", "row"} <= row.values.keys()
-        place = _place(path, row.number, row.values, key, known) if by_place else _text(row.values[key])
-        value = row.values[column]
+        joined.by_place = bool(known) and {"shard", "row"} <= row.values.keys()
+        place = _place(path, row.number, row.values, key, known) if joined.by_place else _text(row.values[key])
         if place is None:
-            faults["no_key"] += 1
+            joined.faults["no_key"] += 1
             continue
-        count += 1
+        joined.rows += 1
+        value = row.values[column]
         if _missing(value):
             continue
-        if place in values and values[place] != value:
-            raise UserError(
-                f"{path}, row {row.number}: the key {place!r} was there before, with another value; keep one"
-            )
-        values[place] = value
-    if not by_place:
-        _refuse_repeats(indices, values)
-    found = list(values.values())
-    kind = kind or _infer(path, column, found, text)
-    for place, value in values.items():
-        values[place] = _converted(value, kind, f"{path}: the value of {place!r}")
-    try:
-        kind.cast(array(list(values.values()), kind))
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"{path}: {column}: {error}; choose another --kind") from None
-    return Joined(kind, count, values, bool(by_place), faults)
+        if joined.values.setdefault(place, value) != value:
+            raise UserError(f"{path}, row {row.number}: the key {place!r} was there before, with another value")
+    return joined
 
 
 def array(values: Sequence[Any], kind: Kind) -> NDArray[Any]:
@@ -161,23 +164,22 @@ def _place(path: Path, number: int, values: dict[str, Any], key: str, known: dic
     if own != _text(values[key]):
         raise UserError(
             f"{path}, row {number}: row {row} of {shard} is {values[key]!r} in the table and {own!r} in the shard: the "
-            "table was made from another; leave its columns shard and row out to join by key"
+            "table was made from another"
         )
     return shard, row
 
 
-def _refuse_repeats(indices: Sequence[ShardIndex], values: dict[Any, Any]) -> None:
-    """Raise UserError where two samples have a key for which the table has a value."""
+def _repeats(indices: Sequence[ShardIndex]) -> dict[str, tuple[str, str]]:
+    """Return the keys that two samples have, and the shards of these."""
     seen: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for index in indices:
         shard = identity(index.url)
-        for key in filter(values.__contains__, index.keys()):
-            if key in seen:
-                raise UserError(
-                    f"the key {key!r} is of a sample of {seen[key]} and of one of {shard}; a table with the columns "
-                    "shard, row and key tells them apart: mmclr data columns export writes one"
-                )
+        for row in range(len(index)):
+            if (key := index.key(row)) in seen:
+                found[key] = seen[key], shard
             seen[key] = shard
+    return found
 
 
 def _text(value: Any) -> str | None:

@@ -32,7 +32,7 @@ BY = "column of a shard"
 ENDING = ".arrow"
 NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
 IN_MEMORY = 1 << 26  # bytes of a column that are put together in memory; a larger one in a file without a name
-AGAIN = "make it anew with what made it, or import it by key: mmclr data columns import"
+AGAIN = "make it anew, or take it over by key from the shards that have it: mmclr data columns export, then import"
 
 
 class Found(NamedTuple):

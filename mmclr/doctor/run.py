@@ -55,6 +55,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
         return
     yield Finding("ok", f"config {path}: objectives {', '.join(run.objectives)}, into {run.folder}")
     try:
+        run = run.resolved()
         tokenizer = Tokenizer.load(run.tokenizer, LONG)
     except UserError as error:
         yield Finding("BROKEN", str(error))

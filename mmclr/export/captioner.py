@@ -14,7 +14,7 @@ from mmclr.export.origin import DTYPES, Source
 from mmclr.models.captioning import transformers_model
 from mmclr.models.captioning.decoder import FOLDER
 from mmclr.models.captioning.generate import Writer, to_generate
-from mmclr.models.foreign.transformers import quiet
+from mmclr.models.foreign.libraries.transformers import quiet
 from mmclr.models.formats.transformers import preprocessor
 
 CODE = "modeling_captioner"  # the file that machines without mmclr run

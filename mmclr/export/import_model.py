@@ -13,7 +13,7 @@ from mmclr.display.terminal import say
 from mmclr.export import parity
 from mmclr.export.origin import Source, written
 from mmclr.models.foreign.inputs import fill, valid
-from mmclr.models.foreign.transformers import quiet
+from mmclr.models.foreign.libraries.transformers import quiet
 from mmclr.models.formats import find
 
 Encode = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]  # pixels; ids and lengths

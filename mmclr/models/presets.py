@@ -1,10 +1,11 @@
-"""Model configs by name, and those of model folders."""
+"""Model configs by name. Nothing is opened or fetched here: what names a folder is read by `models.resolve`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from mmclr.config import merge, nearest, to_tree
+from mmclr.config import merge, nearest
 
 
 def _vit(width: int, layers: int, patch: int, text: int, embed: int) -> dict[str, Any]:
@@ -26,27 +27,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def fill_in(tree: Any) -> Any:
-    """Return the tree of a ModelConfig with its preset beneath it, and what its foreign towers say of themselves."""
-    if not isinstance(tree, dict):
-        return tree
+PREFIXES = ("open_clip:", "transformers:", "hf-hub:")  # of names that say where a model comes from
+
+
+def is_source(text: str) -> bool:
+    """Whether `text` names a folder that is there, or says with a prefix where a model comes from."""
+    return Path(text).is_dir() or is_prefixed(text)
+
+
+def is_prefixed(text: str) -> bool:
+    """Whether `text` says with a prefix where a model comes from."""
+    return text.startswith(PREFIXES)
+
+
+def fill_in(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree of a ModelConfig with its preset beneath it; one that names a folder stays to be read."""
     name = tree.get("preset")
-    filled = merge(merge({"image": {}, "text": {}}, _find(name) if name else {}), {**tree, "preset": None})
-    for part in ("image", "text"):
-        foreign = filled[part].get("foreign") if isinstance(filled[part], dict) else None
-        if isinstance(foreign, dict) and foreign.get("source") and not foreign.get("architecture"):
-            from mmclr.models.foreign.build import describe
-
-            filled[part] = describe(part, filled[part])
-    return {**filled, "preset": name if name in PRESETS else None}
-
-
-def _find(name: str) -> dict[str, Any]:
-    """Return what a preset says: a name in PRESETS, or the architecture of a model folder."""
-    from mmclr.models.formats import find
-
-    if name in PRESETS:
-        return PRESETS[name]
-    if not find.is_source(name):
-        raise ValueError(f"there is no preset {name!r}{nearest(str(name), PRESETS)}")
-    return to_tree(find.read_config(find.find(name)))
+    if not isinstance(name, str):  # none, or what the check will refuse
+        return merge({"image": {}, "text": {}}, tree)
+    if name and name not in PRESETS and not is_source(name):
+        raise ValueError(f"there is no preset {name!r}{nearest(name, PRESETS)}")
+    return merge(merge({"image": {}, "text": {}}, PRESETS.get(name, {})), {**tree, "preset": name or None})

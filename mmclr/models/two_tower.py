@@ -36,7 +36,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: ModelConfig, bias: bool = False) -> None:
         """Draw random weights; `bias` adds the learnt logit bias that sigmoid losses ask for."""
         super().__init__()
-        towers.check_vocabulary(config.text)
+        towers.check_whole(config)
         self.config = config
         self.vision_model = _image_tower(config.image)
         self.text_model = _text_tower(config.text)

@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     run = load(RunConfig, args.config, args.overrides)
     build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
     build_providers(run.providers)
+    run = run.resolved()
     from mmclr.train.processes import launch
 
     if args.processes > 1:

@@ -49,6 +49,7 @@ class Parts:
     average: Average | None
 
     def __init__(self, run: RunConfig, accelerator: Accelerator) -> None:
+        run = run.resolved()
         self.run, self.accelerator = run, accelerator
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
         self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())

@@ -16,6 +16,7 @@ from mmclr.losses.ramp import Ramp, Weight
 from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.freeze import LockConfig
 from mmclr.models.init import InitConfig
+from mmclr.models.resolve import resolve
 from mmclr.train.average import AverageConfig
 from mmclr.train.nonfinite import GuardConfig
 from mmclr.train.optimizer import OptimConfig
@@ -94,6 +95,11 @@ class RunConfig:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.out or f"runs/{self.name}")
+
+    def resolved(self) -> RunConfig:
+        """Return the run with what its model leaves to folders read from there, which may download them."""
+        model = resolve(self.model)
+        return self if model is self.model else dataclasses.replace(self, model=model)
 
     def total_steps(self, samples_per_epoch: int) -> int:
         """Return the number of optimizer steps."""

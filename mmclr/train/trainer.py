@@ -34,6 +34,7 @@ def train(run: RunConfig, quiet: bool = False) -> Path:
 
 def train_until_stopped(run: RunConfig, quiet: bool = False) -> tuple[Path, str]:
     """Train; return the newest checkpoint, and the name of the signal that stopped the run before its last step."""
+    run = run.resolved()
     with (
         join.joined(run.timeout, **trackers.settings(run)) as accelerator,
         lock.held(run.folder, accelerator.is_main_process),

@@ -15,4 +15,3 @@ def block(kind):
 
 FLOORS = {name: int(floor) for floor, *names in map(str.split, block("floors")) for name in names}
 ROOMS_OF = {library: tuple(rooms) for library, *rooms in map(str.split, block("libraries"))}
-CIRCLES = [tuple(line.split(" -> ")) for line in block("circles")]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.page import CIRCLES, FLOORS, ROOMS_OF
+from tests.house.page import FLOORS, ROOMS_OF
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(p for top in ("mmclr", "eval", "data_tools") for p in (ROOT / top).rglob("*.py"))
 NAMED = re.compile(r"(mmclr(?:\.\w+)+)(?::\w+)?")
-MOST_CIRCLES = 2  # lower it with every line that goes
 
 
 def module_name(path: Path) -> str:
@@ -93,21 +92,9 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return next((found for name in sorted(graph) if (found := follow([name]))), [])
 
 
-def without(graph: dict[str, set[str]], edges: list[tuple[str, str]]) -> dict[str, set[str]]:
-    return {me: {there for there in names if (me, there) not in edges} for me, names in graph.items()}
-
-
-def test_no_circle_but_the_known_ones():
-    found = circle(without(GRAPH, CIRCLES))
+def test_no_circle():
+    found = circle(GRAPH)
     assert not found, f"a circle of imports: {' -> '.join([*found, found[0]])}"
-
-
-def test_known_circles_become_fewer():
-    """Each listed import still closes a circle when the others are left out; more are not allowed."""
-    for edge in CIRCLES:
-        rest = [other for other in CIRCLES if other != edge]
-        assert circle(without(GRAPH, rest)), f"{' -> '.join(edge)} closes no circle any more: take it from the list"
-    assert len(CIRCLES) <= MOST_CIRCLES
 
 
 @pytest.mark.parametrize(

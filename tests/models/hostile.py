@@ -96,15 +96,17 @@ def opened(folder):
     import numpy as np
     import torch
 
+    from mmclr.config import check
     from mmclr.encoder import Encoder
+    from mmclr.models.clip.towers import ModelConfig
     from mmclr.models.formats import find
-    from mmclr.models.presets import fill_in
+    from mmclr.models.resolve import resolve
 
     encoder = Encoder.load(folder)
     encoder.encode_text(["a photo of a cat", "", "a" * 2000])
     encoder.encode_image([np.zeros((16, 16, 3), np.uint8)])
     find.read_config(find.find(folder))
-    fill_in({"preset": str(folder)})
+    resolve(check(ModelConfig, {"preset": str(folder)}))
     torch.manual_seed(0)
 
 

@@ -156,7 +156,7 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_bad_configs_name_their_fault():
-    with pytest.raises(ConfigError, match="size 30 is not a multiple of patch 8"):
+    with pytest.raises(ConfigError, match="image.size 30 is not a multiple of image.patch 8"):
         check(ModelConfig, {"preset": "icons", "image": {"size": 30}})
     with pytest.raises(ConfigError, match="no preset 'ViT-B/15'; did you mean ViT-B/16"):
         check(ModelConfig, {"preset": "ViT-B/15"})

@@ -9,6 +9,7 @@ from mmclr.config import check
 from mmclr.errors import UserError
 from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.foreign.build import fill_tower
+from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds
 
@@ -57,7 +58,7 @@ def build(image, text, pool=("cls", "mean"), size=16):
         "text": {"context": 12, "foreign": {"source": f"transformers:{text}", "pool": pool[1]}},
     }
     torch.manual_seed(0)
-    config = with_tokenizer(check(ModelConfig, tree), 60, 1, 3, 0)
+    config = with_tokenizer(resolve(check(ModelConfig, tree)), 60, 1, 3, 0)
     model = TwoTower(config)
     for part, tower in (("image", model.vision_model), ("text", model.text_model)):
         fill_tower(part, tower, getattr(config, part).foreign)
@@ -171,22 +172,22 @@ def test_gradients_reach_every_weight_that_is_read(folders):
 def test_faults_are_named(folders, tmp_path):
     with pytest.raises(UserError, match=r"model.text.foreign.pool: say how.*cls, mean, eos, last, pooler"):
         build(folders["vit"], folders["bert"], ("cls", ""))
-    with pytest.raises(UserError, match="says no library; write transformers:"):
+    with pytest.raises(UserError, match="says no library; write open_clip:FOLDER"):
         check(ModelConfig, {"image": {"foreign": {"source": str(folders["vit"])}}})
     with pytest.raises(UserError, match="tokenizer: it has 61 tokens and the text tower knows 60"):
         with_tokenizer(build(folders["vit"], folders["bert"]).config, 61, 1, 3, 0)
     text = {"foreign": {"source": f"transformers:{folders['clip']}", "pool": "pooler"}}
-    config = check(ModelConfig, {"image": {"size": 16, "layers": 1, "patch": 8}, "text": text})
+    config = resolve(check(ModelConfig, {"image": {"size": 16, "layers": 1, "patch": 8}, "text": text}))
     with pytest.raises(UserError, match="pools at 3"):
         with_tokenizer(config, 60, 1, 5, 0)
     with pytest.raises(UserError, match="patch_dropout"):
         build(folders["vit"], folders["bert"]).encode_image(batch()[0], torch.zeros(5, 1, dtype=torch.long))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoModel": "code.Mine"}}))
     with pytest.raises(UserError, match="code in a model folder is never run"):
-        check(ModelConfig, {"text": {"foreign": {"source": f"transformers:{tmp_path}", "pool": "cls"}}})
+        resolve(check(ModelConfig, {"text": {"foreign": {"source": f"transformers:{tmp_path}", "pool": "cls"}}}))
     (tmp_path / "config.json").write_text((folders["vit"] / "config.json").read_text())
     with pytest.raises(UserError, match="does not say how pixels are normalised; set model.image.mean"):
-        check(ModelConfig, {"image": {"foreign": {"source": f"transformers:{tmp_path}", "pool": "cls"}}})
+        resolve(check(ModelConfig, {"image": {"foreign": {"source": f"transformers:{tmp_path}", "pool": "cls"}}}))
 
 
 def test_pickled_weights_are_not_read(folders, tmp_path):

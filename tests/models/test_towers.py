@@ -8,8 +8,8 @@ from mmclr.errors import UserError
 from mmclr.models import activation_checkpointing
 from mmclr.models import compile as compiling
 from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig, TextTower, VisionTower
-from mmclr.models.foreign import open_clip, transformers
 from mmclr.models.foreign.inputs import valid
+from mmclr.models.foreign.libraries import open_clip, transformers
 from mmclr.models.freeze import LockConfig, lock
 from mmclr.models.layer_depth import depths
 from mmclr.models.tower import Tower

@@ -12,6 +12,7 @@ from mmclr.features.student import Student
 from mmclr.models.activation_checkpointing import recompute
 from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.compile import compile_blocks
+from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import train
@@ -68,7 +69,7 @@ def test_towers_of_transformers_recompute_or_say_that_they_cannot(kind, pool, tm
     models = []
     for _ in range(2):
         torch.manual_seed(0)
-        models.append(TwoTower(with_tokenizer(check(ModelConfig, tree), 90, 1, 2, 2)).train())
+        models.append(TwoTower(with_tokenizer(resolve(check(ModelConfig, tree)), 90, 1, 2, 2)).train())
     if kind == "resnet":
         with pytest.raises(UserError, match="activation_checkpointing: the image tower"):
             recompute(models[1])

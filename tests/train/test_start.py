@@ -12,6 +12,7 @@ from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.freeze import LockConfig, lock
 from mmclr.models.init import InitConfig, resize_context, resize_grid, start
 from mmclr.models.layer_depth import depths
+from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.optimizer import OptimConfig, build
 
@@ -110,7 +111,7 @@ def test_another_activation_or_width_is_refused_with_what_to_set(source):
     start(model(text={"layers": 1}), InitConfig(source=str(source), parts="image"))
     with pytest.raises(UserError, match="no such folder|neither a folder here"):
         start(model(), InitConfig(source="nowhere/at-all"))
-    config = check(ModelConfig, {"preset": str(source), "text": {"context": 5}})
+    config = resolve(check(ModelConfig, {"preset": str(source), "text": {"context": 5}}))
     assert (config.image.width, config.text.vocab, config.text.context, config.preset) == (32, 50, 5, None)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmclr.display.terminal import say
 from mmclr.export import captioner, card, forms, parity
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
-from mmclr.models.foreign.transformers import quiet
+from mmclr.models.foreign.libraries.transformers import quiet
 from mmclr.models.formats.transformers import preprocessor
 from mmclr.models.formats.weights import write_weights
 

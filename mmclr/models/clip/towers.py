@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from pydantic import model_validator
+from pydantic import model_serializer, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmclr.config import ConfigError, config
+from mmclr.config import ConfigError, config, nearest
 from mmclr.models.clip.blocks import Block, Encoder, Packed
-from mmclr.models.presets import fill_in
+from mmclr.models.foreign import libraries
+from mmclr.models.presets import PRESETS, fill_in
 from mmclr.models.tower import Tower
 
 Count = Annotated[int, Ge(1)]
@@ -28,15 +29,29 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @config
 class Foreign:
-    """A tower of another library in place of ours; `models.foreign` fills in what is not written."""
+    """A tower of another library in place of ours; `models.resolve` fills in what is not written."""
 
     source: str = ""  # transformers:FOLDER_OR_NAME, or open_clip:FOLDER_OR_NAME
     trained: bool = True  # start from the weights there; false: from random ones
     pool: Literal["", "cls", "mean", "eos", "last", "pooler"] = ""  # tokens to one feature; open_clip knows its own
     projection: bool = True  # a linear layer from width to embed; false: the feature is the embedding
     padding: Literal["mask", "context"] = "mask"  # texts: padding is masked; or all have `context` tokens, none masked
-    library: Literal["transformers", "open_clip"] = "transformers"
+    library: str = "transformers"  # as `source` says
     architecture: dict[str, Any] = dataclasses.field(default_factory=dict)  # the library's own config of the tower
+
+    def __post_init__(self) -> None:
+        library, _, name = self.source.partition(":")
+        known = libraries.names()
+        if self.library not in known:
+            raise ValueError(f"library: there is no {self.library!r}{nearest(self.library, known)}")
+        if self.source and not self.architecture and (library not in known or not name):
+            forms = " or ".join(f"{known_one}:FOLDER_OR_NAME" for known_one in known)
+            raise ValueError(f"source: {self.source!r} says no library; write {forms}")
+
+    @property
+    def open(self) -> bool:
+        """Whether what it is stands in a folder that has not been read yet."""
+        return bool(self.source) and not self.architecture
 
 
 @config
@@ -57,14 +72,6 @@ class ImageConfig:
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
 
-    def __post_init__(self) -> None:
-        if self.foreign is not None:
-            return
-        if self.size % self.patch:
-            raise ValueError(f"size {self.size} is not a multiple of patch {self.patch}: choose one that is")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: choose one that is")
-
 
 @config
 class TextConfig:
@@ -82,10 +89,6 @@ class TextConfig:
     eos: int = 0
     pad: int = 0
     foreign: Foreign | None = None  # instead of the above but context and token ids
-
-    def __post_init__(self) -> None:
-        if self.foreign is None and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}: choose one that is")
 
 
 @config
@@ -110,14 +113,45 @@ class ModelConfig:
     max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
     captioner: CaptionerConfig | None = None  # {} for one of six layers
 
+    written: ClassVar[dict[str, Any]] = {}  # of a config that leaves something to folders: what it says itself
+
     def __post_init__(self) -> None:
         if self.captioner is not None and (self.image.foreign or self.text.foreign):
             raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
+        if self.preset is None or self.preset in PRESETS:
+            _check_sizes(self.image, self.text)
 
-    @model_validator(mode="before")
+    @property
+    def open(self) -> str | None:
+        """The key of what stands in a folder that has not been read yet: see `models.resolve`."""
+        if self.preset is not None and self.preset not in PRESETS:
+            return "model.preset"
+        parts = {"image": self.image.foreign, "text": self.text.foreign}
+        return next((f"model.{part}.foreign" for part, own in parts.items() if own is not None and own.open), None)
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_in(cls, tree: Any) -> Any:
-        return fill_in(tree)
+    def _fill_in(cls, tree: Any, make: Any) -> Any:
+        if not isinstance(tree, dict):
+            return make(tree)
+        filled = fill_in(tree)
+        config = make(filled)
+        if config.open is not None:
+            object.__setattr__(config, "written", filled)
+        return config
+
+    @model_serializer(mode="wrap")
+    def _tree(self, make: Any) -> Any:
+        return self.written or make(self)
+
+
+def _check_sizes(image: ImageConfig, text: TextConfig) -> None:
+    """Raise ValueError where the sizes of our own towers do not fit together."""
+    if image.foreign is None and image.size % image.patch:
+        raise ValueError(f"image.size {image.size} is not a multiple of image.patch {image.patch}: choose one that is")
+    for part, c in (("image", image), ("text", text)):
+        if c.foreign is None and c.width % c.heads:
+            raise ValueError(f"{part}.width {c.width} is not a multiple of {part}.heads {c.heads}: choose one that is")
 
 
 class Patches(nn.Conv2d):
@@ -267,7 +301,11 @@ def initialise_blocks(module: nn.Module, branches: int) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def check_vocabulary(c: TextConfig) -> None:
-    """Refuse a text config whose token ids were never set."""
-    if c.vocab < 1:
+def check_whole(config: ModelConfig) -> None:
+    """Refuse a config whose token ids were never set, or that leaves something to a folder that nobody has read."""
+    if config.open is not None:
+        raise ConfigError(
+            f"{config.open} names a folder that has not been read; pass the config through models.resolve"
+        )
+    if config.text.vocab < 1:
         raise ConfigError("model.text.vocab is 0: set it, or build the model with its tokenizer")

@@ -14,24 +14,20 @@ from torch import nn
 from mmclr.config import merge
 from mmclr.errors import UserError
 from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig
-from mmclr.models.foreign import open_clip, transformers
+from mmclr.models.foreign.libraries import library
 from mmclr.models.formats import find
+from mmclr.models.presets import is_prefixed
 from mmclr.models.tower import Tower
 
 INSIDE = ("width", "layers", "heads", "mlp", "patch", "vocab")  # of these a config has no say
-TOWERS: dict[str, Any] = {"transformers": transformers, "open_clip": open_clip}
 
 
 def describe(part: str, tree: dict[str, Any]) -> dict[str, Any]:
     """Return `tree` (of an ImageConfig or TextConfig) with what the tower at its foreign.source says beneath it."""
     source: str = tree["foreign"]["source"]
-    library, _, name = source.partition(":")
-    if library not in TOWERS or not name:
-        raise UserError(
-            f"model.{part}.foreign.source: {source!r} says no library; write transformers:FOLDER_OR_NAME or "
-            f"open_clip:FOLDER_OR_NAME"
-        )
-    own = TOWERS[library].describe(part, _folder(source))
+    name = source.partition(":")[0]
+    own = library(name).describe(part, _folder(source))
+    own["foreign"]["library"] = name
     found = {**merge(own, tree), **{key: own[key] for key in INSIDE if key in own}}
     if part == "image" and "mean" not in found:
         raise UserError(f"{source}: it does not say how pixels are normalised; set model.image.mean and .std")
@@ -41,22 +37,23 @@ def describe(part: str, tree: dict[str, Any]) -> dict[str, Any]:
 def image_tower(c: ImageConfig) -> Tower:
     """Build the image tower that c.foreign describes, with random weights."""
     assert c.foreign is not None
-    tower: Tower = TOWERS[c.foreign.library].Image(c)
+    tower: Tower = library(c.foreign.library).Image(c)
     return tower
 
 
 def text_tower(c: TextConfig) -> Tower:
     """Build the text tower that c.foreign describes, with random weights."""
     assert c.foreign is not None
-    tower: Tower = TOWERS[c.foreign.library].Text(c)
+    tower: Tower = library(c.foreign.library).Text(c)
     return tower
 
 
 def fill_tower(part: str, tower: nn.Module, foreign: Foreign) -> None:
     """Load the weights at foreign.source into a tower that was built from its architecture."""
-    TOWERS[foreign.library].fill_tower(part, tower, _folder(foreign.source))
+    library(foreign.library).fill_tower(part, tower, _folder(foreign.source))
 
 
 def _folder(source: str) -> Path:
-    local = Path(source.partition(":")[2])
-    return find.find(local if local.is_dir() else source)
+    """Return the folder that a source names, after the name of its library."""
+    name = source.partition(":")[2]
+    return find.find(name if Path(name).is_dir() or not is_prefixed(source) else source)

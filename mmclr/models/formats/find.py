@@ -27,12 +27,6 @@ from mmclr.storage.json_file import read_json
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # of a repository; .txt and .model are vocabularies
 STAGES = "stages.json"  # in a folder of several models side by side
 READ = ("config.yaml", "model/", "average/", "state/objectives")  # of a checkpoint, by whoever wants its model
-PREFIXES = ("open_clip:", "transformers:", "hf-hub:")
-
-
-def is_source(text: str) -> bool:
-    """Whether `text` names a folder that is there, or says with a prefix where a model comes from."""
-    return Path(text).is_dir() or text.startswith(PREFIXES)
 
 
 def find(source: str | Path, weights: str = "auto") -> Path:

@@ -21,6 +21,7 @@ from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
+from mmclr.features.provider import build_providers
 from mmclr.losses.weighted_sum import build_terms
 from mmclr.models import init as start
 from mmclr.models.formats import find
@@ -50,6 +51,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     try:
         run = load(RunConfig, path, overrides)
         build_terms(run.objectives)
+        build_providers(run.providers)
     except ConfigError as error:
         yield from (Finding("BROKEN", line) for line in str(error).splitlines())
         return

@@ -76,7 +76,7 @@ class Loop:
     def _report(self, values: dict[str, Any]) -> None:
         """Write a line of the log, and show it."""
         t = self.parts
-        row = {**numbers(values), **self.clock.read(t.taken, self.steps), "threads": t.threads}
+        row: dict[str, Any] = {**numbers(values), **self.clock.read(t.taken, self.steps), "threads": t.threads}
         if len(t.run.data.sources()) > 1:
             row["shares"] = {name: round(share, 6) for name, share in t.loader.shares().items()}
         if parallel.agree(t.guard.spikes(row["loss"])) and t.batch is not None:

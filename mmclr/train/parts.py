@@ -29,7 +29,7 @@ from mmclr.models.compile import compile_blocks
 from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import optimizer, strategies
-from mmclr.train.average import Average
+from mmclr.train.averages import Average
 from mmclr.train.checkpoints.capture import hollow
 from mmclr.train.checkpoints.saver import Saver
 from mmclr.train.logging.log import Display

@@ -17,7 +17,7 @@ from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.freeze import LockConfig
 from mmclr.models.init import InitConfig
 from mmclr.models.resolve import resolve
-from mmclr.train.average import AverageConfig
+from mmclr.train.averages import AverageConfig
 from mmclr.train.nonfinite import GuardConfig
 from mmclr.train.optimizer import OptimConfig
 from mmclr.train.settings import SaveConfig

@@ -143,7 +143,7 @@ class Step(nn.Module):
                 if name not in names:
                     continue
                 objective = self.objectives[name]
-                needs: tuple[str, ...] = objective.needs  # type: ignore[union-attr,assignment]
+                needs: tuple[str, ...] = objective.needs  # type: ignore[assignment]
                 value = objective(**{need: kept.features[need] for need in needs})
                 terms[name] = value.detach()
                 total = total + self.weights[name](progress) * value

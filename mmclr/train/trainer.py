@@ -17,9 +17,9 @@ from mmclr.errors import UserError
 from mmclr.heads.ema_copy import restart
 from mmclr.models.two_tower import TwoTower
 from mmclr.train import gradient_cache, optimizer
+from mmclr.train.averages import Following
 from mmclr.train.checkpoints import lock, ownership, state
 from mmclr.train.evaluation import Evaluations
-from mmclr.train.following import Following
 from mmclr.train.logging import trackers
 from mmclr.train.loop import Loop
 from mmclr.train.parts import Parts

@@ -73,7 +73,8 @@ class Asking(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name, self.needs = name, (name, "shares")
+        self.name = name
+        self.needs = self.taught = (name, "shares")
 
     def setup(self, facts: Facts) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A running average of the model's weights, used for evaluation and export."""
+"""Running averages of weights: teachers that follow what learns, and the average that is evaluated and exported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 from annotated_types import Ge, Lt
+from torch import nn
 
 from mmclr.config import config
+from mmclr.heads import ema_copy
+from mmclr.losses.ramp import Ramp
 
 if TYPE_CHECKING:
     from mmclr.train.strategies import Plain  # a config must not wait for what it imports
@@ -38,3 +41,24 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         shards = self.strategy.shards()
         torch._foreach_lerp_(list(self.parts.values()), [shards[name] for name in self.parts], 1 - decay)
+
+
+class Following:
+    """follower <- m * follower + (1 - m) * followed, for all followers in a step; m is a function of the progress.
+
+    Each rank moves its part of the weights, as the strategy shares them out.
+    """
+
+    def __init__(self, step: nn.Module, momentum: Ramp) -> None:
+        """Read the names of the bare step: a strategy may give its weights others."""
+        self.pairs, self.momentum = ema_copy.pairs(step), momentum
+
+    @torch.no_grad()
+    def update(self, strategy: Plain, progress: float) -> None:
+        """Move after the weights have changed."""
+        if not self.pairs:
+            return
+        shards = strategy.shards()
+        mine, theirs = ([shards[name] for name in names] for names in (self.pairs, self.pairs.values()))
+        torch._foreach_lerp_(mine, theirs, 1 - self.momentum(progress))
+        strategy.weights_changed(self.pairs)

@@ -59,11 +59,8 @@ COMMANDS = {
         "mmclr.eval.suites.geometry.temperature:main",
         "what other temperatures would make of a model's embeddings",
     ),
-    "eval linear_probe": (
-        "mmclr.eval.suites.probes.probes:main_linear_probe",
-        "fit a linear classifier on image features",
-    ),
-    "eval knn": ("mmclr.eval.suites.probes.probes:main_knn", "classify by the nearest labelled pictures"),
+    "eval linear_probe": ("eval.suites.probes.linear_probe:main", "fit a linear classifier on image features"),
+    "eval knn": ("eval.suites.probes.knn:main", "classify by the nearest labelled pictures"),
     "eval few_shot": ("mmclr.eval.suites.probes.few_shot:main", "episodes of a few classes with a few pictures each"),
     "eval robustness": (
         "mmclr.eval.suites.classification.robustness:main",

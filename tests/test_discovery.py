@@ -24,8 +24,6 @@ def package(tmp_path, monkeypatch):
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "house"]:
-        monkeypatch.delitem(sys.modules, name)
 
     def add(name, text="raise RuntimeError('imported')"):
         (tmp_path / "house" / name).write_text(text)
@@ -36,18 +34,20 @@ def package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", HEADS)
-def test_first_line_is_read_and_not_imported(text, package):
+def test_first_line_is_read_and_nothing_imported(text, package):
+    package("upper/__init__.py")
     package("upper/one.py", text)
     assert discovery.first_line("house.upper.one") == HEADS[text]
-    assert "house.upper.one" not in sys.modules
+    assert not [name for name in sys.modules if name.startswith("house")]
 
 
 def test_what_is_there_is_found(package):
     for name in ("two.py", "upper/one.py", "_hidden.py", "_own/three.py", "upper/data.txt"):
         package(name)
     assert list(discovery.modules("house")) == ["house.two", "house.upper.one"]
+    assert discovery.by_name("house.upper", "house.nothing") == {"one": "house.upper.one"}
     assert discovery.by_name("house") == {"two": "house.two", "one": "house.upper.one"}
-    assert discovery.first_line("house.nothing") == ""
+    assert discovery.first_line("house.nothing") == discovery.first_line("nothing.house") == ""
 
 
 def test_folders_that_a_package_gained_are_walked_too(package, tmp_path):

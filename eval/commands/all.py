@@ -21,7 +21,7 @@ from mmclr.eval.result import Result, check
 from mmclr.eval.suite import Suite
 from mmclr.eval.suites.classification import robustness, zero_shot
 from mmclr.eval.suites.geometry import geometry, loss, temperature
-from mmclr.eval.suites.probes import few_shot, probes
+from mmclr.eval.suites.probes import few_shot, knn, linear_probe
 from mmclr.eval.suites.retrieval import caption, compositional, conditional, retrieval
 from rich.table import Table
 
@@ -38,8 +38,8 @@ SUITES: dict[str, Suite] = {
         retrieval.suite,
         compositional.suite,
         conditional.suite,
-        probes.probe_suite,
-        probes.knn_suite,
+        linear_probe.suite,
+        knn.suite,
         few_shot.suite,
         geometry.suite,
         loss.suite,

@@ -65,3 +65,10 @@ def _from(x: Tensor, first: Tensor) -> Tensor:
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> np.ndarray:
     """Count pictures by true class (rows) and predicted class (columns): [C, C]."""
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).numpy()
+
+
+def rank_of_class(values: Tensor, labels: Tensor) -> Ranks:
+    """Return where each sample's class stands among all: values [N, C], labels [N]."""
+    own = values.gather(1, labels[:, None])
+    tied = (values == own).sum(1) - 1
+    return Ranks((values > own).sum(1), tied, torch.ones_like(tied), values.shape[1])

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mmclr.data_tools.caption import open_pictures
-from mmclr.data_tools.commands.convert.reshard import every_sample
 from mmclr.data_tools.commands.inspect.verify import verify
+from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.eval.sets.sources import open_set
 
 from mmclr.config import load

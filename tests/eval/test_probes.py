@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from mmclr.eval.embed.embedder import Embedder
+from mmclr.eval.embed.embedder import Embedded, Embedder
 from mmclr.eval.sets.evaluation_set import EvalSet
 from mmclr.eval.sets.shards import ordinary
-from mmclr.eval.suites.probes import few_shot, probes
+from mmclr.eval.suites.probes import few_shot, knn, linear_probe
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -30,7 +30,7 @@ def halves(shards):
 def test_a_linear_probe_equals_scikit_learn_at_its_penalty(embedder, shards):
     data = ordinary(shards, caption="", label="json:colour")
     train, test = data.subset(range(40), "test"), data.subset(range(40, 60), "train")
-    result = probes.linear_probe(embedder, train, test)
+    result = linear_probe.linear_probe(embedder, train, test)
     x, z = embedder.pictures(train).images.double().numpy(), embedder.pictures(test).images.double().numpy()
     penalty = result.metrics["weight_decay"] * len(x)
     peer = LogisticRegression(C=1 / penalty, max_iter=20_000, tol=1e-8).fit(x, train.labels)
@@ -42,7 +42,7 @@ def test_a_linear_probe_equals_scikit_learn_at_its_penalty(embedder, shards):
 
 def test_shots_take_so_many_of_each_class(embedder, halves):
     embedded = embedder.pictures(halves[0])
-    x, y = probes._few(embedded, 2, seed=3)
+    x, y = linear_probe._few(embedded, 2, seed=3)
     kinds = embedded.data.labels.unique()
     assert torch.bincount(y)[kinds].tolist() == [2] * len(kinds)
     for row, label in zip(x, y):  # each picture with its own class
@@ -51,10 +51,10 @@ def test_shots_take_so_many_of_each_class(embedder, halves):
 
 def test_a_fifth_of_each_class_is_held_out():
     y = torch.tensor([0] * 10 + [1] * 5 + [2] * 1 + [3] * 3)
-    held = probes.held_out(y[torch.randperm(19)], 0)
+    held = linear_probe.held_out(y[torch.randperm(19)], 0)
     assert held.sum() == 2 + 1 + 0 + 1
     order = torch.randperm(19)
-    counts = torch.bincount(y[order][probes.held_out(y[order], 1)], minlength=4)
+    counts = torch.bincount(y[order][linear_probe.held_out(y[order], 1)], minlength=4)
     assert counts.tolist() == [2, 1, 0, 1]
 
 
@@ -65,18 +65,18 @@ def test_neighbours_equal_scikit_learn(embedder, shards, k):
     x, z = embedder.pictures(train).images, embedder.pictures(test).images
 
     def votes(distances):  # euclidean distances of unit vectors -> exp(cosine / T)
-        return np.exp((1 - distances**2 / 2) / probes.TEMPERATURE)
+        return np.exp((1 - distances**2 / 2) / knn.TEMPERATURE)
 
     peer = KNeighborsClassifier(k, weights=votes, algorithm="brute").fit(x.double(), train.labels)
     expected = peer.score(z.double(), test.labels)
-    assert probes.knn(embedder, train, test, ks=(k,)).metrics[f"knn{k}_acc1"] == pytest.approx(expected)
+    assert knn.knn(embedder, train, test, ks=(k,)).metrics[f"knn{k}_acc1"] == pytest.approx(expected)
 
 
 def test_sets_of_other_classes_are_refused(embedder, halves):
     from dataclasses import replace
 
     with pytest.raises(UserError, match="have other classes, for example"):
-        probes.knn(embedder, replace(halves[0], classnames=["x"] * 6), halves[1])
+        knn.knn(embedder, replace(halves[0], classnames=["x"] * 6), halves[1])
 
 
 def test_transport_has_the_cards_numbers():
@@ -109,7 +109,7 @@ class Given:
     name, pretrained, precision, hash, transform_hash, head = "given", "", "float32", "", "", "post"
 
     def __init__(self, data, images, texts):
-        self._embedded, self._texts = probes.Embedded(data, images, ""), texts
+        self._embedded, self._texts = Embedded(data, images, ""), texts
 
     def pictures(self, data):
         return self._embedded
@@ -137,7 +137,7 @@ def test_features_before_the_projection(shards, model_folder, tmp_path):
     assert before.shape == (60, 32)
     projected = torch.nn.functional.normalize(before @ pre.model.visual_projection.weight.T, dim=1)
     torch.testing.assert_close(projected, after)
-    assert probes.knn(pre, data, data, ks=(1,)).head == "pre"
+    assert knn.knn(pre, data, data, ks=(1,)).head == "pre"
     with pytest.raises(UserError, match="needs --head post"):
         pre.texts(["a"])
 
@@ -145,9 +145,9 @@ def test_features_before_the_projection(shards, model_folder, tmp_path):
 def test_the_commands(shards, model_folder, tmp_path):
     out = tmp_path / "r.json"
     common = [str(model_folder), "--data", shards, "--label", "json:colour", "--out", str(out), "--cache", "none"]
-    probes.main_knn([*common, "--train", shards, "--k", "1"])
+    knn.main([*common, "--train", shards, "--k", "1"])
     assert json.loads(out.read_text())["metrics"]["knn1_acc1"] == 1  # a picture is its own neighbour
-    probes.main_linear_probe([*common, "--train", shards, "--shots", "3"])
+    linear_probe.main([*common, "--train", shards, "--shots", "3"])
     assert json.loads(out.read_text())["task"] == "linear_probe"
     few_shot.main([*common, "--ways", "2", "--queries", "3", "--episodes", "3"])
     assert json.loads(out.read_text())["sizes"]["ways"] == 2

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
 import numpy as np
+from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.shard_writer import ShardWriter
 from rich.progress import track
 
 from mmclr.data.random import key
 from mmclr.data.samples.skipped import Fault, Ledger
-from mmclr.data.shards.index import ShardIndex, open_indices
+from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Sample, Shards
 from mmclr.data.shards.sources import expand
-from mmclr.data.shards.subset import read_subset
 from mmclr.data.stream.order import permute, positions
 from mmclr.display.terminal import say
 
@@ -53,13 +52,6 @@ def main(argv: list[str]) -> None:
     ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
     for line in ledger.lines(met="left out"):
         say(f"  {line}")
-
-
-def every_sample(indices: Sequence[ShardIndex], ledger: Ledger, subset: str | None = None) -> Shards:
-    """Return all samples of shards with all of their members, half ones too."""
-    members = sorted({extension for index in indices for extension in index.extensions})
-    uids = read_subset(subset) if subset else None
-    return Shards(indices, (), members, ledger, images=False, subset=uids, whole=True)
 
 
 def reshard(shards: Shards, writer: ShardWriter, ledger: Ledger, shuffle: int | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from mmclr.data_tools.caption import Pictures, written
-from mmclr.data_tools.commands.convert.reshard import every_sample
+from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.inputs import json_bytes
 from mmclr.data_tools.lib.shard_writer import ShardWriter
 

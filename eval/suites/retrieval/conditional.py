@@ -20,11 +20,11 @@ import torch
 from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.metrics.measurement import Measurement
 from mmclr.eval.metrics.ranking import Ranks
+from mmclr.eval.metrics.scores import rank_of_class
 from mmclr.eval.result import Result
 from mmclr.eval.sets.evaluation_set import MAX_FAULTS, EvalSet, counted, text_hash
 from mmclr.eval.sets.instances import Box, cut, rows_of
 from mmclr.eval.suite import Suite, about
-from mmclr.eval.suites.probes.probes import rank_of_class
 from torch import Tensor
 
 from mmclr.data.samples import fields

@@ -14,15 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mmclr.eval import options
+from mmclr.eval import options, suites
 from mmclr.eval.embed import ranks
 from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.result import Result, check
-from mmclr.eval.suite import Suite
-from mmclr.eval.suites.classification import robustness, zero_shot
-from mmclr.eval.suites.geometry import geometry, loss, temperature
-from mmclr.eval.suites.probes import few_shot, knn, linear_probe
-from mmclr.eval.suites.retrieval import caption, compositional, conditional, retrieval
 from rich.table import Table
 
 from mmclr.config import nearest
@@ -31,23 +26,6 @@ from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.storage import written
 
-SUITES: dict[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        zero_shot.suite,
-        retrieval.suite,
-        compositional.suite,
-        conditional.suite,
-        linear_probe.suite,
-        knn.suite,
-        few_shot.suite,
-        geometry.suite,
-        loss.suite,
-        robustness.suite,
-        caption.suite,
-        temperature.suite,
-    )
-}
 RESULTS = "eval_results.jsonl"  # DataComp's name and form
 ELSEWHERE = ("wilds/", "fairness/", "misc/")  # DataComp's tasks with metrics of their own, which no suite here has
 # what DataComp reports as the one number of a task, where the metrics do not say it themselves
@@ -67,7 +45,7 @@ def run(embedder: Embedder, tasks: Mapping[str, Mapping[str, Any]], out: Path) -
         if ranks.speaks():
             say(f"{number}/{len(tasks)} {key}", flush=True)
         try:
-            result = SUITES[task["suite"]].measure(_argv(task), embedder)
+            result = suites.find(task["suite"]).measure(_argv(task), embedder)
         except UserError as error:
             failed[key] = error
             continue
@@ -103,11 +81,11 @@ def read(path: Path, root: Path | None) -> tuple[dict[str, dict[str, Any]], list
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(task, dict) for task in tree.values()):
         raise UserError(f"{path}: a list of tasks is a mapping from names to their suite and options")
-    tasks, left_out = {}, []
+    tasks, left_out, known = {}, [], suites.names()
     for key, task in tree.items():
         if "suite" in task:
-            if task["suite"] not in SUITES:
-                raise UserError(f"{path}: {key}: there is no suite {task['suite']!r}{nearest(task['suite'], SUITES)}")
+            if task["suite"] not in known:
+                raise UserError(f"{path}: {key}: there is no suite {task['suite']!r}{nearest(task['suite'], known)}")
             tasks[key] = {**task, **({"data": str(root / task["data"])} if root else {})}
         elif key.startswith(ELSEWHERE):
             left_out.append(key)

@@ -14,43 +14,10 @@ from mmclr import __version__
 from mmclr.display.html import code, markdown
 from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
+from mmclr.export.format import Format
 from mmclr.export.origin import Source
 from mmclr.secrets import redact, redact_tree
 
-USE = {
-    "transformers": """\
-```python
-import torch
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
-
-model = AutoModel.from_pretrained("{name}")
-processor = AutoProcessor.from_pretrained("{name}")
-inputs = processor(text={captions}, images=Image.open("picture.png").convert("RGB"), return_tensors="pt", padding={pad})
-with torch.no_grad():
-    print(model(**inputs).logits_per_image.{head}(-1))
-```""",
-    "open_clip": """\
-```python
-import open_clip
-import torch
-from PIL import Image
-
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
-tokenizer = open_clip.get_tokenizer("local-dir:{name}")
-with torch.no_grad():
-    image = model.encode_image(preprocess(Image.open("picture.png")).unsqueeze(0), normalize=True)
-    text = model.encode_text(tokenizer({captions}), normalize=True)
-    print((model.logit_scale.exp() * image @ text.T).softmax(-1))
-```""",
-    "onnx": """\
-```python
-import onnxruntime
-
-image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, 3, H, W] -> unit-norm embeddings
-text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
-```""",
-}
 CAPTIONS = """\
 ```python
 from PIL import Image
@@ -81,7 +48,7 @@ class About:
     license: str = ""
 
 
-def write(folder: Path, source: Source, differences: dict[str, float], name: str, about: About, format: str) -> None:
+def write(folder: Path, source: Source, differences: dict[str, float], name: str, about: About, format: Format) -> None:
     """Write README.md into `folder`."""
     run, position = (
         redact_tree(_read(source.folder.parent / "config.yaml")),
@@ -97,7 +64,7 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
         f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
         _use(format, name, source),
-        *(["## Captions", CAPTIONS.format(name=code(name))] if source.captioner and format == "transformers" else []),
+        *(["## Captions", CAPTIONS.format(name=code(name))] if source.captioner and format.captioner else []),
         "## Encoders",
         "\n".join([*_encoders(source), *_decoder(source)]),
         *(["## Training", "\n".join(_training(run, position, source.folder.name))] if run else []),
@@ -112,9 +79,9 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _head(format: str, name: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _head(format: Format, name: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "library_name": {"onnx": "onnxruntime"}.get(format, format),
+        "library_name": format.library,
         **({"license": _label(about.license)} if about.license else {}),
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "image-text", "mmclr"],
@@ -146,9 +113,9 @@ def _json(tree: Any) -> str:
     return json.dumps(tree).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>`"})
 
 
-def _use(format: str, name: str, source: Source) -> str:
+def _use(format: Format, name: str, source: Source) -> str:
     siglip = source.model.logit_bias is not None and source.model.config.image.foreign is not None
-    return USE[format].format(
+    return format.use.format(
         name=code(name),
         captions='["a cat", "a dog"]',
         pad='"max_length"' if siglip else "True",

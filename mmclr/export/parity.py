@@ -16,13 +16,13 @@ from torch import Tensor
 from mmclr.data.samples.reader import normalise, plain
 from mmclr.errors import UserError
 from mmclr.export import captioner
+from mmclr.export.format import Format
 from mmclr.export.origin import Source
 from mmclr.load_model import open_model
 from mmclr.models.clip.towers import ImageConfig
 from mmclr.storage.manifest import sha256
 
 REPORT = "parity.json"
-TOLERANCE = 1e-5  # largest difference of unit-norm features in float32, and of pixels
 # Told and not bound: another resampling than Pillow's, what a narrower type costs, what another tokenizer mends.
 TOLD = ("pixels_torchvision", "rounding", "share_of_strings", "int8_", "float32_")
 HARD_STRINGS = [
@@ -112,7 +112,7 @@ def _rounding(source: Source, pixels: Tensor) -> float:
     return max(image, largest(exact.encode_text(ids, lengths), source.model.encode_text(ids, lengths)))
 
 
-def insist(source: Source, differences: Mapping[str, float], folder: Path, tolerance: float = TOLERANCE) -> None:
+def insist(source: Source, differences: Mapping[str, float], folder: Path, tolerance: float = Format.tolerance) -> None:
     """Refuse a folder whose differences are too large; write them and what it holds into it."""
     bound(differences, folder, tolerance)
     about = {"tolerance": tolerance, "dtype": source.dtype, "head": source.head}
@@ -120,7 +120,7 @@ def insist(source: Source, differences: Mapping[str, float], folder: Path, toler
     (folder / REPORT).write_text(json.dumps(report, indent=2))
 
 
-def bound(differences: Mapping[str, float], folder: Path, tolerance: float = TOLERANCE) -> None:
+def bound(differences: Mapping[str, float], folder: Path, tolerance: float = Format.tolerance) -> None:
     """Raise where a difference is too large, or not a number."""
     held = {name: value for name, value in differences.items() if not any(word in name for word in TOLD)}
     wrong = [f"{name} {value:.3g}" for name, value in held.items() if not value <= tolerance]

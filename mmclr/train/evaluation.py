@@ -17,6 +17,7 @@ import torch
 from mmclr import parallel
 from mmclr.config import ConfigError, check, nearest
 from mmclr.errors import UserError
+from mmclr.eval import suites
 from mmclr.train.checkpoints.capture import fill
 from mmclr.train.checkpoints.state import below
 from mmclr.train.parts import Parts
@@ -36,7 +37,6 @@ class Evaluations:
             own = {key: value for key, value in entry.items() if key in ("suite", "every_steps", "every_minutes")}
             self.configs[name] = check(EvaluationConfig, own, f"evaluate.{name}")
             self.options[name] = _arguments({key: value for key, value in entry.items() if key not in own})
-        self._suites: Mapping[str, Any] = _suites() if tree else {}
         self._done = dict.fromkeys(self.configs, time.monotonic())
         for name in self.configs:
             self._open(name)
@@ -94,7 +94,7 @@ class Evaluations:
         In the middle of it the others wait for what a failed process would have said, so there all end. Raises
         UserError then; the others hear that this one has gone.
         """
-        suite, fault, data = self._suites[self.configs[name].suite], "", None
+        suite, fault, data = suites.find(self.configs[name].suite), "", None
         args = suite.parser().parse_args(self.options[name])
         try:
             data = suite.open(args)
@@ -124,23 +124,16 @@ class Evaluations:
     def _open(self, name: str) -> None:
         """Find faults before the first step: an unknown suite or option, a set that is not there."""
         suite = self.configs[name].suite
-        if suite not in self._suites:
-            raise ConfigError(f"evaluate.{name}.suite: there is none {suite!r}{nearest(suite, self._suites)}")
+        if suite not in suites.names():
+            raise ConfigError(f"evaluate.{name}.suite: there is none {suite!r}{nearest(suite, suites.names())}")
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
-                args = self._suites[suite].parser().parse_args(self.options[name])
+                args = suites.find(suite).parser().parse_args(self.options[name])
         except SystemExit:
             fault = said.getvalue().strip().rsplit("error: ", 1)[-1]
             raise ConfigError(f"evaluate.{name}: {fault} (as an option of `mmclr eval {suite}`)") from None
-        self._suites[suite].open(args)
-
-
-def _suites() -> Mapping[str, Any]:
-    """Return the suites of `eval`, imported by a run that has evaluations: a training without any loads none."""
-    from mmclr.eval.commands.all import SUITES
-
-    return SUITES
+        suites.find(suite).open(args)
 
 
 def _arguments(options: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from mmclr.display.html import FOLDER, code, markdown, render, to_json
 from mmclr.export import card
+from mmclr.export.commands.transformers import FORMAT
 
 HOSTILE = (
     "<script>XSS</script>", '"><img src=x onerror=XSS>', "</style><script>XSS</script>", "<!--XSS", "{{XSS}}",
@@ -69,7 +70,7 @@ def test_markdown_has_no_element_and_no_other_cell(text):
 @given(texts, texts)
 def test_the_head_of_a_card_is_one_yaml_document(name, dataset):
     result = {"dataset": dataset, "task": name, "metrics": {name: 0.5}}
-    head = card._head("transformers", name, card.About(license=name), [result])
+    head = card._head(FORMAT, name, card.About(license=name), [result])
     text = yaml.safe_dump(head, sort_keys=False)
     assert yaml.safe_load(text) == head
     assert "\n---" not in text

@@ -16,7 +16,7 @@ TRY = (  # many lines on both outputs, and a file that is opened meanwhile
     "    with open('opened', 'w'):\n"
     "        for n in range(5000): print('line', n); n % 100 or print('note', file=sys.stderr)\n"
     "module = types.ModuleType('a'); module.main = main; sys.modules['a'] = module\n"
-    "cli.COMMANDS['try'] = ('a:main', 'try')\n"
+    "cli.COMMANDS['try'] = 'a'\n"
     "sys.exit(cli.main(sys.argv[1:]))\n"
 )
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from mmclr.eval.commands import benchmark
+from mmclr.eval import clip_benchmark
+from mmclr.eval.embed.embedder import DTYPES
 from mmclr.eval.sets import layout
 from mmclr.eval.sets.shards import ordinary
 
@@ -24,7 +25,7 @@ def sets(shards, tmp_path):
 def run(sets, model_folder, tmp_path, *more):
     root = str(sets / "wds_{dataset_cleaned}")
     out = str(tmp_path / "{dataset}-{language}-{task}.json")
-    benchmark.main(
+    clip_benchmark.main(
         [
             "--dataset_root",
             root,
@@ -79,11 +80,11 @@ def test_linear_probe_and_skip_existing(sets, model_folder, tmp_path, capsys):
 
 
 def test_names_of_models():
-    assert benchmark.source_of("local-dir:/a/b", "x") == "/a/b"
-    assert benchmark.source_of("ViT-B-32", "laion2b_s34b_b79k") == "open_clip:ViT-B-32/laion2b_s34b_b79k"
-    assert benchmark.source_of("hf-hub:org/name", "") == "hf-hub:org/name"
+    assert clip_benchmark.source_of("local-dir:/a/b", "x") == "/a/b"
+    assert clip_benchmark.source_of("ViT-B-32", "laion2b_s34b_b79k") == "open_clip:ViT-B-32/laion2b_s34b_b79k"
+    assert clip_benchmark.source_of("hf-hub:org/name", "") == "hf-hub:org/name"
 
 
-def test_a_wrong_suite_names_the_nearest():
-    with pytest.raises(UserError, match="did you mean eval retrieval"):
-        benchmark.main(["retreival"])
+def test_precisions_are_those_of_the_embedder():
+    """They are written out, so that the help needs no torch."""
+    assert set(clip_benchmark.PRECISIONS) == set(DTYPES)

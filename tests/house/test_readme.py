@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmclr.cli import COMMANDS, main
+from mmclr.cli import commands as all_commands
+from mmclr.cli import main
 from mmclr.config import ConfigError, load, parse_override
 from mmclr.train.run import RunConfig
 
@@ -59,7 +60,7 @@ def faults(words, help_of):
 def mmclr_faults(args, help_of):
     if args[:1] in (["--help"], ["--version"]):
         return []
-    name = next((n for n in (" ".join(args[:2]), args[0]) if n in COMMANDS), None)
+    name = next((n for n in (" ".join(args[:2]), args[0]) if n in all_commands()), None)
     if name is None:
         return [f"no command {' '.join(args[:2])!r}"]
     rest, text = args[len(name.split()) :], help_of(name)

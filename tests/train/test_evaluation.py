@@ -135,6 +135,7 @@ def fail_on_one(folder, stage):
     from types import SimpleNamespace
 
     from mmclr import parallel
+    from mmclr.train import evaluation
     from mmclr.train.evaluation import Evaluations
 
     def broken(*_):
@@ -147,7 +148,8 @@ def fail_on_one(folder, stage):
         run=broken,
     )
     made, said = Evaluations({}), []
-    made.configs, made.options, made._suites = {"a": SimpleNamespace(suite="s")}, {"a": []}, {"s": suite}
+    made.configs, made.options = {"a": SimpleNamespace(suite="s")}, {"a": []}
+    evaluation.suites = SimpleNamespace(find={"s": suite}.__getitem__)  # in this process, which is the test's own
     trainer = SimpleNamespace(taken=3, display=SimpleNamespace(say=said.append))
     trainer.accelerator = SimpleNamespace(is_main_process=False)
     try:

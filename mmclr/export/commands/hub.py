@@ -56,8 +56,8 @@ def write(source: Source, out: Path, repository: str, about: card.About, format:
             found = parity.compare(source, open_clip.load(partial))
             differences |= {f"open_clip_{name}": value for name, value in found.items()}
         parity.insist(source, differences, partial)
-        kind = "open_clip" if format == "open_clip" else "transformers"
-        card.write(partial, source, differences, repository, about, kind)
+        kind = open_clip if format == "open_clip" else transformers
+        card.write(partial, source, differences, repository, about, kind.FORMAT)
 
 
 def files(folder: Path) -> list[tuple[str, int]]:

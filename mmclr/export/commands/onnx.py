@@ -15,11 +15,20 @@ from mmclr.data.samples.text import Tokenizer
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.export import card, parity
+from mmclr.export.format import Format
 from mmclr.export.origin import Source, add_arguments, written
 from mmclr.models.formats.transformers import preprocessor, to_transformers
 
-TOLERANCE = 1e-4  # other kernels, other orders of summation
 EXTRA = "mmclr export onnx needs onnx, onnxscript and onnxruntime: pip install 'mmclr[onnx]'"
+
+USE = """\
+```python
+import onnxruntime
+
+image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, 3, H, W] -> unit-norm embeddings
+text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
+```"""
+FORMAT = Format("image.onnx", "onnxruntime", USE, tolerance=1e-4)  # other kernels, other orders of summation
 
 
 def main(argv: list[str]) -> None:
@@ -67,8 +76,8 @@ def write(
         if int8:
             quantise(partial)
             differences |= cost(source, load(partial), load(partial, ".int8"), shards)
-        parity.insist(source, differences, partial, TOLERANCE)
-        card.write(partial, source, differences, out.name, about or card.About(), "onnx")
+        parity.insist(source, differences, partial, FORMAT.tolerance)
+        card.write(partial, source, differences, out.name, about or card.About(), FORMAT)
     return differences
 
 

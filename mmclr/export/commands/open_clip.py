@@ -10,10 +10,26 @@ import torch
 
 from mmclr.display.terminal import say
 from mmclr.export import card, parity
+from mmclr.export.format import Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.formats import open_clip as form
 from mmclr.models.formats.open_clip_weights import to_open_clip
 from mmclr.models.formats.weights import write_weights
+
+USE = """\
+```python
+import open_clip
+import torch
+from PIL import Image
+
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
+tokenizer = open_clip.get_tokenizer("local-dir:{name}")
+with torch.no_grad():
+    image = model.encode_image(preprocess(Image.open("picture.png")).unsqueeze(0), normalize=True)
+    text = model.encode_text(tokenizer({captions}), normalize=True)
+    print((model.logit_scale.exp() * image @ text.T).softmax(-1))
+```"""
+FORMAT = Format(form.CONFIG, "open_clip", USE)
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +56,7 @@ def write(source: Source, out: Path, about: card.About | None = None) -> dict[st
         fill(source, partial, out.name)
         differences = parity.compare(source, load(partial))
         parity.insist(source, differences, partial)
-        card.write(partial, source, differences, out.name, about or card.About(), "open_clip")
+        card.write(partial, source, differences, out.name, about or card.About(), FORMAT)
     return differences
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmclr.display.terminal import say
 from mmclr.export import captioner, card, forms, parity
+from mmclr.export.format import WIDE, Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.foreign.libraries.transformers import quiet
 from mmclr.models.formats.transformers import preprocessor
@@ -22,6 +23,20 @@ PROCESSORS = {
     "siglip": "SiglipProcessor",
     "vision-text-dual-encoder": "VisionTextDualEncoderProcessor",
 }
+
+USE = """\
+```python
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained("{name}")
+processor = AutoProcessor.from_pretrained("{name}")
+inputs = processor(text={captions}, images=Image.open("picture.png").convert("RGB"), return_tensors="pt", padding={pad})
+with torch.no_grad():
+    print(model(**inputs).logits_per_image.{head}(-1))
+```"""
+FORMAT = Format(WIDE, "transformers", USE, captioner=True)
 
 
 def main(argv: list[str]) -> None:
@@ -61,7 +76,7 @@ def write(source: Source, out: Path, about: card.About | None = None, halves: bo
         if halves:
             _write_halves(source, partial)
         parity.insist(source, differences, partial)
-        card.write(partial, source, differences, out.name, about or card.About(), "transformers")
+        card.write(partial, source, differences, out.name, about or card.About(), FORMAT)
     return differences
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 from pathlib import Path
+from typing import Any
 
+from mmclr import discovery
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.export import parity
+from mmclr.export.format import WIDE
 from mmclr.export.origin import Source
 
 
@@ -47,14 +51,23 @@ def verify_files(folder: Path) -> None:
 
 def verify(folder: Path, checkpoint: str | Path, weights: str = "auto") -> dict[str, float]:
     """Return the largest differences between an export and a checkpoint; raise where they are too large."""
-    from mmclr.export.commands import onnx, open_clip, transformers
-
-    formats = {"image.onnx": onnx, "open_clip_config.json": open_clip, "config.json": transformers}
-    found = [room for name, room in formats.items() if (folder / name).is_file()]
-    if not found:
-        raise UserError(f"{folder}: none of {', '.join(formats)} there, so it is not an export of mmclr")
+    found = _module(folder)
     report = json.loads(path.read_text()) if (path := folder / parity.REPORT).is_file() else {}
     source = Source.open(checkpoint, weights, report.get("dtype", "float32"), report.get("head", ""))
-    differences = parity.compare(source, found[0].load(folder))
-    parity.bound(differences, folder, getattr(found[0], "TOLERANCE", parity.TOLERANCE))
+    differences = parity.compare(source, found.load(folder))
+    parity.bound(differences, folder, found.FORMAT.tolerance)
     return differences
+
+
+def _module(folder: Path) -> Any:
+    """Return the command that writes folders like this one: of those that have a FORMAT, the first whose file is there.
+
+    WIDE tells least, so it is asked for last.
+    """
+    modules = map(importlib.import_module, discovery.modules(__name__.rpartition(".")[0]))
+    formats = sorted((m for m in modules if hasattr(m, "FORMAT")), key=lambda m: m.FORMAT.file == WIDE)
+    for module in formats:
+        if (folder / module.FORMAT.file).is_file():
+            return module
+    files = ", ".join(module.FORMAT.file for module in formats)
+    raise UserError(f"{folder}: none of {files} there, so it is not an export of mmclr")

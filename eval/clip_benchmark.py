@@ -11,18 +11,20 @@ import argparse
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmclr.eval import options
-from mmclr.eval.commands import all as tasks
-from mmclr.eval.embed import ranks
-from mmclr.eval.embed.embedder import Embedder
-from mmclr.eval.result import check
+from mmclr.eval import suites
 
-from mmclr.config import nearest
+from mmclr import discovery
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
+if TYPE_CHECKING:
+    from mmclr.eval.embed.embedder import Embedder
+
+# What needs torch is imported where it is used: the help of `mmclr eval` is there at once.
 SUITES = {"zeroshot_classification": "zero_shot", "zeroshot_retrieval": "retrieval", "linear_probe": "linear_probe"}
+PRECISIONS = ("float32", "float64", "bf16", "fp16")  # of the embedder
 OUTPUT = "{dataset}_{pretrained}_{model}_{language}_{task}.json"
 # accepted and without effect: they steer what works otherwise here
 IDLE = ("model_type", "model_cache_dir", "feature_root", "normalize", "fewshot_epochs", "fewshot_lr", "wds_cache_dir",
@@ -31,10 +33,9 @@ IDLE = ("model_type", "model_cache_dir", "feature_root", "normalize", "fewshot_e
 
 def main(argv: list[str]) -> int | None:
     """Evaluate every model on every set in every language."""
-    if argv and not argv[0].startswith("-"):
-        names = [f"eval {name}" for name in (*tasks.SUITES, "all", "compare")]
-        raise UserError(f"there is no suite {argv[0]!r}{nearest(f'eval {argv[0]}', names)}")
     args = parser().parse_args(argv or ["--help"])
+    from mmclr.eval.embed import ranks
+
     ranks.join()
     for source, embedder in models(args):
         for name, language in product(datasets(args.dataset), args.language):
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> int | None:
 
 def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: str, language: str) -> None:
     """Run one task and write its JSON."""
+    from mmclr.eval.embed import ranks
+    from mmclr.eval.result import check
+
     plain = name.removeprefix("wds/")
     root = Path(args.dataset_root.format(dataset=plain, dataset_cleaned=plain.replace("/", "-")))
     task = args.task if args.task != "auto" else _task(root)
@@ -68,7 +72,7 @@ def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: st
     for option in ("custom_classname_file", "custom_template_file"):
         if getattr(args, option) and task != "zeroshot_retrieval":
             given += [f"--{option}", getattr(args, option)]
-    result = tasks.SUITES[SUITES[task]].measure(given, embedder)
+    result = suites.find(SUITES[task]).measure(given, embedder)
     if ranks.speaks():
         result.show()
         say(f"written: {result.save(out)}")
@@ -76,6 +80,8 @@ def evaluate(args: argparse.Namespace, source: str, embedder: Embedder, name: st
 
 def models(args: argparse.Namespace) -> Iterator[tuple[str, Embedder]]:
     """Load each model in turn."""
+    from mmclr.eval import options
+
     pairs = [tuple(full.rsplit(",", 1)) for full in args.pretrained_model] or list(product(args.model, args.pretrained))
     for model, pretrained in pairs:
         given = argparse.Namespace(**{**vars(args), "source": source_of(model, pretrained), "pretrained": pretrained})
@@ -109,13 +115,12 @@ def _task(root: Path) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser, with CLIP_benchmark's names and defaults."""
-    table = "\n".join(
-        f"  mmclr eval {suite.name:<14} {str(suite.about).splitlines()[0]}" for suite in tasks.SUITES.values()
-    )
+    commands = discovery.by_name("mmclr.eval.suites", "mmclr.eval.commands")
+    table = "\n".join(f"  mmclr eval {name:<14} {discovery.first_line(module)}" for name, module in commands.items())
     p = argparse.ArgumentParser(
         "mmclr eval",
         description=__doc__,
-        epilog=f"suites:\n{table}",
+        epilog=f"suites, and what works with their results:\n{table}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--dataset", nargs="+", required=True, help="name(s) for the result, or a file with one a line")
@@ -142,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--custom_template_file", help="JSON: {dataset: [templates]} or {dataset: {class: [prompts]}}")
     p.add_argument("--skip_existing", action="store_true")
     p.add_argument("--no_amp", action="store_true", help="float32, which is the default here")
-    p.add_argument("--precision", choices=options.DTYPES, default="float32")
+    p.add_argument("--precision", choices=PRECISIONS, default="float32")
     p.add_argument("--head", choices=("post", "pre"), default="post", help=argparse.SUPPRESS)
     p.add_argument("--device", default="auto")
     p.add_argument("--cache", default="", metavar="DIR")

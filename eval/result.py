@@ -116,7 +116,7 @@ class Result:
             return cls(**kept, measurements=_read_samples(Path(path).with_suffix(".samples.npz")))
         except FileNotFoundError:
             raise UserError(f"{path}: no such result file") from None
-        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a result of mmclr eval or CLIP_benchmark ({error})") from None
 
     def show(self, console: Console | None = None) -> None:

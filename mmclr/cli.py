@@ -83,19 +83,17 @@ def _named(args: list[str], known: Mapping[str, str]) -> str | None:
 
 
 def _unknown(args: list[str], known: Mapping[str, str]) -> int:
-    from mmclr.config import nearest  # pydantic takes longer than all help
-
     inside = {name: module for name, module in known.items() if name.startswith(args[0] + " ")}
-    if inside and len(args) > 1 and args[1] not in ("-h", "--help"):
-        say(
-            f"mmclr: no command {' '.join(args[:2])!r}{nearest(' '.join(args[:2]), inside)}",
-            file=sys.stderr,
-        )
-        return 2
-    if inside:
+    if inside and (len(args) == 1 or args[1] in ("-h", "--help")):
         say(_help(inside, args[0] + " "))
         return 0
-    say(f"mmclr: there is no command {args[0]!r}{nearest(args[0], known)}", file=sys.stderr)
+    from mmclr.config import nearest  # pydantic, which it brings, takes longer than all help
+
+    if inside:
+        said = f"no command {' '.join(args[:2])!r}{nearest(' '.join(args[:2]), inside)}"
+    else:
+        said = f"there is no command {args[0]!r}{nearest(args[0], known)}"
+    say(f"mmclr: {said}", file=sys.stderr)
     return 2
 
 

@@ -167,6 +167,7 @@ def test_version(capsys):
         (["eval", "retreival"], "eval retrieval"),
         (["data", "to_evl"], "data to-eval"),
         (["exprot", "hub"], "export hub"),
+        (["eval", "retreival", "--help"], "eval retrieval"),
     ],
 )
 def test_unknown_command_names_the_nearest(argv, meant, capsys):

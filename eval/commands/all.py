@@ -77,7 +77,7 @@ def read(path: Path, root: Path | None) -> tuple[dict[str, dict[str, Any]], list
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such list of tasks") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(task, dict) for task in tree.values()):
         raise UserError(f"{path}: a list of tasks is a mapping from names to their suite and options")

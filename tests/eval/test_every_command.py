@@ -1,4 +1,8 @@
-"""No command replaces or removes what it did not write: each one is run where others' files have its outputs' names."""
+"""No command replaces or removes what it did not write, and each says in a sentence what it cannot read.
+
+Each is run where others' files have its outputs' names, and where its inputs are not there or broken. A command's own
+test may say how to run it: WRITES = {"data NAME": [arguments, ...]}, with {here} and {out} as below.
+"""
 
 import ast
 import shutil
@@ -40,6 +44,20 @@ WRITE = {
     "import": ["{here}/model", "{out}/model"],
     "train": ["debug.yaml", "data.train={here}/shards/0.tar", "out={out}", "steps=2", "trackers=none"],
 }  # fmt: skip
+
+
+def told():
+    """Return what the tests of single commands say in WRITES, read and not imported."""
+    found = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body if "\nWRITES = " in text else ():
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "WRITES":
+                found |= ast.literal_eval(node.value)
+    return found
+
+
+WRITE |= told()
 ELSEWHERE = {  # command: why it is not in the table
     "demo": "its stages are commands above: icons, tokenizer, train, export, report",
     "compare": "trains in processes of its own; its three files are written as eval compare's",
@@ -127,6 +145,40 @@ def test_others_files_stay(command, here, tmp_path, monkeypatch):
     assert {name: now.get(name) for name in was} == was
     assert status == 2 or command == "data index"  # which has a second place for what it makes
     assert {n: s for n, s in tree(here).items() if n in before} == before
+
+
+BROKEN = {  # what lies where a command reads
+    "nothing": None,
+    "an empty file": b"",
+    "noise": bytes(range(256)) * 8,
+    "text": b"{nothing: that\n any of them reads",
+}
+INPUTS = ("shards/0.tar", "shards/1.tar", "model/config.json", "pictures/0.png", "tasks.yaml", "results/a.json",
+          "results/b.json")  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("command", [name for name in WRITE if name != "papers"])
+def test_what_cannot_be_read_is_a_sentence(command, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    here, out = tmp_path / "here", tmp_path / "out"
+    out.mkdir()
+    given = [text.format(here=here, out=out) for text in WRITE[command]]
+    for path in [here / name for name in INPUTS] + [out / "0.tar"] * (command == "data index"):
+        if BROKEN[what] is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(BROKEN[what])
+    before = tree(here)
+    status = main([*command.split(), *given])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    assert status == 2 or (status == 1 and command in ("data index", "data verify", "data pack"))  # which list faults
+    if status == 2:
+        line, *examples = said.err.splitlines()
+        assert line.startswith(f"mmclr {command}: ")
+        assert str(tmp_path) in line, "it says where"
+        assert all(example.startswith(("  ", "1 ", "2 ")) for example in examples)  # counts of faults, and some of them
+    assert {name: text for name, text in tree(here).items() if not name.endswith(".index")} == before
 
 
 def test_every_command_is_in_the_table():

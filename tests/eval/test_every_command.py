@@ -69,7 +69,7 @@ ELSEWHERE = {  # command: why it is not in the table
     "doctor": "writes into the environment with --fix alone, where it was asked to",
     "eval": "writes as eval retrieval does",
     **{name: "the same suite class as eval retrieval" for name in commands() if name.startswith("eval ")},
-    **dict.fromkeys(("data stats", "data bench", "export verify"), "writes nothing"),
+    **dict.fromkeys(("data stats", "data bench", "export verify", "check"), "writes nothing"),
 }
 # Who may call what changes the disk, and why: everything else goes through mmclr.storage.written.
 CALLS = {"write_text", "write_bytes", "rmtree", "unlink", "rename", "rmdir", "copy2", "copyfile"}

@@ -70,6 +70,7 @@ EVERY = {
 TEACHER = {"directpred": {}, "pixpro": {"weight": 0.25}, "swav_views": {"weight": 0.2}}
 CLASSES = {"mlcd": {"weight": 0.1}, "supcon_label": {"weight": 0.5}}
 STATE = {"isogclr": {}, "mochi": {"weight": 0.5}, "m3col": {"weight": 0.5}, "ctvis": {"weight": 0.5}}
+RAMP = {"first": 0.0, "last": 1.0, "begin": 0.2, "end": 0.6}
 FORMS = {"byolip": {"weight": 0.5}, "cl2l": {"weight": 0.5}, "swav": {"weight": 0.2}}
 
 # name: (processes, what the config says beyond EVERY)
@@ -89,8 +90,8 @@ RUNS: dict[str, tuple[int, dict[str, Any]]] = {
                           "activation_checkpointing": True}),
     "micro-batches, two": (2, {"objectives": STATE, "micro_batch": 8, "optim": {"kind": "muon"}}),
     "wscol": (1, {"objectives": {"wscol": {}}, "data": {"views": 1}}),
-    "heads and ramps": (1, {"objectives": {"dcl": {"head": {"use": "mlp"}, "weight": {"first": 0.0, "last": 1.0, "begin": 0.2, "end": 0.6}},
-                                           "siglip": {}, "soft": {"use": "cwcl"}, "cwcl_text": {}, "dclw": {}},
+    "heads and ramps": (1, {"objectives": {"siglip": {}, "soft": {"use": "cwcl"}, "cwcl_text": {}, "dclw": {},
+                                           "dcl": {"head": {"use": "mlp"}, "weight": RAMP}},
                             "lock": {"image": 1}, "optim": {"layer_decay": 0.8}, "data": {"bucket": True}}),
 }  # fmt: skip
 

@@ -158,11 +158,11 @@ def test_resharded_samples_need_their_columns_made_anew(tmp_path, urls):
 def test_what_lies_where(tmp_path, urls, monkeypatch):
     index = indices_of(urls)[0]
     fill([index], f"{tmp_path}/else/n", Kind("int32"), np.arange(5))
-    assert find(index, f"{tmp_path}/else/n") == tmp_path / "else" / "00000.tar.n.arrow"
+    assert find(index, f"{tmp_path}/else/n").path == tmp_path / "else" / "00000.tar.n.arrow"
     assert find(index, "n") is None
     Path(urls).parent.chmod(0o555)
     fill([index], "n", Kind("int32"), np.arange(5))
-    assert find(index, "n").is_relative_to(cache.cache_folder() / "columns")
+    assert find(index, "n").path.is_relative_to(cache.cache_folder() / "columns")
     Path(urls).parent.chmod(0o755)
     assert Columns([Shards([index])]).values("n", [4]).tolist() == [4]  # found there still
     fill([index], "m", Kind("float16", 3), np.zeros((5, 3)), {"model": "abc"})

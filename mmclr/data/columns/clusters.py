@@ -89,7 +89,7 @@ class Clusters:
 
     def _mapped(self, part: int, shard: int) -> Labels:
         index = self.parts[part].indices[shard]
-        if not _has_column(index, self.name):
+        if find(index, self.name) is None and _old_place(index.url, self.name):
             return _old_labels(index, self.name)
         found, values = open_column(index, self.name)
         labels = np.asarray(values)
@@ -114,16 +114,11 @@ def digest(labels: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(labels).tobytes()).hexdigest()[:16]
 
 
-def _has_column(index: ShardIndex, name: str) -> bool:
-    """Whether labels are a column; what is not there in the old form either is looked for as a column."""
-    return find(index, name) is not None or _old_place(index.url, name) is None
-
-
 def _count(index: ShardIndex, name: str) -> int:
     """Return how many clusters a shard's labels tell apart, 0: not told. Raises UserError where it has none."""
-    if not _has_column(index, name):
-        return _old_count(index.url, name)
     if find(index, name) is None:
+        if _old_place(index.url, name):
+            return _old_count(index.url, name)
         raise UserError(f"data: there are no cluster labels {name} of {identity(index.url)}; {MAKE}")
     found = look(index, name)
     if found.kind is None or found.kind.dtype not in INTEGERS:

@@ -73,23 +73,25 @@ def check(indices: Sequence[ShardIndex], name: str) -> None:
             written.check(path, BY, _ours)
 
 
-def find(index: ShardIndex, name: str) -> Path | None:
-    """Return the file of a shard's column, one that belongs to it where there is a choice; None where there is none."""
+def find(index: ShardIndex, name: str) -> Found | None:
+    """Return a shard's column as its first bytes tell, usable or not; of two places the one where it is usable.
+
+    None where there is none.
+    """
     candidates = places(index.url, name)
     if "/" not in name and not sources.is_remote(index.url):
         candidates = [*dict.fromkeys([_beside(index.url, name), *candidates])]  # of a folder that is read-only now
-    there = [path for path in candidates if path.is_file()]
-    return next((path for path in there if not _look(index, name, path).fault), there[0] if there else None)
+    there = [_look(index, name, path) for path in candidates if path.is_file()]
+    return next((found for found in there if not found.fault), there[0] if there else None)
 
 
 def look(index: ShardIndex, name: str) -> Found:
     """Return a shard's column as its first bytes tell. Raises UserError where it is not there, or of another shard."""
-    path = find(index, name)
-    if path is None:
+    found = find(index, name)
+    if found is None:
         raise UserError(f"{identity(index.url)}: there is no column {name} of this shard; {AGAIN}")
-    found = _look(index, name, path)
     if found.fault:
-        raise UserError(f"{path}: the column {name} of {identity(index.url)} {found.fault}; {AGAIN}")
+        raise UserError(f"{found.path}: the column {name} of {identity(index.url)} {found.fault}; {AGAIN}")
     return found
 
 
@@ -98,8 +100,7 @@ def holds(index: ShardIndex, name: str, facts: Mapping[str, Any] | None = None) 
 
     A tool that was ended goes on where it was: it passes over the shards whose column holds.
     """
-    path = find(index, name)
-    found = _look(index, name, path) if path else None
+    found = find(index, name)
     return found is not None and not found.fault and (facts is None or found.facts == dict(facts))
 
 
@@ -129,8 +130,7 @@ def listing(index: ShardIndex, folder: str = "") -> list[Found]:
     if hidden and hidden.is_dir():
         names |= {path.name[: -len(ENDING)]: None for path in hidden.glob(f"*{ENDING}")}
     full = {name: f"{folder}/{name}" if folder else name for name in sorted(names) if NAME.fullmatch(name)}
-    paths = {name: find(index, place) for name, place in full.items()}
-    return [_look(index, name, path) for name, path in paths.items() if path]
+    return [each._replace(name=name) for name, place in full.items() if (each := find(index, place))]
 
 
 class Writer:

@@ -50,10 +50,10 @@ class Column:
             raise IndexError(f"samples are 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
         out = self.kind.empty(len(wanted))
         of_part = np.searchsorted(self.begins, wanted, side="right") - 1
-        for part in np.unique(of_part).tolist():
+        for part in set(of_part.tolist()):
             mine = np.flatnonzero(of_part == part)
             shard, row = self.parts[part].places(wanted[mine] - self.begins[part])
-            for which in np.unique(shard).tolist():
+            for which in set(shard.tolist()):
                 here = shard == which
                 out[mine[here]] = _taken(self._mapped(part, which), row[here])
         return out

@@ -99,8 +99,8 @@ class Shards:
     def places(self, numbers: Ints) -> tuple[Ints, Ints]:
         """Return the shard and the row in it of each sample: [n] each."""
         shard = np.searchsorted(self._ends, numbers, side="right").astype(np.int64)
-        row = numbers - np.concatenate([[0], self._ends])[shard]
-        for which in np.unique(shard).tolist():
+        row = numbers - np.where(shard > 0, self._ends[shard - 1], 0)
+        for which in set(shard.tolist()):
             usable = self._rows[which]
             if usable is not None:
                 row[shard == which] = usable[row[shard == which]]

@@ -37,7 +37,7 @@ from mmclr.data.shards import index, sources, tar
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.batch_builder import Start
 from mmclr.data.stream.loader import DataConfig, Loader
-from mmclr.data.stream.order import Order
+from mmclr.data.stream.order import Order, Stream, build
 
 SAMPLES, SHARDS, BATCH, ROUNDS = 640, 4, 32, 5
 WARM, TIMED = 3, 4  # batches of a round: those that were made ahead are not timed
@@ -185,11 +185,18 @@ def loader(shards: str) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in table.items()}
 
 
+def shuffled(samples: int, block: int = 1) -> Order:
+    """Return the order of an ordinary run over one source."""
+    order = build("shuffled")
+    order.setup(Stream([samples], [1.0], 0, 256, lambda name: np.zeros(samples, np.int64), block, 16))
+    return order
+
+
 def reading(shards: str) -> dict[str, float]:
     """Raw samples out of tar files: webdataset in their order, we in random order."""
     urls = sources.expand(shards)
     held = Shards(index.open_indices(urls), extras=("json",))
-    order = Order([len(held)], [1.0], seed=0).at(np.arange(len(held)))[0].tolist()
+    order = shuffled(len(held)).at(np.arange(len(held)))[0].tolist()
 
     def theirs() -> float:
         begin = time.perf_counter()
@@ -242,8 +249,7 @@ def indexing(shards: str) -> dict[str, float]:
 
 def order(shards: str) -> dict[str, float]:
     """Nanoseconds per position, and memory, of the shuffle of 1e9 samples."""
-    whole = Order([10**9], [1.0], seed=0)
-    blocks = Order([10**9], [1.0], seed=0, block=64, window=16)
+    whole, blocks = shuffled(10**9), shuffled(10**9, 64)
     out = {}
     for name, made in (("order_ns", whole), ("order_ns_blocks", blocks)):
         rounds = []

@@ -60,9 +60,8 @@ def make_batch(b: int, seed: int) -> Batch:
         lengths=lengths,
         image_id=ids,
         caption_id=ids,
-        label=ids,
         index=ids,
-        weights=torch.ones(b),
+        fields={"label": ids, "weights": torch.ones(b)},
         keys=[""] * b,
     )
 

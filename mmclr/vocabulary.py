@@ -2,8 +2,9 @@
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
 L text tokens, P patches, M captions per image, V views of a picture, T forms of a caption, K prototypes, R reference
-features, N tokens of the vocabulary, W the caption decoder's width, C clusters of a picture. A new feature is one row
-here and a provider in `features/` that computes it; nothing else changes.
+features, N tokens of the vocabulary, W the caption decoder's width, C clusters of a picture, G tags and O boxes of one.
+A new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with
+a sample from the data are rows of `batch_fields`.
 
 A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
 objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmclr import batch_fields
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -37,6 +40,8 @@ class Sizes:
     N: int = 7
     W: int = 6
     C: int = 3
+    G: int = 4
+    O: int = 2  # noqa: E741
     dtype: torch.dtype = torch.float64
 
 
@@ -135,10 +140,6 @@ def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return torch.randperm(4 * sizes.b, generator=generator)[: sizes.b]
 
 
-def _clusters(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.randint(-1, 9, (sizes.b, sizes.C), generator=generator)
-
-
 def _states(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return _normal("b", "M", "L", "W")(sizes, generator)[:, :, 1:]
 
@@ -154,12 +155,20 @@ def _token_shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return (valid / valid.sum()).to(sizes.dtype)
 
 
-def _weights(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.rand(sizes.b, generator=generator, dtype=torch.float64).add(0.5).to(sizes.dtype)
+def _batch(name: str) -> Feature:
+    """Return the row of a batch field."""
+    row = batch_fields.FIELDS[name]
+    kind = batch_fields.KINDS[row.kind]
+
+    def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
+        shape = [int(letter) if letter.isdigit() else getattr(sizes, letter) for letter in kind.letters]
+        return batch_fields.example(kind, shape, sizes.dtype, generator)
+
+    return Feature(f"[{', '.join(kind.letters)}]", "batch", row.meaning, make)
 
 
 def _shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    weights = _weights(sizes, generator)
+    weights = example("weights", sizes, generator)
     return weights / weights.sum()
 
 
@@ -250,19 +259,21 @@ FEATURES: dict[str, Feature] = {
     "caption_id": Feature(
         "[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", _ids
     ),
-    "label": Feature("[b]", "batch", "int64 class of the sample, from the shards' .cls or a json field", _ids),
+    **{name: _batch(name) for name in batch_fields.FIELDS},
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
-    "clusters": Feature(
-        "[b, C]", "batch", "int64 nearest clusters of the picture from `mmclr data cluster`, -1 for none", _clusters
-    ),
     "real": Feature(
         "[b]",
         "batch",
         "bool, whether the row is a sample: false where it fills up the batch; no objective sees those",
         lambda sizes, generator: torch.ones(sizes.b, dtype=torch.bool),
     ),
-    "weights": Feature("[b]", "batch", "weight of the sample in every mean; 1 unless the data say otherwise", _weights),
     "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", _shares),
+    "image_box": Feature(
+        "[b, 4]",
+        "batch",
+        "left, top, right, bottom of what is seen in shares of the whole image; left > right where it is mirrored",
+        lambda sizes, generator: _boxes(sizes, generator)[:, 0],
+    ),
     "view_boxes": Feature(
         "[b, V, 4]",
         "batch",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import field
+from typing import Any, Literal
 
-from mmclr.config import config
+from mmclr.batch_fields import FIELDS, KINDS, fault
+from mmclr.config import ConfigError, config, nearest
 from mmclr.data.samples.augment import Augment
 from mmclr.data.samples.captions import TextEdits
+from mmclr.data.stream.order import Order, build
 
 
 @config
@@ -22,15 +25,29 @@ class Source:
 
 
 @config
+class Given:
+    """Where the values of a batch field come from."""
+
+    values: str  # "cls", "json:field", "column:NAME", or "source"
+    most: int = 0  # entries of a sample that are kept, of tags and boxes; 0 for 32 tags, 16 boxes
+
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ValueError(f"most must be at least 1, not {self.most}")
+
+
+@config
 class DataConfig:
     """Which pairs are trained on, how they are read, and what is done to them."""
 
     train: str | list[str] | dict[str, Source]  # shards: "data/{00000..00099}.tar", a glob, or a mixture by name
     caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities
-    label: str = ""  # "cls" or "json:field": integers, or words that are hashed; "" for none
-    weight: str = ""  # "json:field": the sample's weight in every mean; "" for 1; one of weight 0 is still a negative
-    clusters: str = ""  # labels that `mmclr data cluster` wrote beside the shards, NAME or FOLDER/NAME; "" for none
-    pure: tuple[str, ...] = ()  # names of such labels: each global batch comes from samples that share all of them
+    fields: dict[str, str | Given] = field(default_factory=dict)  # field: "cls", "json:x", "column:NAME", "source"
+    label: str = ""  # short for fields.label: integers, or words that are hashed; "" for none
+    weight: str = ""  # short for fields.weights, in every mean; "" for 1; one of weight 0 is still a negative
+    clusters: str = ""  # NAME or FOLDER/NAME, short for fields.clusters=column:NAME; `mmclr data cluster` writes it
+    order: str | dict[str, Any] = "shuffled"  # which sample comes when: NAME, or {use: NAME, its settings}
+    pure: tuple[str, ...] = ()  # short for order: {use: cluster_batches, labels: ...}
     subset: str = ""  # DataComp subset file (.npy of 128-bit uids): only these samples
     batch: int = 256  # pairs in a global batch, all ranks together
     workers: int = 2  # processes per rank that decode; 0 = a thread of this one
@@ -78,10 +95,8 @@ class DataConfig:
             raise ValueError("train names no shards")
         if self.tail == "pad" and len(self.sources()) > 1:
             raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
-        if self.pure and (len(self.sources()) > 1 or self.tail == "pad" or self.block > 1):
-            raise ValueError(
-                "pure draws batches of one source's single samples: it needs one source, tail: carry, block: 1"
-            )
+        self._check_order()
+        self._check_fields()
         if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
             raise ValueError("caption needs a field, and probabilities above 0 when there are several")
         if not all(0 <= part <= 255 for part in self.background):
@@ -94,3 +109,39 @@ class DataConfig:
     def captions(self) -> dict[str, float]:
         """Return the caption fields with their probabilities."""
         return {self.caption: 1.0} if isinstance(self.caption, str) else self.caption
+
+    def given(self) -> dict[str, Given]:
+        """Return where each batch field comes from that the config names, short forms with them."""
+        own = {name: one if isinstance(one, Given) else Given(values=one) for name, one in self.fields.items()}
+        short = {name: getattr(self, row.short) for name, row in FIELDS.items() if row.short}
+        places = {name: "column:" if FIELDS[name].kind == "clusters" else "" for name in short}
+        return own | {name: Given(values=places[name] + text) for name, text in short.items() if text}
+
+    def arranged(self) -> Order:
+        """Return the order of the samples, not yet set up. Raises ConfigError."""
+        return build({"use": "cluster_batches", "labels": self.pure} if self.pure else self.order)
+
+    def _check_order(self) -> None:
+        if self.pure and self.order != "shuffled":
+            raise ValueError("pure is short for order: {use: cluster_batches, labels: ...}; set one of them")
+        try:
+            found = self.arranged()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if found.alone and (len(self.sources()) > 1 or self.tail == "pad" or self.block > 1):
+            raise ValueError(
+                f"{'pure' if self.pure else f'order: {found.key}'} draws batches of one source's single samples: it "
+                "needs one source, tail: carry, block: 1"
+            )
+
+    def _check_fields(self) -> None:
+        for name in self.fields:
+            if name not in FIELDS:
+                raise ValueError(f"fields.{name}: there is no such batch field{nearest(name, FIELDS)}")
+            if FIELDS[name].short and getattr(self, FIELDS[name].short):
+                raise ValueError(f"{FIELDS[name].short} is short for fields.{name}; set one of them")
+        for name, one in self.given().items():
+            if wrong := fault(name, one.values, self.sources()):
+                raise ValueError(f"fields.{name}: {wrong}")
+            if one.most and not KINDS[FIELDS[name].kind].most:
+                raise ValueError(f"fields.{name}.most: a {FIELDS[name].kind} is one value; leave it out")

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from mmclr.config import ConfigError, load
-from mmclr.data.samples.captions import Chooser, Field, number
+from mmclr.data.samples import field_readers
+from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.decode import Picture
 from mmclr.data.samples.skipped import REASONS, Entry, Fault
 from mmclr.data.samples.text import Tokenizer
@@ -22,7 +23,7 @@ from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
 from mmclr.features.provider import build_providers
-from mmclr.losses.weighted_sum import build_terms
+from mmclr.losses.weighted_sum import build_terms, needs
 from mmclr.models import init as start
 from mmclr.models.formats import find
 from mmclr.train.parts import check_tokenizer
@@ -34,6 +35,7 @@ DROP = "mmclr data verify lists all such samples: mend them or leave them out"
 REMEDIES = {
     "no_caption": "set data.caption to a field that is there: txt, or json:FIELD",
     "bad_label": "set data.label and data.weight to fields with numbers",
+    "bad_field": "set data.fields to fields with values of their kind",
     "too_many_pixels": "raise data.max_pixels, or leave them out",
 }
 LONG = 1 << 20  # tokens: no caption is cut while it is measured
@@ -50,8 +52,9 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     """Yield what there is to say about the run that `mmclr train path overrides` would start."""
     try:
         run = load(RunConfig, path, overrides)
-        build_terms(run.objectives)
-        build_providers(run.providers)
+        own = build_providers(run.providers).values()
+        asked = needs(build_terms(run.objectives)).union(*(provider.asks for provider in own))
+        field_readers.check_asked(run.data, asked)
     except ConfigError as error:
         yield from (Finding("BROKEN", line) for line in str(error).splitlines())
         return
@@ -175,9 +178,8 @@ def read(data: DataConfig, size: int, part: Shards, at: int) -> Read | Entry:
         picture = Picture(sample.image(), data.max_pixels, data.decoder == "turbo")
         picture.pixels(data.background, shrink=min(picture.size) / size)
         texts = [text for _, texts in chooser.candidates(sample) for text in texts]
-        for field, default in ((data.label, -1), (data.weight, 1.0)):
-            if field:
-                number(Field(field), sample, default, words=field == data.label)
+        for reader in field_readers.members(data).values():
+            reader.value(sample, at, [])
     except Fault as fault:
         return part.where(at)._replace(reason=fault.reason, detail=fault.detail)
     return Read(picture.size, texts)

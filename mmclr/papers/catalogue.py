@@ -20,8 +20,9 @@ import yaml
 from rich.table import Column, Table
 
 from mmclr import heads, vocabulary
+from mmclr.batch_fields import FIELDS
 from mmclr.config import find, nearest
-from mmclr.data.stream.cluster_batches import PureOrder
+from mmclr.data.stream import order
 from mmclr.display.console import Console
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
@@ -37,6 +38,11 @@ BEYOND = {
     "frozen_text": "A frozen text model (`teacher:`, or a locked tower)",
     "label": "Classes of the samples (`data.label:`)",
     "clusters": "Clusters of the pictures (`mmclr data cluster`, `data.clusters:`)",
+}
+BEYOND |= {  # weights are 1 where the data say none
+    name: f"{row.meaning[0].upper()}{row.meaning[1:]} (`data.fields.{name}:`)"
+    for name, row in FIELDS.items()
+    if name not in BEYOND and row.kind != "weight"
 }
 SECTIONS = {
     "heads": "Heads between the embedding and any objective",
@@ -71,6 +77,7 @@ class Entry:
     config: str  # what to write in a config
     presets: list[str]  # shipped configs that use it
     above: tuple[str, ...]  # keys of a config above its fields
+    use: str = ""  # its name, where it stands as {use: name}
     warning: str = ""  # where its ready config was measured far below plain InfoNCE
 
 
@@ -79,7 +86,8 @@ def entries() -> list[Entry]:
     uses = _presets()
     found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
     below = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in heads.catalogue().items()]
-    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *below, _order(uses.get("mcl", []))]
+    orders = [_order(cls, uses.get(f"order {key}", [])) for key, cls in order.catalogue().items() if cls.paper]
+    return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *below, *orders]
 
 
 def page() -> str:
@@ -103,19 +111,16 @@ def _head(key: str, cls: type, presets: list[str]) -> Entry:
     made = cls().make(512)
     weights = sum(p.numel() for p in made.parameters())
     state = [f"{weights / 1e6:.1f} M weights"] * (weights > 0)
-    own = {"needs": [], "cost": "local", "state": state, "presets": presets}
+    own = {"needs": [], "cost": "local", "state": state, "presets": presets, "use": key}
     return _entry(cls, key, "heads", above=("objectives", "clip", "head"), **own)
 
 
-def _order(presets: list[str]) -> Entry:
-    own = {"needs": [], "cost": "local", "state": [], "presets": presets}
-    field = {
-        "name": "pure",
-        "default": ["stage0"],
-        "comment": "labels that all samples of a batch share, of each stage",
-    }
-    found = _entry(PureOrder, "mcl", "data", above=("data",), **own)
-    return dataclasses.replace(found, fields=[field], config="data: {pure: [stage0]}")
+def _order(cls: type[order.Order], presets: list[str]) -> Entry:
+    own = {"needs": [], "cost": "local", "state": [], "presets": presets, "use": cls.key}
+    found = _entry(cls, cls.paper, "data", above=("data", "order"), **own)
+    fields = [{**f, "default": cls.example.get(f["name"], f["default"])} for f in found.fields]
+    tree = {"use": cls.key, **{f["name"]: f["default"] for f in fields}}
+    return dataclasses.replace(found, fields=fields, config=f"data: {{order: {json.dumps(tree)}}}")
 
 
 def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -> Entry:
@@ -191,10 +196,16 @@ def _presets() -> dict[str, list[str]]:
         for name, fields in (tree.get("objectives") or {}).items():
             keys = [] if fields is None else [fields.get("use", name)]
             keys += [f"head {fields['head']['use']}"] if fields and fields.get("head") else []
-            keys += ["mcl"] if (tree.get("data") or {}).get("pure") else []
+            keys += [f"order {name}"] if (name := _order_of(tree.get("data") or {})) else []
             for key in keys:
                 found.setdefault(key, []).append(f"configs/{path.relative_to(folder)}")
     return found
+
+
+def _order_of(data: dict[str, Any]) -> str:
+    """Return the order that the `data:` part of a config names, "" for none."""
+    found = data.get("order", "cluster_batches" if data.get("pure") else "")
+    return str(found.get("use", "") if isinstance(found, dict) else found)
 
 
 def _extra(entry: Entry) -> list[str]:
@@ -244,10 +255,11 @@ def _yaml(entry: Entry) -> list[str]:
     rows = [f"{'  ' * depth}{key}:" for depth, key in enumerate(above)]
     inside = "  " * len(entry.above)
     values = [f"{inside}{f['name']}: {json.dumps(f['default'])}" for f in entry.fields]
-    values = [f"{inside}use: {entry.key}"] * (last == "head") + values
+    use = [f"{inside}use: {entry.use}"] if entry.use else []
+    values = use + values
     rows.append(f"{'  ' * len(above)}{last}:" + " {}" * (not values))
     wide = max(map(len, values), default=0)
-    comments = [""] * (last == "head") + [f"  # {f['comment']}" for f in entry.fields]
+    comments = [""] * len(use) + [f"  # {f['comment']}" for f in entry.fields]
     return rows + [f"{value:<{wide}}{comment}".rstrip() for value, comment in zip(values, comments)]
 
 

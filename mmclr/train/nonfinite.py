@@ -102,7 +102,7 @@ class Guard:
 
     def _write(self, name: str, batch: Batch) -> Path:
         path = self.folder / f"{name}.safetensors"
-        tensors = {name: value.cpu().contiguous() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+        tensors = {name: value.cpu().contiguous() for name, value in batch.tensors().items()}
         try:
             written.check(path, KIND)
         except UserError:  # somebody else's: training goes on, beside it

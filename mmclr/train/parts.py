@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from mmclr import parallel
+from mmclr.data.samples.field_readers import check_asked
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.stream.batch import Batch
 from mmclr.data.stream.loader import Loader
@@ -56,6 +57,7 @@ class Parts:
         self.steps = run.total_steps(self.loader.samples)
         terms, own = build_terms(run.objectives), build_providers(run.providers)
         wanted = needs(terms).union(*(provider.asks for provider in own.values()))
+        check_asked(run.data, wanted)
         torch.manual_seed(run.seed)
         config = with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
         self.model = TwoTower(config, bias="bias" in wanted)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mmclr.data.random import key
-from mmclr.data.samples.captions import Chooser, Field, TextEdits, number, text_id
+from mmclr.data.samples.captions import Chooser, Field, TextEdits, text_id
 from mmclr.data.samples.skipped import Fault
+from mmclr.data.samples.values import read
 from mmclr.data.shards.shards import Sample
 
 
@@ -116,9 +117,9 @@ def test_text_id():
 
 def test_numbers():
     found = sample(cls=" 7\n", json='{"weight": 0.25, "word": "dog", "whole": 3}')
-    assert number(Field("cls"), found, -1) == 7
-    assert number(Field("json:weight"), found, 1.0) == 0.25
-    assert number(Field("json:none"), found, -1) == -1
-    assert number(Field("json:word"), found, -1, words=True) == number(Field("json:word"), found, -1, words=True)
+    assert read("class", Field("cls"), found) == 7
+    assert read("weight", Field("json:weight"), found) == 0.25
+    assert read("class", Field("json:none"), found) == -1
+    assert read("class", Field("json:word"), found) == read("class", Field("json:word"), found)
     with pytest.raises(Fault, match="dog"):
-        number(Field("json:word"), found, -1)
+        read("weight", Field("json:word"), found)

@@ -17,8 +17,8 @@ from mmclr.data.columns.clusters import Clusters, groups
 from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
-from mmclr.data.stream.cluster_batches import PureOrder
 from mmclr.data.stream.loader import DataConfig, Loader
+from mmclr.data.stream.orders.cluster_batches import ClusterBatches
 from mmclr.errors import UserError
 from tests import bounds
 from tests.data.made import pair, take, write_tar
@@ -72,7 +72,8 @@ def test_labels_come_with_their_samples(shards, tokenizer):
         assert batch.clusters.tolist() == expected
         assert batch.clusters.dtype == torch.int64
     assert batch.split(4)[1].clusters.tolist() == expected[4:]
-    assert take(loader(shards, tokenizer), 1)[0].clusters is None
+    with pytest.raises(UserError, match="data.fields.clusters: an objective asks for clusters .*data.clusters"):
+        _ = take(loader(shards, tokenizer), 1)[0].clusters
 
 
 def test_labels_in_workers_and_in_another_folder(shards, tokenizer):
@@ -163,6 +164,12 @@ def test_stages_are_told_apart_by_all_their_labels():
     assert len(set(found.tolist())) == 3
 
 
+def pure(groups, batch, seed):
+    order = ClusterBatches(labels=("clusters",))
+    order.arrange(groups, batch, seed)
+    return order
+
+
 def everything(order, epochs=1):
     return order.at(np.arange(epochs * order.length, dtype=np.int64))
 
@@ -170,16 +177,16 @@ def everything(order, epochs=1):
 def test_sizes_of_the_card():
     """Clusters of 7 and 3, batches of 2: four batches, two samples left out; of 4: one."""
     labels = np.array([0] * 7 + [1] * 3)
-    assert PureOrder(labels, 2, 0).length == 8
-    order = PureOrder(labels, 4, 0)
-    assert (order.length, order.left_out) == (4, 3)
+    assert pure(labels, 2, 0).length == 8
+    order = pure(labels, 4, 0)
+    assert (order.length, order.left_out) == (4, {"small_group": 3})
     with pytest.raises(UserError, match=r"no group has data.batch=8 samples \(the largest has 7\)"):
-        PureOrder(labels, 8, 0)
+        pure(labels, 8, 0)
 
 
 def test_batches_are_pure_and_no_sample_comes_twice():
     labels = np.random.default_rng(0).integers(0, 5, 1003)
-    order = PureOrder(labels, 16, 7)
+    order = pure(labels, 16, 7)
     sample, epoch = everything(order, 3)
     for part in sample.reshape(-1, 16):
         assert len(set(labels[part].tolist())) == 1
@@ -195,23 +202,23 @@ def test_batches_are_pure_and_no_sample_comes_twice():
 
 def test_any_place_can_be_the_first():
     labels = np.random.default_rng(1).integers(0, 4, 200)
-    order = PureOrder(labels, 8, 7)
+    order = pure(labels, 8, 7)
     sample, epoch = everything(order, 2)
     for start in (0, 13, order.length - 3, order.length + 40):
         part = order.at(np.arange(start, start + 9))
         assert part[0].tolist() == sample[start : start + 9].tolist()
         assert part[1].tolist() == epoch[start : start + 9].tolist()
-    assert PureOrder(labels, 8, 8).at(np.arange(30))[0].tolist() != sample[:30].tolist()
+    assert pure(labels, 8, 8).at(np.arange(30))[0].tolist() != sample[:30].tolist()
 
 
 def test_one_cluster_is_a_plain_shuffle():
-    sample, _ = everything(PureOrder(np.zeros(64, np.int64), 8, 3))
+    sample, _ = everything(pure(np.zeros(64, np.int64), 8, 3))
     assert sorted(sample.tolist()) == list(range(64))
 
 
 def test_substitutes_are_of_the_same_group():
     labels = np.random.default_rng(2).integers(0, 4, 200)
-    order = PureOrder(labels, 8, 7)
+    order = pure(labels, 8, 7)
     sample = np.arange(200)
     others = order.others(sample, np.random.default_rng(3).integers(0, 2**63, 200).astype(np.uint64))
     assert labels[others].tolist() == labels[sample].tolist()

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from mmclr.data.samples import fields
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.fields import Field, caption, captions, find, label, number, text, tree, weight
+from mmclr.data.samples.fields import Field, caption, captions, find, label, text, tree, weight
 from mmclr.data.samples.skipped import REASONS, Fault
+from mmclr.data.samples.values import READERS, read
 from mmclr.data.shards.shards import Sample
 from mmclr.data.shards.subset import uid_of
 
@@ -79,7 +80,7 @@ def test_json_that_cannot_be_used_is_a_fault_everywhere(data):
     bad = sample(json=data)
     assert reason(lambda: tree(data, "json")) == "bad_text"
     assert reason(lambda: Field("json:caption").texts(bad)) == "bad_text"
-    assert reason(lambda: number(Field("json:caption"), bad, -1)) == "bad_text"
+    assert reason(lambda: read("class", Field("json:caption"), bad)) == "bad_text"
     assert uid_of("k", data) is None
 
 
@@ -169,8 +170,8 @@ def test_weights_of_values():
     assert [weight(value, "w") for value in (0, 2, 0.25, "0.5", " 1e3 ", [3, "x"])] == [0, 2, 0.25, 0.5, 1000, 3]
     for value in (math.nan, "nan", math.inf, "-inf", -0.5, "-1", 1e31, 10**400, True, None, "heavy", "", {}, [], [[1]]):
         assert reason(lambda value=value: weight(value, "w")) == "bad_label"
-    assert number(Field("json:w"), sample(json=b'{"w": null}'), 1.0) == 1.0
-    assert number(Field("json:w"), sample(json=b'{"w": []}'), -1) == -1
+    assert read("weight", Field("json:w"), sample(json=b'{"w": null}')) == 1.0
+    assert read("class", Field("json:w"), sample(json=b'{"w": []}')) == -1
 
 
 @pytest.mark.slow
@@ -181,5 +182,6 @@ def test_every_member_is_read_or_a_fault(data, where):
         data = bytes([*data[: where % len(data)], where % 256, *data[where % len(data) + 1 :]])
     found = sample(json=data)
     for field in map(Field, ("json", "json:a", "json:a.b")):
-        for read, *args in ((Field.texts, field, found), (number, field, found, -1, True), (number, field, found, 1.0)):
-            assert attempt(read, *args)[1] in (None, *REASONS)
+        assert attempt(Field.texts, field, found)[1] in (None, *REASONS)
+        for kind in READERS:
+            assert attempt(read, kind, field, found)[1] in (None, *REASONS)

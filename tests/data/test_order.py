@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from mmclr.config import ConfigError
 from mmclr.data.random import key, uniform
-from mmclr.data.stream.order import Mixture, Order, epoch_order, permute
+from mmclr.data.stream.mixture import Mixture
+from mmclr.data.stream.permutation import epoch_order, permute
+from tests.data.streams import shuffled
 
 
 def keys(n, *parts):
@@ -60,17 +62,17 @@ def test_blocks_stay_together_and_mix():
 
 
 def test_epochs_differ_and_seed_decides():
-    order = Order([100], [1.0], seed=7)
+    order = shuffled([100], [1.0], seed=7)
     sample, epoch = order.at(np.arange(250))
     assert epoch.tolist() == [0] * 100 + [1] * 100 + [2] * 50
     assert sorted(sample[:100]) == sorted(sample[100:200]) == list(range(100))
     assert sample[:100].tolist() != sample[100:200].tolist()
-    assert sample.tolist() == Order([100], [1.0], seed=7).at(np.arange(250))[0].tolist()
-    assert sample.tolist() != Order([100], [1.0], seed=8).at(np.arange(250))[0].tolist()
+    assert sample.tolist() == shuffled([100], [1.0], seed=7).at(np.arange(250))[0].tolist()
+    assert sample.tolist() != shuffled([100], [1.0], seed=8).at(np.arange(250))[0].tolist()
 
 
 def test_huge_order_needs_no_memory():
-    order = Order([10**9], [1.0], seed=0)
+    order = shuffled([10**9], [1.0], seed=0)
     order.at(np.arange(1024))
     tracemalloc.start()
     sample, _ = order.at(np.arange(10**8, 10**8 + 1024))
@@ -109,7 +111,7 @@ def test_awkward_weights_are_rounded():
 
 
 def test_each_source_has_epochs_of_its_own():
-    order = Order([10, 40], [1.0, 1.0], seed=0)
+    order = shuffled([10, 40], [1.0, 1.0], seed=0)
     sample, epoch = order.at(np.arange(80))
     small = sample < 10
     assert small.sum() == 40

@@ -12,7 +12,7 @@ from mmclr.data.stream.resume import MAY_CHANGE, STAY
 from mmclr.errors import UserError
 from tests.data.made import pair, take, write_tar
 
-STAYING = {"train", "subset", "pure", "block", "window"}
+STAYING = {"train", "subset", "order", "pure", "block", "window"}
 
 
 def ids(loader, count):

@@ -1,7 +1,5 @@
 """A batch in micro-batches against the same batch at once: every parameter's gradient, for every objective."""
 
-import dataclasses
-
 import pytest
 import torch
 from accelerate import Accelerator
@@ -40,10 +38,12 @@ def make_batch(b=10, captions=1):
         lengths=lengths,
         image_id=torch.arange(b),
         caption_id=torch.arange(b) // 2,
-        label=torch.arange(b) % 3,
         index=torch.arange(b) + 100,
-        clusters=torch.randint(-1, 9, (b, 3), generator=g),
-        weights=torch.rand(b, generator=g) + 0.5,
+        fields={
+            "label": torch.arange(b) % 3,
+            "clusters": torch.randint(-1, 9, (b, 3), generator=g),
+            "weights": torch.rand(b, generator=g) + 0.5,
+        },
         keys=[str(i) for i in range(b)],
         views=torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8),
         view_boxes=torch.tensor([0.0, 0, 0.6, 0.6, 0.3, 0.3, 1, 1]).view(1, 2, 4).repeat(b, 1, 1),
@@ -72,20 +72,20 @@ def with_blanks(batch, at):
     order = torch.full((b + len(at),), -1)
     order[[place for place in range(len(order)) if place not in at]] = torch.arange(b)
     blank, texts = order < 0, (order[:, None] * captions + torch.arange(captions)).flatten()
-    cut = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch) if f.name not in ("keys", "faults")}
-    more = {name: x[texts if name in ("tokens", "lengths") else order] for name, x in cut.items()}
+    more = {name: x[texts if name in ("tokens", "lengths") else order] for name, x in batch.tensors().items()}
     for name in ("image_id", "caption_id", "label", "index", "clusters"):
         more[name][blank] = -1
     more["index"][at[0]] = 77  # that of a skipped sample
     more["weights"][blank] = 0
-    return Batch(**more, keys=["" if n < 0 else batch.keys[n] for n in order.tolist()])
+    fields = {name: more.pop(name) for name in batch.fields}
+    return Batch(**more, fields=fields, keys=["" if n < 0 else batch.keys[n] for n in order.tolist()])
 
 
 def take(objectives, captions, size, blanks=()):
     """Return loss, terms, gradients and state after one step, whole (size 10) or in micro-batches."""
     batch = make_batch(captions=captions)
     batch = with_blanks(batch, blanks) if blanks else batch
-    batch.weights = batch.weights.double()
+    batch.fields["weights"] = batch.weights.double()
     step = make_step(objectives, captions)
     torch.manual_seed(5)
     if size >= 10:
@@ -190,7 +190,7 @@ def under_ddp(objectives, at):
     )  # which a run has only where an objective asks for it
     wrapped = torch.nn.parallel.DistributedDataParallel(step)
     batch = with_blanks(make_batch(captions=2), at)
-    batch.weights = batch.weights.double()
+    batch.fields["weights"] = batch.weights.double()
     half = len(batch.weights) // 2
     for _ in range(2):  # DDP says in the second what had no gradient in the first
         step.zero_grad()

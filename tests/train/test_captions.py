@@ -39,7 +39,7 @@ def share(rows):
     """Return loss and gradients of a step on this rank's rows, as DDP would average them."""
     step = make_step({"clip": {}, "caption": {"weight": 2.0}}, captions=2)
     batch = make_batch(captions=2)
-    batch.weights = batch.weights.double()
+    batch.fields["weights"] = batch.weights.double()
     loss, terms = step(batch.split(rows)[parallel.rank()], 0.3)
     loss.backward()
     grads = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}

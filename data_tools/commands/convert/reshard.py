@@ -15,7 +15,7 @@ from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Sample, Shards
 from mmclr.data.shards.sources import expand
-from mmclr.data.stream.order import permute, positions
+from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.terminal import say
 
 

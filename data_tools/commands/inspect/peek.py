@@ -23,7 +23,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
-from mmclr.data.stream.order import permute, positions
+from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.html import render
 from mmclr.display.terminal import say
 from mmclr.errors import UserError

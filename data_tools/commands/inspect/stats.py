@@ -18,7 +18,7 @@ from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
-from mmclr.data.stream.order import permute, positions
+from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.terminal import say
 
 PERCENTILES = (0, 5, 50, 95, 100)

@@ -96,7 +96,7 @@ class Clusters:
         return labels if labels.ndim == 2 else labels[:, None]
 
 
-def groups(nearest: Sequence[Labels]) -> Ints:
+def groups(nearest: Sequence[NDArray[Any]]) -> Ints:
     """Return one number per sample that only samples share whose labels of every stage are the same, [samples].
 
     A sample that has no label (-1) in some stage is alone: nobody knows what it is like.

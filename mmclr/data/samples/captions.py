@@ -8,10 +8,10 @@ import numpy as np
 
 from mmclr.config import config
 from mmclr.data.random import Words, key, uniform
-from mmclr.data.samples.fields import CAPTIONS, Field, Members, extensions, identity, number
+from mmclr.data.samples.fields import CAPTIONS, Field, Members, extensions, identity
 from mmclr.data.samples.skipped import REASONS, Fault
 
-__all__ = ["Chooser", "Field", "TextEdits", "edit", "extensions", "identity", "number", "text_id"]
+__all__ = ["Chooser", "Field", "TextEdits", "edit", "extensions", "identity", "text_id"]
 
 FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of pictures are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")

@@ -109,7 +109,7 @@ def captions(value: Any, name: str, lost: list[Fault] | None = None) -> list[str
     Numbers are their digits. An entry that is no caption (an object, a lone surrogate) is left out and added to `lost`
     while there are others; null entries are none. Raises Fault when nothing else is there, or too much.
     """
-    if _is_missing(value):
+    if is_missing(value):
         return None
     values = value if isinstance(value, list) else [value]
     if len(values) > CAPTIONS:
@@ -119,7 +119,7 @@ def captions(value: Any, name: str, lost: list[Fault] | None = None) -> list[str
     found, bad = [], []
     for entry in values:
         try:
-            if not _is_missing(entry):
+            if not is_missing(entry):
                 found.append(caption(entry, name))
         except Fault as fault:
             bad.append(fault)
@@ -139,7 +139,7 @@ def caption(value: Any, name: str) -> str:
             return str(value)
     except (OverflowError, ValueError):  # hundreds or thousands of digits
         raise Fault("bad_text", f"{name} is a number of {value.bit_length()} bits, not a caption") from None
-    raise Fault("bad_text", f"{name} is {_kind(value)}, not a caption or a list of captions")
+    raise Fault("bad_text", f"{name} is {kind_of(value)}, not a caption or a list of captions")
 
 
 def encodable(text: str, name: str) -> str:
@@ -161,9 +161,9 @@ def label(value: Any, name: str, words: bool = True) -> int:
 
     Of a list it is the first entry. 3.0 is 3; true, false and 3.5 are words.
     """
-    value = _first(value)
+    value = first(value)
     if value is None or isinstance(value, (dict, list)) or isinstance(value, float) and not math.isfinite(value):
-        raise Fault("bad_label", f"{name} is {_kind(value)}, not a label")
+        raise Fault("bad_label", f"{name} is {kind_of(value)}, not a label")
     if type(value) is int or isinstance(value, float) and value.is_integer():
         return _int64(int(value), name)
     text = encodable(str(value), name).strip()
@@ -180,23 +180,15 @@ def label(value: Any, name: str, words: bool = True) -> int:
 
 def weight(value: Any, name: str) -> float:
     """Return a value as a sample's weight, 0 to 1e30; of a list it is the first entry. Raises Fault."""
-    value = _first(value)
+    value = first(value)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (ValueError, TypeError, OverflowError):
         number = math.nan
     if not 0 <= number <= HEAVIEST:
-        shown = f"{value[:40]!r}" if isinstance(value, str) else _kind(value) if math.isnan(number) else f"{number:g}"
+        shown = f"{value[:40]!r}" if isinstance(value, str) else kind_of(value) if math.isnan(number) else f"{number:g}"
         raise Fault("bad_label", f"{name} is {shown}, not a weight between 0 and {HEAVIEST:g}")
     return number
-
-
-def number(field: Field, sample: Members, default: int | float, words: bool = False) -> int | float:
-    """Return a sample's label where the default is whole, otherwise its weight; the default where there is none."""
-    value = field.value(sample)
-    if value is None or isinstance(value, list) and _first(value) is None:
-        return default
-    return label(value, field.text, words) if isinstance(default, int) else weight(value, field.text)
 
 
 def check_image(size: int, name: str) -> None:
@@ -246,18 +238,20 @@ def _int64(value: int, name: str) -> int:
     return value
 
 
-def _first(value: Any) -> Any:
+def first(value: Any) -> Any:
     """Return the first entry of a list that is not null, anything else as it is."""
     return next((entry for entry in value if entry is not None), None) if isinstance(value, list) else value
 
 
-def _is_missing(value: Any) -> bool:
-    return value is None or isinstance(value, float) and math.isnan(value)  # tables write NaN for what is not there
+def is_missing(value: Any) -> bool:
+    """Whether a value is null, or NaN, which tables write for what is not there."""
+    return value is None or isinstance(value, float) and math.isnan(value)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return in words what kind of JSON a value is."""
     return KINDS.get(type(value), f"a {type(value).__name__}" if value is not None else "null")

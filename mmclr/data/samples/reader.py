@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmclr.data.samples import values
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.decode import MAX_PIXELS, Colour, Picture
-from mmclr.data.samples.fields import Field, extensions, number, tree
+from mmclr.data.samples.fields import Field, extensions, tree
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
@@ -106,7 +107,7 @@ class Reader:
         sample = self.shards.read(at)
         image = Picture(sample.image(), self.max_pixels).pixels(self.background)
         texts = self._chooser.candidates(sample, lost) if self._chooser else []
-        label = int(number(self._label, sample, -1, words=True)) if self._label else -1
+        label = int(values.read("class", self._label, sample)) if self._label else -1
         metadata = _metadata(sample.members.get("json"))
         pixels = np.asarray(plain(image, self.image_size, self.resample))
         return pixels, [text for _, part in texts for text in part], sample.key, metadata, label

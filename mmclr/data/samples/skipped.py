@@ -23,12 +23,13 @@ REASONS = {
     "dotted_key": "the key has a dot, and webdataset's keys end at the first one: rename the members",
     "truncated": "the shard ends inside the sample",
     "not_in_subset": "data.subset does not name the sample",
-    "small_group": "its group has fewer samples than a batch (data.pure)",
+    "small_group": "its group has fewer samples than a batch (data.order)",
     "no_image": "the sample has no picture",
     "no_caption": "the sample has none of the caption fields",
     "empty_caption": "the caption is empty",
     "bad_text": "the caption or its json cannot be read",
     "bad_label": "the label or weight cannot be used",
+    "bad_field": "a value of data.fields cannot be used",
     "bad_image": "the picture cannot be decoded",
     "too_many_pixels": "the picture is larger than data.max_pixels",
     "unreadable": "the shard cannot be read at that place",
@@ -36,9 +37,10 @@ REASONS = {
     "missing_file": "there is no such file",
     "no_label": "the sample has no class",
     "lost_caption": "one of its captions cannot be used; the others are, and the sample is kept",
+    "cut_list": "it has more tags or boxes than are kept (data.fields.NAME.most); the sample is kept",
     "cut_caption": "the caption was longer than data.max_characters and was cut; the sample is kept",
 }
-KEPT = {"cut_caption", "lost_caption"}  # reasons that lose nothing
+KEPT = {"cut_caption", "cut_list", "lost_caption"}  # reasons that lose nothing
 
 
 class Fault(Exception):

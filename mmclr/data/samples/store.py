@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from mmclr.data.samples import augment
 from mmclr.data.samples.augment import Augment, Canvas
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.decode import Picture
-from mmclr.data.samples.fields import Field, identity, number
+from mmclr.data.samples.field_readers import Reader
+from mmclr.data.samples.fields import identity
 from mmclr.data.samples.skipped import Entry, Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
@@ -29,10 +30,9 @@ class Stored(NamedTuple):
     picture: Picture | Canvas  # its header, or its pixels when it is kept in memory
     texts: list[tuple[float, list[str]]]
     image_id: int
-    label: int
-    weight: float
+    fields: dict[str, Any]  # values of the batch fields, by name
     key: str
-    lost: tuple[Fault, ...] = ()  # captions that cannot be used, beside others
+    lost: tuple[Fault, ...] = ()  # captions and entries that cannot be used, beside others
 
     @property
     def cost(self) -> int:
@@ -48,10 +48,15 @@ class Store:
     sample is wanted once per epoch, so that none is more worth keeping than another. What is given is the same.
     """
 
-    def __init__(self, config: DataConfig, parts: list[Shards], chooser: Chooser, augments: Sequence[Augment]) -> None:
-        self.config, self.parts, self.chooser, self.augments = config, parts, chooser, augments
-        self.label = Field(config.label) if config.label else None
-        self.weight = Field(config.weight) if config.weight else None
+    def __init__(
+        self,
+        config: DataConfig,
+        parts: list[Shards],
+        readers: Mapping[str, Reader],
+        chooser: Chooser,
+        augments: Sequence[Augment],
+    ) -> None:
+        self.config, self.parts, self.readers, self.chooser, self.augments = config, parts, readers, chooser, augments
         self.begins = bounds(parts)
         self.keeps = config.cache == "decoded"
         self.room = config.cache_bytes // max(config.workers, 1)
@@ -118,7 +123,7 @@ class Store:
                 return self._stored[number_]
             if isinstance(found, Fault):
                 raise found
-            stored = self._parse(found)
+            stored = self._parse(found, number_)
             if self.keeps and isinstance(stored.picture, Picture):
                 stored = stored._replace(picture=self.canvas(stored.picture, 1.0))
                 if self._take(stored.cost):
@@ -127,15 +132,14 @@ class Store:
         except Fault as fault:
             return self.entry(number_, fault)
 
-    def _parse(self, sample: Sample) -> Stored:
-        """Read the header of the picture, the captions and the numbers of a sample. Raises Fault."""
+    def _parse(self, sample: Sample, number_: int) -> Stored:
+        """Read the header of the picture, the captions and the batch fields of a sample. Raises Fault."""
         data = sample.image()
         picture = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
         lost: list[Fault] = []
         texts = self.chooser.candidates(sample, lost)
-        label = int(number(self.label, sample, -1, words=True)) if self.label else -1
-        weight = float(number(self.weight, sample, 1.0)) if self.weight else 1.0
-        return Stored(picture.size, picture, texts, identity(data), label, weight, sample.key, tuple(lost))
+        values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
+        return Stored(picture.size, picture, texts, identity(data), values, sample.key, tuple(lost))
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""

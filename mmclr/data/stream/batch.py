@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mmclr import parallel, vocabulary
+from mmclr import batch_fields, parallel, vocabulary
+from mmclr.config import ConfigError
 from mmclr.data.samples.skipped import Entry
 
+TEXTS = ("tokens", "lengths")  # which have a row for each of an image's captions
 NO_TARGET = -100  # what torch's cross-entropy passes by
 
 
@@ -30,22 +34,35 @@ class Batch:
     lengths: Tensor  # int64 [b * M], valid tokens, BOS and EOS counted
     image_id: Tensor  # int64 [b], equal for equal files
     caption_id: Tensor  # int64 [b], equal for equal (first) captions up to case and spaces
-    label: Tensor  # int64 [b], -1 where there is none
     index: Tensor  # int64 [b], number of the sample in the dataset, -1 for none
-    weights: Tensor  # float32 [b]
     keys: list[str]
+    fields: dict[str, Tensor]  # those of the table in `batch_fields` that the run has: label, weights, ...
+    image_box: Tensor | None = None  # float32 [b, 4], left, top, right, bottom of what is seen in shares of the image
     views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture
     view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the picture
     text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
     text_view_lengths: Tensor | None = None  # int64 [b, T]
-    clusters: Tensor | None = None  # int64 [b, C], nearest clusters of each picture, -1 where there is none
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
+
+    def __getattr__(self, name: str) -> Tensor:
+        """Return a batch field by its name. Raises ConfigError when the run has none of that name."""
+        if name not in batch_fields.FIELDS:
+            raise AttributeError(f"a batch has no {name}")
+        if name not in self.__dict__.get("fields", {}):
+            raise ConfigError(batch_fields.lacking(name))
+        found: Tensor = self.fields[name]
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all that the batch has by name, its fields among them."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)} | self.fields
 
     @property
     def real(self) -> Tensor:
         """Whether each row is a sample, bool [b]; false for blank ones."""
-        names = ("weights", "index", *(name for name in vocabulary.IDS if getattr(self, name) is not None))
-        known = vocabulary.real({name: getattr(self, name) for name in names})
+        known = vocabulary.real(
+            {"index": self.index, "image_id": self.image_id, "caption_id": self.caption_id, **self.fields}
+        )
         assert known is not None
         return known
 
@@ -69,38 +86,28 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with its tensors on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._each(lambda x, name: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which copies to a GPU run beside its work."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self._each(lambda x, name: x.pin_memory())
 
     def split(self, size: int) -> list[Batch]:
         """Cut the batch into consecutive ones of `size` rows (the last may have fewer), texts padded as before."""
-        captions = len(self.lengths) // len(self.weights)
+        captions = len(self.lengths) // len(self.index)
         parts = []
-        for start in range(0, len(self.weights), size):
-            rows = slice(start, start + size)
-            texts = slice(start * captions, (start + size) * captions)
-            cut = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-            cut = {
-                name: v[texts if name in ("tokens", "lengths") else rows] for name, v in cut.items() if v is not None
-            }
-            parts.append(Batch(**{**cut, "faults": []}))
+        for start in range(0, len(self.index), size):
+            rows, texts = slice(start, start + size), slice(start * captions, (start + size) * captions)
+            part = self._each(partial(_cut, rows=rows, texts=texts))
+            parts.append(dataclasses.replace(part, keys=self.keys[rows], faults=[]))
         return parts
 
     def take(self, rows: Tensor) -> Batch:
         """Return the batch of these rows, int64 [n], without its faults."""
-        texts = (
-            torch.arange(len(self.lengths), device=rows.device).unflatten(0, (len(self.weights), -1))[rows].flatten()
-        )
-        cut = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        cut = {
-            name: x[texts if name in ("tokens", "lengths") else rows]
-            for name, x in cut.items()
-            if isinstance(x, Tensor)
-        }
-        return Batch(**cut, keys=[self.keys[row] for row in rows.tolist()])
+        places = torch.arange(len(self.lengths), device=rows.device)
+        texts = places.unflatten(0, (len(self.index), -1))[rows].flatten()
+        part = self._each(partial(_cut, rows=rows, texts=texts))
+        return dataclasses.replace(part, keys=[self.keys[row] for row in rows.tolist()], faults=[])
 
     @property
     def _followed(self) -> Tensor:
@@ -109,8 +116,14 @@ class Batch:
         return places < self.lengths[:, None]
 
     def _by_image(self, texts: Tensor) -> Tensor:
-        return texts.unflatten(0, (len(self.weights), -1))
+        return texts.unflatten(0, (len(self.index), -1))
 
-    def _each(self, action) -> Batch:  # type: ignore[no-untyped-def]
-        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{k: action(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+    def _each(self, action: Callable[[Tensor, str], Tensor]) -> Batch:
+        """Return the batch with action(tensor, its name) in the place of each tensor."""
+        found = {name: action(x, name) for name, x in self.tensors().items()}
+        fields = {name: found.pop(name) for name in self.fields}
+        return dataclasses.replace(self, **found, fields=fields)  # type: ignore[arg-type]
+
+
+def _cut(x: Tensor, name: str, rows: slice | Tensor, texts: slice | Tensor) -> Tensor:
+    return x[texts if name in TEXTS else rows]

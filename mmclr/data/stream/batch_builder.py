@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,19 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmclr.data.columns.clusters import Clusters
 from mmclr.data.random import Words, key
 from mmclr.data.samples import augment
 from mmclr.data.samples.augment import Recipe
 from mmclr.data.samples.captions import Chooser, text_id
 from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.field_readers import Reader, arrays
 from mmclr.data.samples.skipped import Entry, Fault
 from mmclr.data.samples.store import Store, Stored
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.batch import Batch
-from mmclr.data.stream.cluster_batches import PureOrder
 from mmclr.data.stream.order import Order
 from mmclr.errors import UserError
 
@@ -42,13 +42,12 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, size: int, views: int, texts: int, top: int) -> None:
+    def __init__(self, count: int, size: int, views: int, texts: int, readers: Mapping[str, Reader]) -> None:
         self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
-        self.boxes = np.zeros((count, views, 4), np.float32)
+        self.boxes = np.zeros((count, 1 + views, 4), np.float32)
         self.texts = [[""] * texts for _ in range(count)]
-        self.ids = np.full((count, 3), -1, np.int64)  # image, caption, label
-        self.weights = np.zeros(count, np.float32)
-        self.clusters = np.full((count, top), -1, np.int64)
+        self.ids = np.full((count, 2), -1, np.int64)  # image, caption
+        self.fields = arrays(readers, count)
         self.keys = [""] * count
 
 
@@ -59,8 +58,8 @@ class Assembler:
         self,
         config: DataConfig,
         parts: list[Shards],
-        order: Order | PureOrder,
-        clusters: Clusters | None,
+        order: Order,
+        readers: Mapping[str, Reader],
         tokenizer: Any,
         image_size: int,
         seed: int,
@@ -68,7 +67,7 @@ class Assembler:
         world: int,
         captions: int,
     ) -> None:
-        self.config, self.order, self.clusters, self.tokenizer = config, order, clusters, tokenizer
+        self.config, self.order, self.tokenizer = config, order, tokenizer
         self.image_size, self.seed, self.captions = image_size, seed, captions
         self.rows = config.batch // world
         self.first = rank * self.rows
@@ -76,14 +75,14 @@ class Assembler:
             config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
         )
         self.augments = [config.augment] + [config.view_augment] * config.views
-        self.store = Store(config, parts, self.chooser, self.augments)
+        self.store = Store(config, parts, readers, self.chooser, self.augments)
 
     def __call__(self, start: Start) -> Batch:
         """Return the rows of this rank in the global batch that begins at `start`."""
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
-        top = self.clusters.top if self.clusters else 0
-        rows = Rows(self.rows, self.image_size, self.config.views, self.captions + self.config.text_views, top)
+        texts = self.captions + self.config.text_views
+        rows = Rows(self.rows, self.image_size, self.config.views, texts, self.store.readers)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -128,8 +127,7 @@ class Assembler:
         for view, recipe in enumerate(recipes):
             pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)
             rows.pixels[view, row] = np.frombuffer(pixels, np.uint8).reshape(rows.pixels.shape[2:])
-            if view:
-                rows.boxes[row, view - 1] = recipe.place(stored.size)
+            rows.boxes[row, view] = recipe.place(stored.size)
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
@@ -140,11 +138,10 @@ class Assembler:
                 faults.append(self.store.entry(sample, Fault("cut_caption", f"{len(text)} characters")))
                 texts[at] = text[: self.config.max_characters]
         rows.texts[row] = texts
-        rows.ids[row] = stored.image_id, text_id(texts[0]), stored.label
-        rows.weights[row] = stored.weight
+        rows.ids[row] = stored.image_id, text_id(texts[0])
         rows.keys[row] = stored.key
-        if self.clusters:
-            rows.clusters[row] = self.clusters.of(sample)
+        for name, value in stored.fields.items():
+            rows.fields[name][row] = value
 
     def _batch(self, rows: Rows, index: Ints, faults: list[Entry]) -> Batch:
         encoded = self.store.encode([text for texts in rows.texts for text in texts], self.tokenizer.encode)
@@ -153,22 +150,22 @@ class Assembler:
             order = np.argsort([len(ids) for ids in encoded[::each]], kind="stable")
             encoded = [encoded[row * each + m] for row in order for m in range(each)]
         tokens, lengths = (x.unflatten(0, (self.rows, each)) for x in self.tokenizer.pad(encoded))
-        image_id, caption_id, label = torch.from_numpy(rows.ids[order].T.copy())
+        image_id, caption_id = torch.from_numpy(rows.ids[order].T.copy())
+        boxes = torch.from_numpy(rows.boxes[order])
         pixels = torch.from_numpy(_take(rows.pixels, order)).permute(0, 1, 4, 2, 3)  # in memory channels last
         return Batch(
             pixels=pixels[0],
             views=pixels[1:].transpose(0, 1) if self.config.views else None,
-            view_boxes=torch.from_numpy(rows.boxes[order]) if self.config.views else None,
+            view_boxes=boxes[:, 1:].contiguous() if self.config.views else None,
             tokens=tokens[:, : self.captions].flatten(0, 1),
             lengths=lengths[:, : self.captions].flatten(0, 1),
             text_view_tokens=tokens[:, self.captions :] if self.config.text_views else None,
             text_view_lengths=lengths[:, self.captions :] if self.config.text_views else None,
             image_id=image_id,
             caption_id=caption_id,
-            label=label,
             index=torch.from_numpy(index[order]),
-            weights=torch.from_numpy(rows.weights[order]),
-            clusters=torch.from_numpy(rows.clusters[order]) if self.clusters else None,
+            image_box=boxes[:, 0].contiguous(),
+            fields={name: torch.from_numpy(values[order]) for name, values in rows.fields.items()},
             keys=[rows.keys[row] for row in order],
             faults=faults,
         )

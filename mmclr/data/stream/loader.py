@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
-from mmclr.data.columns.clusters import Clusters, groups
-from mmclr.data.samples import absent
+from mmclr.batch_fields import FIELDS
+from mmclr.data.samples import absent, field_readers
 from mmclr.data.samples.captions import extensions
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Ledger
-from mmclr.data.settings import DataConfig, Source
+from mmclr.data.settings import DataConfig, Given, Source
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
@@ -25,12 +26,11 @@ from mmclr.data.shards.subset import read_subset
 from mmclr.data.stream import resume
 from mmclr.data.stream.batch import Batch
 from mmclr.data.stream.batch_builder import Assembler, Start
-from mmclr.data.stream.cluster_batches import PureOrder
-from mmclr.data.stream.order import Order
+from mmclr.data.stream.order import Order, Stream
 from mmclr.data.stream.workers import run_ahead
 from mmclr.errors import UserError
 
-__all__ = ["Batch", "DataConfig", "Loader", "Source", "read_all"]
+__all__ = ["Batch", "DataConfig", "Given", "Loader", "Source", "read_all"]
 
 
 class Loader:
@@ -61,24 +61,23 @@ class Loader:
                 f"data.batch={config.batch} is larger than the data: {self.samples} usable samples; "
                 f"lower data.batch\n" + "\n".join(self.ledger.lines())
             )
-        self.clusters = Clusters(self.parts, config.clusters) if config.clusters else None
+        self.readers = field_readers.build(config, self.parts)
         self.order = self._order(seed)
         self.assembler = Assembler(
-            config, self.parts, self.order, self.clusters, tokenizer, image_size, seed, rank, world, captions
+            config, self.parts, self.order, self.readers, tokenizer, image_size, seed, rank, world, captions
         )
         self._identity = resume.identity(self.parts, self.order, seed)
         self._read = 0  # rows of this rank that were handed out
         self.position = 0  # samples of the global stream that were handed out
 
-    def _order(self, seed: int) -> Order | PureOrder:
-        config = self.config
-        if config.pure:
-            order = PureOrder(groups([Clusters(self.parts, name).nearest for name in config.pure]), config.batch, seed)
-            if order.left_out:
-                self.ledger.exclude("small_group", order.left_out)
-            return order
+    def _order(self, seed: int) -> Order:
+        config, order = self.config, self.config.arranged()
         weights = [source.weight for source in config.sources().values()]
-        return Order([len(part) for part in self.parts], weights, seed, config.block, config.window)
+        labels = partial(field_readers.labels, self.parts)
+        order.setup(Stream([*map(len, self.parts)], weights, seed, config.batch, labels, config.block, config.window))
+        for reason, count in order.left_out.items():
+            self.ledger.exclude(reason, count)
+        return order
 
     @property
     def batches_per_epoch(self) -> int:
@@ -93,7 +92,15 @@ class Loader:
     @property
     def cluster_count(self) -> int:
         """Return how many clusters the labels of `data.clusters` tell apart; 0 without any."""
-        return self.clusters.count if self.clusters else 0
+        return self.classes("clusters")
+
+    def classes(self, name: str) -> int:
+        """Return how many values a batch field tells apart; 0 where it has none, or nobody has counted them."""
+        return self.readers[name].classes if name in self.readers else 0
+
+    def class_counts(self, name: str) -> list[int]:
+        """Return how many samples have each class of a field that is a column; empty where nobody has counted them."""
+        return [int(count) for count in getattr(self.readers.get(name), "counts", ())]
 
     def shares(self) -> dict[str, float]:
         """Return which part of the samples so far came from each source."""
@@ -139,15 +146,18 @@ class Loader:
 
 
 def _fields(config: DataConfig) -> dict[str, list[str]]:
-    """Return the fields that each setting names."""
-    named = {"data.caption": list(config.captions()), "data.label": [config.label], "data.weight": [config.weight]}
-    return {setting: names for setting, names in named.items() if any(names)}
+    """Return the fields of samples that each setting names."""
+    named = {"data.caption": list(config.captions())}
+    for name, reader in field_readers.members(config).items():
+        short = "" if name in config.fields else FIELDS[name].short
+        named[f"data.{short or f'fields.{name}'}"] = [reader.field.text]
+    return named
 
 
 def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
-    extras = extensions([config.label, config.weight])
+    extras = extensions([reader.field.text for reader in field_readers.members(config).values()])
     subset = read_subset(config.subset) if config.subset else None
     parts = []
     for source in config.sources().values():

@@ -10,13 +10,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmclr.data.columns.clusters import digest
 from mmclr.data.shards.shards import Shards, fingerprint
-from mmclr.data.stream.cluster_batches import PureOrder
 from mmclr.data.stream.order import Order
 from mmclr.errors import UserError
 
 STAY = {  # key of the loader's state: the config's key, and its name
+    "order": ("data.order", "order of the samples"),
     "samples": ("data.train", "number of usable samples"),
     "data": ("data.train", "fingerprint of the shards' names, sizes and order"),
     "keys": ("data.train", "checksum of the sources' first and last keys"),
@@ -28,36 +27,34 @@ STAY = {  # key of the loader's state: the config's key, and its name
     "groups": ("data.pure", "fingerprint of the groups"),
     "batch": ("data.batch", "size of batches that are drawn from groups"),
 }
-ADDED = {"keys", "rows", "weights", "block", "window"}  # which older checkpoints do not have
-# How a sample is made, what happens to bad ones, how it is read; the batch unless data.pure draws it from groups; an
+ADDED = {"order", "keys", "rows", "weights", "block", "window"}  # which older checkpoints do not have
+# How a sample is made, what happens to bad ones, how it is read; the batch unless the order draws from it; an
 # epoch's tail, because places that are padded are no positions. Of data.train, where the shards lie, the query of a
 # signed address and the names of a mixture's sources.
 MAY_CHANGE = frozenset(
-    {"caption", "label", "weight", "clusters", "augment", "views", "view_augment", "split", "edits", "text_views",
-     "view_edits", "decoder", "resample", "background", "max_pixels", "max_characters", "faults", "max_faults",
-     "workers", "bucket", "cache", "cache_bytes", "allow_pipe", "patience", "batch", "tail"}
+    {"caption", "fields", "label", "weight", "clusters", "augment", "views", "view_augment", "split", "edits",
+     "text_views", "view_edits", "decoder", "resample", "background", "max_pixels", "max_characters", "faults",
+     "max_faults", "workers", "bucket", "cache", "cache_bytes", "allow_pipe", "patience", "batch", "tail"}
 )  # fmt: skip
 
 
-def identity(parts: Sequence[Shards], order: Order | PureOrder, seed: int) -> dict[str, Any]:
+def identity(parts: Sequence[Shards], order: Order, seed: int) -> dict[str, Any]:
     """Return what must be the same for a position to mean the same samples."""
-    found: dict[str, Any] = {
+    return {
         "seed": seed,
         "samples": sum(map(len, parts)),
         "data": fingerprint(parts),
         "keys": _keys(parts),
         "rows": _rows(parts),
+        "order": order.key,
+        **order.identity(),
     }
-    if isinstance(order, PureOrder):
-        return {**found, "groups": digest(order.groups), "batch": order.batch}
-    blocks = {"block": order.block, **({"window": order.window} if order.block > 1 else {})}
-    ratio = {"weights": order.mixture.ratio} if order.mixture else {}
-    return {**found, **blocks, **ratio}
 
 
 def check(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     """Raise UserError where the stream of a checkpoint is not that of the config."""
-    for name, (key, what) in STAY.items():
+    own = {name: ("data.order", name) for name in mine if name not in STAY}  # of an order that STAY does not know
+    for name, (key, what) in (STAY | own).items():
         old, new = state.get(name), mine.get(name)
         if old != new and (name not in ADDED or name in state):
             raise UserError(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 
+from mmclr.data.columns.clusters import digest, groups
 from mmclr.data.random import Words, key
 from mmclr.data.shards.index import Ints
-from mmclr.data.stream.order import permute
+from mmclr.data.stream.order import Order, Stream
+from mmclr.data.stream.permutation import permute
 from mmclr.errors import UserError
 
 BATCHES, INSIDE = 5, 6  # stages of the draws
 
 
-class PureOrder:
+class ClusterBatches(Order, key="cluster_batches"):
     """Draw every global batch from samples that earlier models find alike, so that what tells them apart must be new.
 
     Zhang et al., Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning (MCL), ECCV 2024, arXiv
@@ -24,8 +28,23 @@ class PureOrder:
     has the whole batches of each group; a group of fewer samples than a batch is never drawn, and counted.
     """
 
-    def __init__(self, groups: Ints, batch: int, seed: int) -> None:
-        """`groups` [samples] says which group each sample is in, 0 to the number of groups - 1."""
+    labels: tuple[str, ...]  # columns that `mmclr data cluster` wrote; all samples of a batch share each of them
+
+    paper: ClassVar[str] = "mcl"
+    alone: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    example: ClassVar[dict[str, Any]] = {"labels": ["stage0"]}
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("labels names no column; mmclr data cluster writes them")
+
+    def setup(self, stream: Stream) -> None:
+        """Read the labels of all samples, and lay out an epoch's batches."""
+        self.arrange(groups([stream.labels(name) for name in self.labels]), stream.batch, stream.seed)
+
+    def arrange(self, groups: Ints, batch: int, seed: int) -> None:
+        """Lay out an epoch's batches. `groups` [samples]: which group each is in, 0 to the number of groups - 1."""
         self.groups, self.batch, self.seed = groups, batch, seed
         self.counts = np.bincount(groups)
         self.members = np.argsort(groups, kind="stable")  # group by group
@@ -33,17 +52,14 @@ class PureOrder:
         whole = self.counts // batch
         self.of_batch = np.repeat(np.arange(len(whole)), whole)  # the group of each batch of an epoch
         self.place = np.arange(whole.sum()) - np.repeat(np.cumsum(whole) - whole, whole)  # and which of its group's
-        self.length = len(self.of_batch) * batch  # positions of an epoch
+        self.length = len(self.of_batch) * batch
+        small = int(self.counts[self.counts < batch].sum())
+        self.left_out = {"small_group": small} if small else {}
         if not self.length:
             raise UserError(
-                f"data.pure: no group has data.batch={batch} samples (the largest has {self.counts.max()}); make fewer "
-                "clusters (mmclr data cluster --k), or lower data.batch"
+                f"data.order: no group has data.batch={batch} samples (the largest has {self.counts.max()}); make "
+                "fewer clusters (mmclr data cluster --k), or lower data.batch"
             )
-
-    @property
-    def left_out(self) -> int:
-        """How many samples are in groups that are smaller than a batch."""
-        return int(self.counts[self.counts < self.batch].sum())
 
     def at(self, positions: Ints) -> tuple[Ints, Ints]:
         """Return for each position the number of its sample, and which epoch this is. [b] each."""
@@ -64,6 +80,6 @@ class PureOrder:
         group = self.groups[sample]
         return self.members[self.begins[group] + (words % self.counts[group].astype(np.uint64)).astype(np.int64)]
 
-    def shares(self, position: int) -> list[float]:
-        """Return which part of the first `position` samples came from each source: there is one."""
-        return [1.0]
+    def identity(self) -> dict[str, Any]:
+        """Return a digest of the groups, and the size of batches that are drawn from them."""
+        return {"groups": digest(self.groups), "batch": self.batch}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mmclr.data import columns
 from mmclr.data.columns import Columns, Kind, file
+from mmclr.data.columns.clusters import Clusters
 from mmclr.data.columns.of_shard import find
 from mmclr.data.shards import cache
 from mmclr.data.shards.index import open_indices
@@ -310,18 +311,17 @@ def test_a_large_column_takes_no_memory(tmp_path, urls, monkeypatch):
     assert next(p for (a, b), p in spans if int(a, 16) <= address < int(b, 16)).endswith("00000.tar.v.arrow")
 
 
-OLD = Path(__file__).parent / "columns" / "old"
+OLD = Path(__file__).parent.parent / "old" / "cbe6e2c" / "shards"
 
 
 def test_cluster_labels_of_earlier_versions(tmp_path):
-    """Written by `mmclr data cluster` of commit cbe6e2c."""
-    from mmclr.data.columns.clusters import Clusters
-
-    for path in OLD.iterdir():
-        shutil.copy(path, tmp_path) if path.is_file() else None
-    parts = [Shards(open_indices([str(tmp_path / "icons.tar")]))]
-    found = Clusters(parts, "clusters")
-    raw = np.load(OLD / "icons.tar.clusters.npy")
-    assert (found.count, found.top, raw.shape) == (2, 2, (4, 2))
-    assert [found.of(number).tolist() for number in range(4)] == raw.tolist()
+    """Written by `mmclr data cluster` of commit cbe6e2c, and read as they stand there."""
+    shutil.copytree(OLD, tmp_path / "old")
+    found = Clusters([Shards(indices_of(str(tmp_path / "old" / "*.tar")))], "clusters")
+    raw = np.concatenate([np.load(path) for path in sorted(OLD.glob("*.npy"))])
+    assert (found.count, found.top) == (
+        json.loads((OLD / "clusters.clusters.json").read_text())["clusters"],
+        raw.shape[1],
+    )
+    assert [found.of(number).tolist() for number in range(len(raw))] == raw.tolist()
     assert found.nearest.tolist() == raw[:, 0].tolist()

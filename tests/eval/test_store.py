@@ -1,18 +1,14 @@
 """Embeddings by content: shared by sets and suites, kept on disk, never taken for those of another model."""
 
 import hashlib
-import tarfile
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmclr.eval.embed.embedder import Embedder, folder_hash
+from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.embed.store import DIGEST, Store
 from mmclr.eval.sets.shards import ordinary
 from mmclr.eval.suites.classification import zero_shot
 from mmclr.eval.suites.retrieval import retrieval
-from safetensors.numpy import load_file
 
 
 def digest(text):
@@ -43,32 +39,6 @@ def test_half_a_file_is_passed_over(tmp_path):
         path.write_bytes(data)
         assert digest("a") not in Store(tmp_path)
         assert digest("b") not in Store(tmp_path)
-
-
-OLD = Path(__file__).parent.parent / "data" / "columns" / "old"
-
-
-def test_embeddings_of_earlier_versions_are_found():
-    """Written by an evaluation of commit cbe6e2c, of the images and texts of a shard that lies beside them."""
-    with tarfile.open(OLD / "icons.tar") as tar:
-        members = {member.name: tar.extractfile(member).read() for member in tar}
-    images, texts = sorted((OLD / "embeddings").iterdir())
-    assert "-text-" in texts.name
-    for folder, ending in ((images, ".jpg"), (texts, ".txt")):
-        digests = [hashlib.sha256(data).digest()[:16] for name, data in members.items() if name.endswith(ending)]
-        raw = load_file(next(folder.iterdir()))
-        assert [bytes(row) for row in raw["digests"]] == digests
-        found = Store(folder).get(digests[::-1])
-        assert np.array_equal(found.numpy(), raw["rows"][::-1])
-        assert found.norm(dim=1).tolist() == pytest.approx([1.0] * 4, abs=1e-6)
-
-
-def test_folders_of_embeddings_have_the_names_that_they_had(model_folder, tmp_path):
-    """Both parts of a name as commit cbe6e2c computed them: of the images' transform, and of what computes."""
-    assert Embedder.load(model_folder, device="cpu").transform_hash == "67fa0344106bf7cc"
-    for name, data in {"config.json": "{}", "model.safetensors": "abc", "notes.md": "x"}.items():
-        (tmp_path / name).write_text(data)
-    assert folder_hash(tmp_path) == "3f103c168bfdc645"
 
 
 def test_rows_of_files_are_mapped_and_new_ones_go_to_disk(tmp_path):

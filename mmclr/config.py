@@ -10,7 +10,6 @@ mmclr/storage/yaml_text.py reads the YAML.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -25,6 +24,7 @@ import yaml
 from typing_extensions import dataclass_transform
 
 from mmclr.errors import UserError
+from mmclr.errors import nearest as nearest
 from mmclr.secrets import redact_tree
 from mmclr.storage import yaml_text
 
@@ -278,15 +278,6 @@ def _without_none(kind: Any, part: str) -> Any:
         return kind
     members = [a for a in typing.get_args(kind) if a is not type(None)]
     return next((m for m in members if dataclasses.is_dataclass(m) or typing.get_origin(m)), members[0])
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error about an unknown name: the known one that is meant, or all of them."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known: {', '.join(names)}" if names else ""
 
 
 def _short(value: Any) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from mmclr.display.output import ReaderGone
@@ -30,6 +31,15 @@ class UserError(Exception):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(plain(redact(text)) if isinstance(text, str) else text for text in args))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the known one that is meant, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(names)}" if names else ""
 
 
 def note(text: str) -> None:

@@ -73,7 +73,7 @@ def _read(config: Path, state: Path, term: str, width: int) -> Head:
     if term not in terms:
         raise UserError(f"{config}: there is no objective {term!r}{nearest(term, terms)}")
     objective = terms[term].objective
-    objective.setup(Facts(samples=1, width=width, steps=1, batch=1, clusters=1))
+    objective.setup(Facts.example(width=width))
     head = getattr(objective, "head", None)
     if not isinstance(head, Head):
         raise UserError(f"{config}: the objective {term} has no head that could be used")

@@ -6,15 +6,17 @@ features, N tokens of the vocabulary, W the caption decoder's width, C clusters 
 A new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with
 a sample from the data are rows of `batch_fields`.
 
-A dense feature has a row per token, so it is never gathered, and never kept for a batch that is larger than memory. An
-objective that asks for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`)
-already say what each counts in the global batch. Such an objective is computed micro-batch by micro-batch, together
-with the backward, and its values add up to that of the whole (`train.accumulate`).
+A dense feature has a row per token, so it is never kept for a batch that is larger than memory. An objective that asks
+for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`) already say what each
+counts in the global batch, and says so with cost="local". It is computed micro-batch by micro-batch, together with the
+backward, and its values add up to that of the whole (`train.gradient_cache`). One that compares samples by dense
+features says full_batch=True, and a run with micro_batch refuses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import batch_fields
+from mmclr.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,20 @@ def add(name: str, feature: Feature) -> None:
     """Add a row, for a provider from outside of this package. Raises ValueError where another has the name."""
     if FEATURES.setdefault(name, feature) != feature:
         raise ValueError(f"vocabulary: there is already a feature {name!r} ({FEATURES[name].meaning})")
+
+
+def asked(function: Callable[..., object], who: str) -> tuple[str, ...]:
+    """Return the argument names of a method, self aside. Raises TypeError for one that is no feature."""
+    names = tuple(inspect.signature(function).parameters)[1:]
+    for name in names:
+        if name not in FEATURES:
+            raise TypeError(f"{who} asks for {name!r}, which is not in mmclr.vocabulary{nearest(name, FEATURES)}")
+    return names
+
+
+def dense(names: Iterable[str]) -> list[str]:
+    """Return those of the features that have a row per token."""
+    return [name for name in names if FEATURES[name].dense]
 
 
 def example(name: str, sizes: Sizes, generator: torch.Generator) -> Tensor:

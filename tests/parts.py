@@ -4,18 +4,19 @@ import contextlib
 import os
 import sys
 
-from mmclr import heads, plugins
+from mmclr import heads, plugins, reweighters
 from mmclr.heads.head import HEADS
 from mmclr.losses import catalogue
 from mmclr.losses.objective import _REGISTRY
+from mmclr.reweighters.reweighter import REWEIGHTERS
 
-REGISTRIES = (_REGISTRY, HEADS)
+REGISTRIES = (_REGISTRY, HEADS, REWEIGHTERS)
 
 
 @contextlib.contextmanager
 def as_before():
     """Take out what plugins register inside, and their modules."""
-    catalogue(), heads.catalogue()  # ours are there
+    catalogue(), heads.catalogue(), reweighters.catalogue()  # ours are there
     kept = [dict(registry) for registry in REGISTRIES]
     modules, path, files = set(sys.modules), list(sys.path), os.environ.pop(plugins.FILES, None)
     try:

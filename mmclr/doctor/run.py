@@ -53,7 +53,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     try:
         run = load(RunConfig, path, overrides)
         own = build_providers(run.providers).values()
-        asked = needs(build_terms(run.objectives)).union(*(provider.asks for provider in own))
+        asked = needs(build_terms(run.objectives, run.micro_batch)).union(*(provider.asks for provider in own))
         field_readers.check_asked(run.data, asked)
     except ConfigError as error:
         yield from (Finding("BROKEN", line) for line in str(error).splitlines())

@@ -13,7 +13,7 @@ from mmclr.laws.law import demand, law
 from mmclr.laws.tolerance import same
 
 WEIGHTS = ("weights", "shares", "caption_shares")
-IDS = ("image_id", "caption_id", "label")
+IDS = ("image_id", "caption_id", "label", "group", "domain")
 
 
 @law()
@@ -54,9 +54,14 @@ def missing_ids(case: Case) -> None:
             f"the value is {values[0]:.12g} where three samples have no {name} (-1), and {values[1]:.12g} where each "
             "has its own",
         )
+        slopes = [_gradients(case, inputs | {name: ids}) for ids in (without, own)]
+        for of, gradient in slopes[0].items():
+            demand(
+                same(gradient, slopes[1][of]), f"the gradient for {of} is another where three samples have no {name}"
+            )
 
 
-@law(applies=lambda case: any(vocabulary.FEATURES[need].dense for need in case.cls.needs))
+@law(applies=lambda case: any(vocabulary.FEATURES[need].dense for need in case.cls.needs) and not case.cls.full_batch)
 def micro_batches(case: Case) -> None:
     """An objective of dense features adds up: values and gradients of parts of a batch sum to those of the whole."""
     objective, inputs = case.make(), case.features(9)
@@ -146,3 +151,9 @@ def _value(case: Case, inputs: dict[str, Tensor]) -> Tensor:
     torch.manual_seed(0)
     value: Tensor = objective(**inputs).detach()
     return value
+
+
+def _gradients(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    objective = case.make()
+    torch.manual_seed(0)
+    return gradients(objective(**inputs), inputs)

@@ -31,17 +31,23 @@ class Case:
         plugins.load(self.plugins)  # in a process that was started, it is not there yet
         return catalogue()[self.key]
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The features that it asks for; the term's options may ask for others than the class."""
+        plugins.load(self.plugins)
+        return build_terms({"term": {"use": self.key, **self.fields}})["term"].objective.needs
+
     def make(self, dtype: torch.dtype = torch.float64, **more: Any) -> Any:
         """Return the objective, ready for steps of a small run; its own weights are of the features' `dtype`."""
         plugins.load(self.plugins)
         torch.manual_seed(0)  # of parameters that setup creates
         objective = build_terms({"term": {"use": self.key, **self.fields, **more}})["term"].objective
-        objective.setup(Facts(samples=64, width=8, steps=10, batch=8, clusters=9))
+        objective.setup(Facts.example(samples=64, width=8, steps=10, batch=8, clusters=9))
         return objective.to(dtype)
 
     def features(self, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Return a random value of everything that the objective asks for; floats want gradients."""
-        return features(self.cls.needs, b, seed, dtype)
+        return features(self.needs, b, seed, dtype)
 
 
 def features(needs: tuple[str, ...], b: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from mmclr.laws.case import Case
 from mmclr.laws.law import Broken, Law
 from mmclr.laws.statute import LAWS
 from mmclr.losses import build, catalogue
+from mmclr.losses.objective import OPTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +76,7 @@ def cases(source: str, overrides: list[str]) -> list[Case]:
     if not found:
         raise UserError(f"{source}: it defines no objective; write class Mine(Objective, key='mine'): ...")
     for case in found:
-        build(case.key, {name: value for name, value in fields.items() if name != "head"}, case.key)
+        build(case.key, {name: value for name, value in fields.items() if name not in OPTIONS}, case.key)
     return found
 
 

@@ -12,7 +12,7 @@ from mmclr.heads.ema_copy import Follower, pairs
 from mmclr.laws.case import Case, gradients
 from mmclr.laws.law import demand, law
 from mmclr.laws.tolerance import same
-from mmclr.losses.with_head import SIDES, TEACHER
+from mmclr.losses.with_options import SIDES, TEACHER
 
 MLP: dict[str, Any] = {"use": "mlp", "hidden": 6, "out": 5}
 KINDS: list[dict[str, Any]] = [{"use": "reweight", "kappa": 1.5}, MLP, {**MLP, "hidden": 0, "out": 8, "shared": True}]

@@ -11,6 +11,7 @@ from mmclr.config import to_tree
 from mmclr.laws.case import Case
 from mmclr.laws.law import demand, law
 from mmclr.losses import build
+from mmclr.losses.objective import OPTIONS
 
 
 @law()
@@ -38,7 +39,7 @@ def saved_state(case: Case) -> None:
 @law()
 def fields_in_a_config(case: Case) -> None:
     """Fields survive being written to a config and read."""
-    objective = build(case.key, {name: value for name, value in case.fields.items() if name != "head"})
+    objective = build(case.key, {name: value for name, value in case.fields.items() if name not in OPTIONS})
     names = [field.name for field in dataclasses.fields(objective)]  # type: ignore[arg-type]
     values = {name: getattr(objective, name) for name in names}
     plain = {n: to_tree(v) if dataclasses.is_dataclass(v) else v for n, v in values.items()}

@@ -37,6 +37,7 @@ from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import Kept, samples_alone
 
 ALLOWED = {"setup", "forward", "after_step"}  # what a subclass may define besides fields and private helpers
+OPTIONS = ("use", "weight", "inputs", "head", "reweight")  # keys of a term beside its objective's fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,26 @@ class Facts:
     steps: int = 0  # optimizer steps of the whole run
     batch: int = 0  # B, the global batch
     clusters: int = 0  # clusters that the data's labels tell apart
+    classes: int = 0  # classes that `label` tells apart, 0 where nobody counted them
+    class_counts: tuple[int, ...] = ()  # samples of each class, as many numbers as classes, or none
+    tower: int = 0  # H, the width of the image tower, below its projection
+    sources: int = 0  # sources of data that are mixed
+    text_sources: int = 0  # texts of different origin that come with each image
+
+    @classmethod
+    def example(cls, **known: Any) -> Facts:
+        """Return those of a small run with classes and clusters, besides the known ones: for state made by hand."""
+        own: dict[str, Any] = {
+            "samples": 1000,
+            "width": 512,
+            "steps": 1000,
+            "batch": 256,
+            "clusters": 100,
+            "classes": 10,
+            "tower": 512,
+        }
+        own |= {"sources": 2, "text_sources": 2, **known}
+        return cls(**{"class_counts": (own["samples"] // max(1, own["classes"]),) * own["classes"], **own})
 
 
 @dataclass_transform(kw_only_default=True)
@@ -56,9 +77,11 @@ class Objective(nn.Module):
 
     key: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    taught: ClassVar[tuple[str, ...]]  # those of the needs through which its gradient goes, if they have any
     cost: ClassVar[str]  # "streamed": O(B) memory; "dense": builds [b, B]; "local": compares no samples
+    full_batch: ClassVar[bool]  # it compares samples by features with a row per token: no micro-batches
 
-    def __init_subclass__(cls, key: str = "", cost: str = "streamed") -> None:
+    def __init_subclass__(cls, key: str = "", cost: str = "streamed", full_batch: bool = False) -> None:
         super().__init_subclass__()
         if not key:
             if "forward" in vars(cls) or "__annotations__" in vars(cls):
@@ -67,11 +90,12 @@ class Objective(nn.Module):
                 )
             return  # torch makes such a class for a module some of whose parameters are parametrized
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
-        cls.key, cls.cost = key, cost
+        cls.key, cls.cost, cls.full_batch = key, cost, full_batch
         if "after_step" in vars(cls):
             cls.after_step = _for_samples(cls.after_step)  # type: ignore[method-assign,assignment]
-        cls.needs = _needs(cls)
+        cls.needs = cls.taught = vocabulary.asked(cls.forward, f"{cls.__name__}.forward")
         _refuse_strangers(cls)
+        _refuse_dense(cls)
         plugins.register("objective", _REGISTRY, key, cls)
 
     def __new__(cls, **fields: Any) -> Objective:
@@ -174,16 +198,6 @@ def fields_of(cls: type[nn.Module]) -> type[Any]:
     return config(type(cls.__name__, (), {"__annotations__": {f.name: hints[f.name] for f in fields}, **plain}))
 
 
-def _needs(cls: type[Objective]) -> tuple[str, ...]:
-    """Return the argument names of forward, each checked against the vocabulary."""
-    names = tuple(inspect.signature(cls.forward).parameters)[1:]
-    for name in names:
-        if name not in vocabulary.FEATURES:
-            hint = nearest(name, vocabulary.FEATURES)
-            raise TypeError(f"{cls.__name__}.forward asks for {name!r}, which is not in mmclr.vocabulary{hint}")
-    return names
-
-
 def _refuse_strangers(cls: type[Objective]) -> None:
     """Refuse public methods beyond the contract: they would be a second way in."""
     for name, value in vars(cls).items():
@@ -191,3 +205,24 @@ def _refuse_strangers(cls: type[Objective]) -> None:
             raise TypeError(
                 f"{cls.__name__}.{name}: an objective has only {', '.join(sorted(ALLOWED))}; prefix helpers with _"
             )
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in OPTIONS:
+            raise TypeError(f"{cls.__name__}.{field.name}: every term has an option of this name; take another")
+
+
+def _refuse_dense(cls: type[Objective]) -> None:
+    """Refuse to compare samples by features that exist for one micro-batch at a time: the value would be wrong."""
+    dense = vocabulary.dense(cls.needs)
+    if cls.full_batch and not dense:
+        raise TypeError(f"{cls.__name__} asks for no feature with a row per token: leave full_batch out")
+    if dense and cls.cost != "local" and not cls.full_batch:
+        raise TypeError(
+            f"{cls.__name__} asks for {dense[0]}, which has a row per token and exists for one micro-batch at a time: "
+            f'say cost="local" if it compares no samples and weighs them by shares, full_batch=True if it compares '
+            f"them, or let a provider make a feature per sample of it"
+        )
+    if dense and cls.cost == "local" and not cls.full_batch and "weights" in cls.needs:
+        raise TypeError(
+            f"{cls.__name__} asks for {dense[0]}, so it is computed micro-batch by micro-batch, where weights do not "
+            f"say what a sample counts in the global batch: ask for shares"
+        )

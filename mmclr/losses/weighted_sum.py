@@ -1,21 +1,25 @@
-"""The terms of a config's loss: {name: {use: key, weight: number or ramp, head: a head, the objective's fields...}}."""
+"""The terms of a config's loss, {name: {use: key, the objective's fields...}}, with the options that each may have.
+
+weight: a number or a ramp; inputs: other features in place of those that the objective names; head: a head before it;
+reweight: one reweighter or several.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mmclr import heads
+from mmclr import heads, reweighters, vocabulary
 from mmclr.config import ConfigError, check, config
-from mmclr.losses.objective import Objective, build
+from mmclr.losses.objective import OPTIONS, Objective, build
 from mmclr.losses.ramp import Ramp, Weight
-from mmclr.losses.with_head import Headed
+from mmclr.losses.with_options import WithOptions
 
 
 class Term(NamedTuple):
     """An objective and its weight over the training."""
 
-    objective: Objective | Headed
+    objective: Objective | WithOptions
     weight: Ramp
 
 
@@ -23,7 +27,9 @@ class Term(NamedTuple):
 class _Entry:
     use: str
     weight: Weight
+    inputs: dict[str, str] | None
     head: dict[str, Any] | None
+    reweight: dict[str, Any] | list[dict[str, Any]] | None
 
 
 def needs(terms: Mapping[str, Term]) -> frozenset[str]:
@@ -31,11 +37,11 @@ def needs(terms: Mapping[str, Term]) -> frozenset[str]:
     return frozenset(need for term in terms.values() for need in term.objective.needs)
 
 
-def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]:
+def build_terms(tree: Mapping[str, Mapping[str, Any] | None], micro_batch: int = 0) -> dict[str, Term]:
     """Make the objectives of a config, all faults in one ConfigError.
 
-    `use` is the term's name by default, `weight` 1, `head` none. A term that is null is left out: so a config takes
-    away what its base has.
+    `use` is the term's name by default, `weight` 1, other options none. A term that is null is left out: so a config
+    takes away what its base has. With a `micro_batch` none may need the whole batch at once.
     """
     terms, faults = {}, []
     if not any(fields is not None for fields in tree.values()):
@@ -43,16 +49,28 @@ def build_terms(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Term]
     for name, fields in tree.items():
         if fields is None:
             continue
-        where = f"objectives.{name}"
         try:
-            own = {"use": name, "weight": 1.0, "head": None, **fields}
-            entry = check(_Entry, {key: own.pop(key) for key in ("use", "weight", "head")}, where)
-            bare = build(entry.use, own, where)
-            at = f"{where}.head"
-            headed = bare if entry.head is None else Headed(bare, heads.build(entry.head, at), at)
-            terms[name] = Term(headed, entry.weight)
+            terms[name] = _build(name, fields, micro_batch)
         except ConfigError as error:
             faults.append(str(error))
     if faults:
         raise ConfigError("\n".join(faults))
     return terms
+
+
+def _build(name: str, fields: Mapping[str, Any], micro_batch: int) -> Term:
+    where = f"objectives.{name}"
+    own: dict[str, Any] = {**dict.fromkeys(OPTIONS), "use": name, "weight": 1.0, **fields}
+    entry = check(_Entry, {option: own.pop(option) for option in OPTIONS}, where)
+    bare = build(entry.use, own, where)
+    if micro_batch and bare.full_batch:
+        raise ConfigError(
+            f"{where}: {bare.key} compares samples by {vocabulary.dense(bare.needs)[0]}, which exists for one "
+            f"micro-batch at a time; set micro_batch=0 (and a smaller data.batch, if memory asks for it), or leave "
+            f"{bare.key} out"
+        )
+    if entry.inputs is None and entry.head is None and entry.reweight is None:
+        return Term(bare, entry.weight)
+    head = None if entry.head is None else heads.build(entry.head, f"{where}.head")
+    rules = () if entry.reweight is None else reweighters.build(entry.reweight, f"{where}.reweight")
+    return Term(WithOptions(bare, head, entry.inputs, rules, where), entry.weight)

@@ -156,7 +156,7 @@ def _state(cls: type[Objective]) -> list[str]:
     """Return what the objective keeps between steps, as a run of 1,000 samples would create it."""
     objective = cls()
     with torch.device("meta"):
-        objective.setup(Facts(samples=1000, width=512, steps=1000, batch=256, clusters=100))
+        objective.setup(Facts.example())
     weights = {name.partition(".")[0]: 0 for name, _ in objective.named_parameters() if "." in name}
     kept = []
     for name, value in objective.state_dict().items():

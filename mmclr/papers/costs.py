@@ -10,12 +10,14 @@ import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from mmclr.config import find
+from mmclr.losses.objective import Objective
 from mmclr.losses.weighted_sum import build_terms
-from mmclr.losses.with_head import Headed
+from mmclr.losses.with_options import WithOptions
 from mmclr.storage import yaml_text
 
 DATA = Path(__file__).parent / "costs.json"
@@ -43,10 +45,16 @@ def fingerprint(path: Path) -> str:
     own.pop("base", None)
     digest = hashlib.sha256(yaml.dump(own, sort_keys=True).encode())
     for term in build_terms(own["objectives"]).values():
-        o = term.objective
-        for part in (o.objective, o.how) if isinstance(o, Headed) else (o,):
+        for part in _parts(term.objective):
             digest.update(inspect.getsource(sys.modules[type(part).__module__]).encode())
     return digest.hexdigest()[:12]
+
+
+def _parts(o: Objective | WithOptions) -> tuple[Any, ...]:
+    """Return what of a term has a formula of its own."""
+    if not isinstance(o, WithOptions):
+        return (o,)
+    return (o.objective, *([] if o.how is None else [o.how]), *o.reweight)
 
 
 def table() -> str:

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     run = load(RunConfig, args.config, args.overrides)
-    build_terms(run.objectives)  # a wrong objective fails here, before data or processes are touched
+    build_terms(run.objectives, run.micro_batch)  # a wrong objective fails here, before data or processes are touched
     build_providers(run.providers)
     run = run.resolved()
     from mmclr.train.processes import launch

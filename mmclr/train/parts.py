@@ -55,7 +55,7 @@ class Parts:
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
         self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())
         self.steps = run.total_steps(self.loader.samples)
-        terms, own = build_terms(run.objectives), build_providers(run.providers)
+        terms, own = build_terms(run.objectives, run.micro_batch), build_providers(run.providers)
         wanted = needs(terms).union(*(provider.asks for provider in own.values()))
         check_asked(run.data, wanted)
         torch.manual_seed(run.seed)
@@ -84,8 +84,15 @@ class Parts:
 
     def facts(self) -> Facts:
         """Return what objectives and providers may need to size their state."""
-        loader, width = self.loader, self.model.config.embed
-        return Facts(loader.samples, width, self.steps, self.run.data.batch, loader.cluster_count)
+        return Facts(
+            samples=self.loader.samples,
+            width=self.model.config.embed,
+            steps=self.steps,
+            batch=self.run.data.batch,
+            clusters=self.loader.cluster_count,
+            tower=self.model.config.image.width,
+            sources=len(self.run.data.sources()),
+        )
 
     def begin(self, anew: bool) -> None:
         """Give the model its first weights (unless it goes on from a checkpoint), and lock what the run locks."""

@@ -160,7 +160,8 @@ class Step(nn.Module):
 
     def freeze_unasked(self) -> None:
         """Freeze what gets no gradient, so that no process waits for it."""
-        taught = self.wiring.closed(self.wanted, taught=True)
+        names = frozenset(name for objective in self.objectives.values() for name in objective.taught)  # type: ignore[union-attr]
+        taught = self.wiring.closed(names, taught=True)
         for provider in self.providers.values():
             provider.freeze_unasked(taught)  # type: ignore[operator]
 

@@ -83,7 +83,7 @@ class MissingIds(Objective, key="missing_ids"):
         return parallel.mean(distance(image, text) / (label[:, None] == labels).sum(1))
 
 
-class MicroBatches(Objective, key="micro_batches"):
+class MicroBatches(Objective, key="micro_batches", cost="local"):
     def forward(self, view_tokens: Tensor, shares: Tensor) -> Tensor:
         return parallel.mean(view_tokens.square().flatten(1).sum(1) * shares)
 

@@ -110,6 +110,6 @@ def make_step(key: str, fields: dict[str, Any], folder: Any, seed: int = 0) -> S
         made |= build_providers({key: {"use": key, **fields}})
     names = made[key].provides | {"image"}  # a loss with a gradient, whatever the provider gives
     step = Step(made, {name: Term(Asking(name), Ramp(first=1.0, last=1.0)) for name in sorted(names)})
-    step.setup(model, Facts(samples=200, width=12, steps=10, batch=10, clusters=9))
+    step.setup(model, Facts.example(samples=200, width=12, steps=10, batch=10, clusters=9))
     step.freeze_unasked()
     return step.double().train()

@@ -12,7 +12,7 @@ from mmclr.config import ConfigError
 from mmclr.heads.projection import Perceptron, Reweight
 from mmclr.losses import Facts
 from mmclr.losses.weighted_sum import build_terms
-from mmclr.losses.with_head import Headed
+from mmclr.losses.with_options import WithOptions
 from tests import bounds
 from tests.losses.cards import F3, batch, evaluate, random_pairs
 
@@ -131,12 +131,12 @@ def test_a_side_that_nobody_asks_for_is_not_trained():
     assert all(p.requires_grad for p in both.parameters())
 
     class OneSided(nn.Module):
-        needs, cost, key = ("image",), "local", "one"
+        needs, cost, key, full_batch = ("image",), "local", "one", False
 
         def setup(self, facts):
             """Nothing."""
 
-    one = Headed(OneSided(), Perceptron(hidden=6, out=5))
+    one = WithOptions(OneSided(), Perceptron(hidden=6, out=5))
     one.setup(Facts(width=8))
     assert {name: p.requires_grad for name, p in one.named_parameters()} == {
         f"head.{side}.{n}.{p}": side == "image"

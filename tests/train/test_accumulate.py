@@ -57,7 +57,7 @@ def make_step(objectives, captions):
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
     student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
     step = Step({"student": student, "ema": Ema(student, needs(terms))}, terms)
-    step.setup(model, Facts(samples=200, width=12, steps=10, batch=10, clusters=9))
+    step.setup(model, Facts.example(samples=200, width=12, steps=10, batch=10, clusters=9))
     step.freeze_unasked()
     return step.double().train()
 
@@ -165,6 +165,43 @@ def test_what_gets_no_gradient_is_frozen():
         _, _, grads, _ = take(objectives, 1, 10)
         lacking = {name for name, gradient in grads.items() if gradient is None}
         assert lacking == {"providers.student.model.logit_bias"}  # which a run has only where an objective asks for it
+
+
+VIEWED = {"image": "views.1", "text": "text_views.0"}
+TOLD = {"use": "small_loss", "begin": 0.0, "gap": 0.0}
+LATER = {"use": "where", "keep": "label >= 1"}
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"clip": {"inputs": VIEWED, "reweight": [TOLD, LATER]}, "caption": {}},
+        {"siglip": {"reweight": TOLD, "head": {"use": "mlp", "hidden": 6, "out": 8}}, "clip": {"reweight": LATER}},
+    ],
+    ids=["inputs", "head"],
+)
+@pytest.mark.parametrize("blanks", [(), (1, 3, 4, 5, 12)], ids=["full", "blanks"])
+def test_options_of_terms_in_micro_batches(objectives, blanks):
+    """Factors are those of the whole batch, whatever is in memory at once."""
+    compare(objectives, 2, blanks=blanks)
+
+
+def test_what_only_a_reweighter_asks_for_is_frozen():
+    """No gradient goes there, so no process must wait for it; nor to what stands for a constant."""
+    from mmclr.reweighters.reweighter import REWEIGHTERS, Reweighter
+
+    class Near(Reweighter, key="near"):
+        def forward(self, image, text):
+            return (image * text).sum(1) + 1
+
+    try:
+        texts = {"image": "text_views.0", "text": "text_views.1"}
+        terms = {"clip": {"inputs": texts, "reweight": {"use": "near"}}}
+        _, _, grads, _ = take(terms, 1, 10)
+    finally:
+        del REWEIGHTERS["near"]
+    assert {name for name, gradient in grads.items() if gradient is None} == {"providers.student.model.logit_bias"}
+    assert not any("vision" in name or "visual" in name for name in grads)
 
 
 def test_views_are_seen_the_same_whoever_asks():

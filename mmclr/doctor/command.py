@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from mmclr.config import nearest
 from mmclr.display.terminal import say
 from mmclr.doctor import environment
 from mmclr.doctor.finding import Finding
+from mmclr.secrets import redact_tree
 
 REPAIRS = ("torchvision", "builds")
 NO_UNDO = Finding("note", "builds", "the locks of killed builds were of no use to anybody, so none is put back")
@@ -38,11 +41,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--undo", nargs="?", const="all", metavar="NAME", help="take a repair back (torchvision: remove the hook)"
     )
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each finding, one a line")
     args = parser.parse_intermixed_args(argv)
     fix, undo = _repairs(parser, args.fix), _repairs(parser, args.undo)
     if undo:
-        return _say([environment.remove_hook(environment.site_packages())] if "torchvision" in undo else [NO_UNDO])
-    return _say(examine(args.config, args.overrides, fix))
+        found = [environment.remove_hook(environment.site_packages())] if "torchvision" in undo else [NO_UNDO]
+        return _say(found, args.json)
+    return _say(examine(args.config, args.overrides, fix), args.json)
 
 
 def _repairs(parser: argparse.ArgumentParser, name: str | None) -> frozenset[str]:
@@ -52,11 +57,11 @@ def _repairs(parser: argparse.ArgumentParser, name: str | None) -> frozenset[str
     return frozenset(REPAIRS if name == "all" else [name] if name else [])
 
 
-def _say(findings: Iterable[Finding]) -> int:
+def _say(findings: Iterable[Finding], as_json: bool) -> int:
     """Print findings as they come; return 1 if something is broken."""
     broken = 0
     for finding in findings:
-        say(finding, flush=True)
+        say(json.dumps(redact_tree(dataclasses.asdict(finding))) if as_json else finding, flush=True)
         broken += finding.level == "BROKEN"
     return 1 if broken else 0
 

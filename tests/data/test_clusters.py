@@ -24,6 +24,11 @@ from tests import bounds
 from tests.data.made import pair, take, write_tar
 from tests.losses.cards import evaluate
 
+# for tests/eval/test_every_command.py
+WRITES = {
+    "data cluster": ["{here}/shards/0.tar", "--model", "{here}/model", "--k", "2", "--name", "{out}/labels"],
+}
+
 
 @pytest.fixture
 def shards(tmp_path):

@@ -245,6 +245,32 @@ def test_index_verify_stats(tmp_path, capsys):
     assert "words of a caption: 3 to 3" in out
 
 
+def test_reports_for_programs(tmp_path, capsys):
+    """One JSON object with the numbers that the lines have."""
+    write_shards(tmp_path / "good", [5, 4])
+    good = str(tmp_path / "good" / "*.tar")
+    bytes_ = sum(path.stat().st_size for path in (tmp_path / "good").glob("*.tar"))
+    known = {"shards": 2, "samples": 9, "bytes": bytes_, "damaged": []}
+
+    def told(*command):
+        assert cli.main(["data", *command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = told("index", good)
+    assert known.items() <= found.items()
+    assert sum(found["members"].values()) == 9
+    found = told("stats", good)
+    assert known.items() <= found.items()
+    seen = found["looked_into"]
+    assert (seen["looked_into"], seen["formats"], seen["left_out"]) == (9, {"PNG": 9}, {})
+    assert seen["numbers"]["words of a caption"] == {"mean": 3.0, "percentiles": [3.0] * 5}
+    sizes = [len(data) for name, data in contents(tmp_path / "good") if name.endswith(".png")]
+    assert seen["numbers"]["bytes of an image"]["mean"] == pytest.approx(np.mean(sizes))
+    found = told("bench", good, "size=24", "seconds=0.1", "batch=4", "workers=0")
+    assert set(found["samples_per_second"]) == {"read", "decode", "crop", "caption", "loader"}
+    assert all(rate > 0 for rate in found["samples_per_second"].values())
+
+
 def test_verify_lists_all(tmp_path, capsys):
     members = [(f"{n}.{e}", data) for n in range(12) for e, data in pair(n).items()]
     members[3] = (members[3][0], b"broken")

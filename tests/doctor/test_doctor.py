@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -275,3 +276,10 @@ def test_threads_that_spin_are_told(monkeypatch):
     assert environment.threads().level == "note"
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     assert environment.threads().level == "ok"
+
+
+def test_findings_for_programs(monkeypatch, capsys):
+    found = [Finding("ok", "all is well"), Finding("BROKEN", "a disk", "it is full", "make room")]
+    monkeypatch.setattr("mmclr.doctor.command.examine", lambda *_: iter(found))
+    assert main(["--json"]) == 1
+    assert [Finding(**json.loads(line)) for line in capsys.readouterr().out.splitlines()] == found

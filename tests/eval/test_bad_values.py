@@ -87,7 +87,7 @@ def test_a_bad_caption_is_one_sample_for_all(toy, tokenizer, tmp_path, field, ex
     ledger = Ledger()
     assert len(list(tokenizers.captions(path, field, ledger))) == SAMPLES - 1
     assert ledger.counts == why
-    said = "\n".join(stats.look([open_index(path)], field, tokenizer))
+    said = "\n".join(stats.lines(stats.look([open_index(path)], field, tokenizer)))
     assert said.count("left out") == 1
     assert f"a.tar, sample {BAD} (s05)" in said
     reshard.main([path, str(tmp_path / "out")])

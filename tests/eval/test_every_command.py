@@ -28,7 +28,6 @@ WRITE = {
     "data tokenizer": ["{here}/shards/0.tar", "{out}/words", "--size", "560"],
     "data pack": ["{here}/pictures", "{out}", "--workers", "0"],
     "data reshard": ["{here}/shards/0.tar", "{out}", "--samples", "7"],
-    "data cluster": ["{here}/shards/0.tar", "--model", "{here}/model", "--k", "2", "--name", "{out}/labels"],
     "data columns": ["export", "{here}/shards/0.tar", "n", "--out", "{out}/n.parquet"],
     "data to-eval": [*SET, "--out", "{out}", "--shards", "2"],
     "data index": ["{out}/0.tar"],

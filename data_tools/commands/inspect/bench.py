@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("settings", nargs="*", help="key=value of data:, and size=PX, seconds=S, rate=SAMPLES_A_SECOND")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     args = parser.parse_intermixed_args(argv)
     own = {"size": 224.0, "seconds": 5.0, "rate": 0.0}
     rest = []
@@ -42,7 +44,12 @@ def main(argv: list[str]) -> None:
     config = load(DataConfig, {"train": args.shards}, rest)
     loader = Loader(config, Tokenizer.load("clip"), int(own["size"]), seed=0)
     torch.set_num_threads(1)
-    for line in report(stages(loader), through(loader, own["seconds"]), config.workers, own["rate"]):
+    costs, rate = stages(loader), through(loader, own["seconds"])
+    if args.json:
+        each = {name: 1 / cost for name, cost in costs.items()}
+        print(json.dumps({"samples_per_second": {**each, "loader": rate}, "workers": config.workers}))
+        return
+    for line in report(costs, rate, config.workers, own["rate"]):
         say(line)
 
 

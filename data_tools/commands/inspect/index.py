@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections import Counter
-from collections.abc import Sequence
 
-from mmclr.data.shards.index import ShardIndex, open_indices
+from mmclr.data_tools.lib import contents
+
+from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.sources import expand
 from mmclr.display.terminal import say
+from mmclr.secrets import redact_tree
 
 
 def main(argv: list[str]) -> int:
@@ -21,25 +23,16 @@ def main(argv: list[str]) -> int:
         epilog="example: mmclr data index 'shards/{00000..00099}.tar'",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     args = parser.parse_args(argv)
     begin = time.perf_counter()
     indices = open_indices(expand(args.shards))
     seconds = time.perf_counter() - begin
-    for line in describe(indices):
-        say(line)
-    say(f"took {seconds:.1f} s")
-    return int(any(index.problems for index in indices))
-
-
-def describe(indices: Sequence[ShardIndex]) -> list[str]:
-    """Return lines about shards: how many, what samples hold, what is damaged."""
-    kinds: Counter[str] = Counter()
-    for index in indices:
-        for kind, count in zip(index.kinds, index.kind_counts):
-            kinds[" ".join(sorted(kind)) or "nothing left"] += count
-    size = sum(index.stat.size for index in indices)
-    lines = [f"{len(indices):,} shards, {sum(map(len, indices)):,} samples, {size / 1e9:.2f} GB"]
-    lines += [f"  {count:,} samples with {kind}" for kind, count in kinds.most_common()]
-    for index in indices:
-        lines += [f"  {index.url}: at byte {at:,}: {what}" for at, what in index.problems]
-    return lines
+    found = contents.facts(indices)
+    if args.json:
+        say(json.dumps(redact_tree({**found, "seconds": round(seconds, 3)})))
+    else:
+        for line in contents.lines(found):
+            say(line)
+        say(f"took {seconds:.1f} s")
+    return int(bool(found["damaged"]))

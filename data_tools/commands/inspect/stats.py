@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from mmclr.data_tools.commands.inspect.index import describe
+from mmclr.data_tools.lib import contents
 
 from mmclr.data.random import key
 from mmclr.data.samples import absent
@@ -20,6 +22,7 @@ from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.terminal import say
+from mmclr.secrets import redact_tree
 
 PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -35,16 +38,19 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
     parser.add_argument("--tokenizer", default="clip", help='"clip" or a tokenizer folder (default clip)')
     parser.add_argument("--samples", type=int, default=2000, help="how many are looked into (default 2000; 0 = all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     args = parser.parse_args(argv)
     indices = open_indices(expand(args.shards))
-    for line in describe(indices):
-        say(line)
-    for line in look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples):
+    found, seen = contents.facts(indices), look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples)
+    if args.json:
+        say(json.dumps(redact_tree({**found, "looked_into": seen})))
+        return
+    for line in (*contents.lines(found), *lines(seen)):
         say(line)
 
 
-def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0) -> Iterator[str]:
-    """Yield lines about a random part of the samples (`most` 0: all)."""
+def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0) -> dict[str, Any]:
+    """Return facts about a random part of the samples (`most` 0: all); what cannot be read is counted."""
     ledger = Ledger()
     shards = Shards(indices, extensions([caption]), (), ledger)
     absent.check([shards], {"--caption": [caption]})
@@ -71,27 +77,50 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
         pictures[identity(data)] += 1
         captions_each.append(len(found))
         texts += found
-    yield f"{count:,} of {len(shards):,} samples looked into:"
-    if sizes:
-        width, height = np.array(sizes).T
-        yield f"  formats: {', '.join(f'{name} {n:,}' for name, n in formats.most_common())}"
-        yield _row("width, px", width)
-        yield _row("height, px", height)
-        yield _row("short side, px", np.minimum(width, height))
-        yield _row("bytes of a picture", np.array(bytes_))
-        yield f"  pictures that repeat another: {sum(n - 1 for n in pictures.values()):,}"
-        yield _row("captions of a sample", np.array(captions_each))
-        yield _row("words of a caption", np.array([len(text.split()) for text in texts]))
-        tokens = np.array([len(ids) for ids in tokenizer.encode(texts)])
-        yield _row("tokens of a caption", tokens)
-        cut = int((tokens >= tokenizer.context).sum())
-        yield f"  captions that fill the context of {tokenizer.context} (and may be cut): {cut:,}"
-        same = Counter(map(text_id, texts))
-        yield f"  captions that repeat another: {sum(n - 1 for n in same.values()):,}"
-    yield from (f"  {line}" for line in ledger.lines(met="left out"))
+    width, height = np.array(sizes).reshape(-1, 2).T
+    tokens = np.array([len(ids) for ids in tokenizer.encode(texts)]) if sizes else np.array([])
+    same = Counter(map(text_id, texts))
+    return {
+        "looked_into": count,
+        "samples": len(shards),
+        "formats": dict(formats.most_common()),
+        "numbers": {
+            name: _spread(np.asarray(values))
+            for name, values in {
+                "width, px": width,
+                "height, px": height,
+                "short side, px": np.minimum(width, height),
+                "bytes of an image": bytes_,
+                "captions of a sample": captions_each,
+                "words of a caption": [len(text.split()) for text in texts],
+                "tokens of a caption": tokens,
+            }.items()
+            if len(values)
+        },
+        "images that repeat another": sum(n - 1 for n in pictures.values()),
+        "captions that repeat another": sum(n - 1 for n in same.values()),
+        "context": tokenizer.context,
+        "captions that fill the context": int((tokens >= tokenizer.context).sum()),
+        "left_out": dict(ledger.counts),
+        "why": list(ledger.lines(met="left out")),
+    }
 
 
-def _row(name: str, values: np.ndarray) -> str:
-    low, p5, middle, p95, high = np.percentile(values, PERCENTILES)
-    spread = f"middle 90 %: {p5:,.0f} {middle:,.0f} {p95:,.0f}"
-    return f"  {name}: {low:,.0f} to {high:,.0f}, mean {values.mean():,.1f}, {spread}"
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of what `look` found."""
+    yield f"{found['looked_into']:,} of {found['samples']:,} samples looked into:"
+    if found["formats"]:
+        yield f"  formats: {', '.join(f'{name} {n:,}' for name, n in found['formats'].items())}"
+        for name, spread in found["numbers"].items():
+            low, p5, middle, p95, high = spread["percentiles"]
+            about = f"mean {spread['mean']:,.1f}, middle 90 %: {p5:,.0f} {middle:,.0f} {p95:,.0f}"
+            yield f"  {name}: {low:,.0f} to {high:,.0f}, {about}"
+        for name in ("images that repeat another", "captions that repeat another"):
+            yield f"  {name}: {found[name]:,}"
+        cut = found["captions that fill the context"]
+        yield f"  captions that fill the context of {found['context']} (and may be cut): {cut:,}"
+    yield from (f"  {line}" for line in found["why"])
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    return {"mean": float(values.mean()), "percentiles": np.percentile(values, PERCENTILES).tolist()}

@@ -12,6 +12,7 @@ from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
 from mmclr.export import parity
 from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds
 
@@ -45,7 +46,7 @@ def write_checkpoint(folder, tree=None, bias=True, names=("model", "average"), t
     """Write a run with one checkpoint, whose averaged and last weights differ; return the run's folder."""
     t = t or tokenizer()
     step = folder / "checkpoints" / "step-00000001"
-    config = with_tokenizer(check(ModelConfig, tree or ICONS), t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
+    config = with_tokenizer(resolve(check(ModelConfig, tree or ICONS)), t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
     for seed, name in enumerate(names):
         torch.manual_seed(seed)
         model = TwoTower(config, bias=bias)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from mmclr import __version__, discovery
+from mmclr import __version__, discovery, plugins
 from mmclr.allocator import keep_freed_memory
 from mmclr.display import output
 from mmclr.display.terminal import say
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     return run("mmclr", _dispatch, sys.argv[1:] if argv is None else argv)
 
 
-def _dispatch(args: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
+    args = plugins.taken_from(words)
     if args[:1] == ["help"]:
         args = [*args[1:], "--help"]
     known = commands()
@@ -61,18 +62,23 @@ def _dispatch(args: list[str]) -> int:
     if args[0] == "--version":
         say(f"mmclr {__version__}")
         return 0
-    name = _named(args, known)
-    if name is None:
-        return _unknown(args, known)
-    sys.argv = [f"mmclr {name}", *map(redact, args)]  # trackers keep it with the run
     keep_freed_memory()
     let_threads_sleep()
-    command = importlib.import_module(known[name]).main
+    name = _named(args, known)
+    plugins.load_given()
+    if name is None:
+        plugins.load_installed()
+    theirs = plugins.commands(known)
+    name = name or _named(args, theirs)
+    if name is None:
+        return _unknown(args, {**known, **dict.fromkeys(theirs, "")})
+    sys.argv = [f"mmclr {name}", *map(redact, words)]  # trackers keep it with the run
+    command = theirs[name] if name in theirs else importlib.import_module(known[name]).main
     with output.swallowed(name in GO_ON):
         return run(f"mmclr {name}", command, args[len(name.split()) :])
 
 
-def _named(args: list[str], known: Mapping[str, str]) -> str | None:
+def _named(args: list[str], known: Iterable[str]) -> str | None:
     """Return the command that the first words name, with dashes or underscores; None where there is none."""
     spelled = {name.replace("-", "_"): name for name in known}
     if name := spelled.get(" ".join(args[:2]).replace("-", "_")):
@@ -99,6 +105,7 @@ def _unknown(args: list[str], known: Mapping[str, str]) -> int:
 
 def _help(known: Mapping[str, str], prefix: str = "") -> str:
     lines, room = [f"usage: mmclr {prefix}COMMAND [arguments]    (mmclr COMMAND --help explains each)"], None
+    lines += ["--plugins own.py,a_module among the arguments loads parts of your own first: objectives, heads, ..."]
     for name, module in known.items():
         lines += [""] if room != (room := name.partition(" ")[0] if " " in name else "") else []
         lines.append(f"  mmclr {name:<20} {discovery.first_line(module)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from mmclr import plugins
 from mmclr.config import nearest
 from mmclr.errors import UserError
 from mmclr.heads import Head
@@ -69,7 +70,11 @@ def _read(config: Path, state: Path, term: str, width: int) -> Head:
     """Return the head of an objective, from the config and the state of a checkpoint."""
     if not (config.is_file() and state.is_file()):
         raise UserError(f"{config.parent}: no head there; heads are in a run's checkpoints, not in exported models")
-    terms = build_terms(yaml.safe_load(config.read_text(encoding="utf-8"))["objectives"])
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        terms = build_terms(tree["objectives"])
+    except UserError as error:
+        raise UserError(f"{config}: {error}{plugins.not_loaded(tree)}") from None
     if term not in terms:
         raise UserError(f"{config}: there is no objective {term!r}{nearest(term, terms)}")
     objective = terms[term].objective

@@ -1,8 +1,8 @@
 """The user's own parts from outside the repository: modules and files that register something when they are imported.
 
-A config names them (`plugins: [own.py, a_module]`), a command is given them (`mmclr --plugins own.py ...`), and what an
-installed package names in the entry-point group `mmclr.plugins` is there by itself. Nothing else loads one: no model
-folder, no checkpoint and no stored config, so strangers' files run no code.
+A run's config names them (`plugins: [own.py, a_module]`), a command is given them (`--plugins own.py,a_module`), and
+what an installed package names in the entry-point group `mmclr.plugins` is there by itself. Nothing else loads one: no
+model folder, no checkpoint and no stored config that is only read, so strangers' files run no code.
 
 A file is imported as `mmclr.plugins.STEM_DIGEST`, which worker processes find again by that name.
 """
@@ -13,14 +13,13 @@ import hashlib
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +29,10 @@ T = TypeVar("T")
 GROUP = "mmclr.plugins"  # of entry points
 FILES = "MMCLR_PLUGIN_FILES"  # the files of this process by module name, as JSON, for the processes that it starts
 __path__: list[str] = []  # so that this module may have others below it: the files
+Command = Callable[[list[str]], Any]  # the arguments; None or an exit status
+COMMANDS: dict[str, Command] = {}  # of plugins, by name
+SUITES: dict[str, Any] = {}  # of plugins, by name
+GIVEN: list[str] = []  # what the command line named, with whole paths
 _lock = threading.RLock()
 _looked = False  # for installed ones
 
@@ -45,6 +48,62 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 sys.meta_path.append(_Finder())
+
+
+def command(name: str) -> Callable[[Command], Command]:
+    """Make a function of arguments the command `mmclr NAME`, such as "data shout"; it returns None or a status."""
+
+    def of(main: Command) -> Command:
+        register("command", COMMANDS, name, main)
+        return main
+
+    return of
+
+
+def taken_from(words: list[str]) -> list[str]:
+    """Return a command line without its `--plugins NAMES`, which are to be loaded (`load_given`)."""
+    rest, names = [], []
+    words = list(words)
+    while words:
+        option, equals, value = (word := words.pop(0)).partition("=")
+        if option != "--plugins":
+            rest.append(word)
+        elif equals or words:
+            names += (value if equals else words.pop(0)).split(",")
+        else:
+            raise UserError("--plugins: name modules or files, with commas between them: --plugins own.py,a_module")
+    GIVEN[:] = located(names, Path.cwd())
+    return rest
+
+
+def load_given() -> None:
+    """Load what the command line named."""
+    load(GIVEN, "--plugins")
+
+
+def suite(own: Any) -> Any:
+    """Make a `mmclr.eval.suite.Suite` known by its name: in `mmclr eval`, lists of tasks, and evaluations of a run."""
+    register("suite", SUITES, own.name, own)
+    register("command", COMMANDS, f"eval {own.name}", own.main)
+    return own
+
+
+def commands(ours: Container[str]) -> Mapping[str, Command]:
+    """Return the commands of the plugins that are loaded. Raises UserError where one has the name of ours."""
+    return _of_no_name(ours, "command", COMMANDS)
+
+
+def suites(ours: Container[str]) -> Mapping[str, Any]:
+    """Return the suites of the plugins that are loaded. Raises UserError where one has the name of ours."""
+    return _of_no_name(ours, "suite", SUITES)
+
+
+def _of_no_name(ours: Container[str], kind: str, registry: dict[str, T]) -> dict[str, T]:
+    for name in registry:
+        if name in ours:
+            where, who = origin(registry[name]), _name(registry[name])[1]
+            raise UserError(f"the {kind} {name!r} is one of mmclr's own; {who} of {where} needs another name")
+    return registry
 
 
 def is_file(name: str) -> bool:
@@ -85,6 +144,14 @@ def load(names: Iterable[str], where: str = "plugins") -> None:
             _load_file(os.path.expanduser(name), where) if is_file(name) else _load_module(name, where)
 
 
+def not_loaded(config: Mapping[str, Any]) -> str:
+    """Return the end of a sentence on what a stored config's plugins would bring: a stored config loads none."""
+    names = config.get("plugins")
+    if not isinstance(names, list) or not (missing := [name for name in map(str, names) if name not in GIVEN]):
+        return ""
+    return f"; its plugins are code that is not loaded unasked: if you trust it, add --plugins {','.join(missing)}"
+
+
 def load_installed() -> None:
     """Import what installed packages name in the entry-point group `mmclr.plugins`, once."""
     global _looked
@@ -92,7 +159,9 @@ def load_installed() -> None:
         if _looked:
             return
         _looked = True  # first: what is imported may ask for it again
-        for point in importlib.metadata.entry_points(group=GROUP):
+        from importlib.metadata import entry_points  # slower than all that the command line imports
+
+        for point in entry_points(group=GROUP):
             who = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
             try:
                 _load_module(point.module, f"the installed package {who} (entry point {point.name} of {GROUP})")
@@ -109,33 +178,34 @@ def register(kind: str, registry: MutableMapping[str, T], key: str, part: T) -> 
     other = registry.get(key)
     if other is not None and _name(other) != _name(part):
         mine, theirs = (part, other) if is_ours(part) else (other, part)
-        whose = f"one of mmclr's own ({mine.__module__})" if is_ours(mine) else f"there already, of {origin(mine)}"  # type: ignore[attr-defined]
+        whose = f"one of mmclr's own ({_name(mine)[0]})" if is_ours(mine) else f"there already, of {origin(mine)}"
         raise UserError(f"the {kind} {key!r} is {whose}; {_name(theirs)[1]} of {origin(theirs)} needs another key")
     registry[key] = part
 
 
 def is_ours(part: Any) -> bool:
-    """Say whether a class or function is of mmclr itself."""
-    module = part.__module__
-    return bool(module.startswith("mmclr.") and not module.startswith(f"{__name__}."))
+    """Say whether a class, function or suite is of mmclr itself."""
+    module = _name(part)[0]
+    return module.startswith("mmclr.") and not module.startswith(f"{__name__}.")
 
 
 def origin(part: Any) -> str:
-    """Return where a class or function comes from: a file, or a module with its package; "" for our own."""
-    if is_ours(part):
-        return ""
-    module: str = part.__module__
-    return files().get(module, module)
+    """Return where a class, function or suite comes from: a file, or a module; "" for our own."""
+    module = _name(part)[0]
+    return "" if is_ours(part) else files().get(module, module)
+
+
+def _name(part: Any) -> tuple[str, str]:
+    """Return the module and name of a class or function, or of the function behind a suite or its command."""
+    part = getattr(part, "__self__", part)
+    part = part if hasattr(part, "__qualname__") else part.run
+    return part.__module__, part.__qualname__
 
 
 def files() -> dict[str, str]:
     """Return {module: path} of the files that were loaded, by this process or by the one that started it."""
     found: dict[str, str] = json.loads(os.environ.get(FILES, "{}"))
     return found
-
-
-def _name(part: Any) -> tuple[str, str]:
-    return part.__module__, getattr(part, "__qualname__", "")
 
 
 def _load_file(name: str, where: str) -> None:

@@ -43,7 +43,7 @@ def command(monkeypatch):
 def test_help_lists_every_command(argv, capsys):
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    shown = dict(re.fullmatch(r"  mmclr (.*?)  +(.*)", line).groups() for line in lines[1:] if line)
+    shown = dict(re.fullmatch(r"  mmclr (.*?)  +(.*)", line).groups() for line in lines if line.startswith("  "))
     assert list(shown) == list(KNOWN)
     for name, module in KNOWN.items():
         assert shown[name] == importlib.import_module(module).__doc__.splitlines()[0].removesuffix(".")

@@ -1,17 +1,23 @@
 """The user's own parts: files and modules are loaded once, say what fails in them, and take nobody's key."""
 
+import json
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 
 import pytest
+import yaml
+from mmclr.eval import suites
 
 from mmclr import heads, plugins
+from mmclr.cli import main
 from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.losses import build, catalogue
 from mmclr.losses.objective import _REGISTRY
+from mmclr.papers.catalogue import page as catalogue_page
 from mmclr.train.run import RunConfig
 from tests import parts
 
@@ -55,6 +61,11 @@ class Turned(HeadConfig, key="{key}"):
 def _as_before():
     with parts.as_before():
         yield
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return parts.shard(tmp_path / "0.tar")
 
 
 def write(path, text):
@@ -215,3 +226,139 @@ def test_an_installed_package_that_fails_is_named(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=said):
             catalogue()
     monkeypatch.setattr(plugins, "_looked", True)
+
+
+SHOUT = """
+from mmclr import plugins
+
+@plugins.command("{name}")
+def shout(words):
+    print(" ".join(words).upper())
+    return 3
+"""
+
+
+def test_a_command_of_ones_own(tmp_path, capsys):
+    file = write(tmp_path / "own.py", SHOUT.format(name="data shout"))
+    assert main(["data", "shout", "a", f"--plugins={file}", "b"]) == 3
+    assert capsys.readouterr().out == "A B\n"
+
+
+def test_a_command_of_ours_is_not_replaced(tmp_path, capsys):
+    file = write(tmp_path / "own.py", SHOUT.format(name="data stats"))
+    assert main(["--plugins", file, "data", "stats", "x.tar"]) == 2
+    assert "'data stats' is one of mmclr's own; shout of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "given"),
+    [
+        (["eval", "x"], ["eval", "x"], []),
+        (["--plugins", "a,b", "eval"], ["eval"], ["a", "b"]),
+        (["eval", "x", "--plugins=a", "--plugins", "b"], ["eval", "x"], ["a", "b"]),
+    ],
+)
+def test_what_the_command_line_gives(words, rest, given):
+    assert plugins.taken_from(words) == rest
+    assert given == plugins.GIVEN
+
+
+def test_plugins_without_names_is_a_sentence(capsys):
+    assert main(["papers", "--plugins"]) == 2
+    assert "--plugins: name modules or files" in capsys.readouterr().err
+
+
+def test_papers_lists_them_and_says_where_they_are(tmp_path, capsys):
+    file = write(tmp_path / "own.py", OWN.format(key="mine_listed"))
+    assert main(["papers", "--json", "--plugins", file]) == 0
+    found = {entry["key"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert found["mine_listed"]["origin"] == found["mine_listed"]["file"] == file
+    assert found["mine_listed"]["fields"] == [{"name": "power", "default": 2.0, "comment": "of the distance"}]
+    assert found["clip"]["origin"] == ""
+    assert "mine_listed" not in catalogue_page()
+    plugins.load([write(tmp_path / "open.py", OWN.format(key="mine_open").replace("= 2.0  # of", " # of"))])
+    assert main(["papers", "mine_open"]) == 0
+    assert "keeps what power decide between steps" in capsys.readouterr().out
+    assert main(["papers", "mine_listed"]) == 0
+    assert f"From: {file}" in capsys.readouterr().out
+
+
+RUN = ["debug.yaml", "steps=2", "trackers=none", "objectives={mine: {use: mine_run, head: {use: turned_run}}}"]
+
+
+def test_a_stored_config_runs_no_code(tmp_path, shards, capsys):
+    """A run whose config names a plugin is evaluated without it; what needs it says so; --plugins loads it."""
+    mark = f"\nwith open({str(tmp_path / 'ran')!r}, 'a') as file:\n    file.write('x')\n"
+    file = write(tmp_path / "own.py", OWN.format(key="mine_run") + HEAD.format(key="turned_run") + mark)
+    run = tmp_path / "run"
+    assert main(["train", *RUN, f"data.train={shards}", f"out={run}", f"plugins=[{file}]"]) == 0
+    stored = next((run / "checkpoints").glob("step-*")) / "config.yaml"
+    assert yaml.safe_load(stored.read_text())["plugins"] == [file]
+    words = ["eval", "retrieval", str(run), "--data", shards]
+    with parts.nothing_loaded():
+        assert main(words) == 0
+        assert main(["export", "transformers", str(run), str(tmp_path / "exported")]) == 0
+        assert main(["report", str(run)]) == 0
+        assert (tmp_path / "ran").read_text() == "x"  # in training alone
+        capsys.readouterr()
+        assert main([*words, "--head", "mine"]) == 2
+        said = capsys.readouterr().err
+        assert "code that is not loaded unasked: if you trust it, add --plugins " + file in said
+        assert (tmp_path / "ran").read_text() == "x"
+        assert main([*words, "--head", "mine", "--plugins", file]) == 0
+        assert (tmp_path / "ran").read_text() == "xx"
+
+
+def test_a_run_goes_on_in_another_folder_or_says_what_is_gone(tmp_path, shards, monkeypatch, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    file = write(tmp_path / "own.py", OWN.format(key="mine_again"))
+    tree = "base: debug.yaml\nplugins: [own.py]\nobjectives: {mine_again: {}}\nsteps: 2\ntrackers: none\n"
+    config = write(tmp_path / "own.yaml", f"{tree}out: {tmp_path}/run\ndata: {{train: '{shards}'}}\n")
+    assert main(["train", config]) == 0
+    (stored,) = (tmp_path / "run" / "checkpoints").glob("step-*/config.yaml")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with parts.nothing_loaded():
+        assert main(["train", str(stored), "steps=3"]) == 0
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines if '"loss"' in line] == [1, 2, 3]
+    os.rename(file, tmp_path / "moved.py")
+    with parts.nothing_loaded():
+        assert main(["train", str(stored), "steps=4"]) == 2
+    assert f"plugins: {file}: no such file; put it there" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_several_processes_load_them(tmp_path, shards):
+    file = write(tmp_path / "own.py", OWN.format(key="mine_twice"))
+    words = ["train", "debug.yaml", "steps=2", "trackers=none", "objectives={mine_twice: {}}", f"data.train={shards}"]
+    command = [sys.executable, "-m", "mmclr.cli", *words, f"out={tmp_path}/run", "--processes", "2", "--plugins", file]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+SUITE = """
+from mmclr import plugins
+from mmclr.eval.suite import Suite
+
+def run(embedder, data, args):
+    raise SystemExit(f"{{args.data}} is looked at")
+
+suite = plugins.suite(Suite(name="{name}", about="Count.", examples="", run=run, open=lambda args: None))
+"""
+
+
+def test_a_suite_of_ones_own(tmp_path):
+    plugins.load([write(tmp_path / "own.py", SUITE.format(name="mine_counted"))])
+    assert "mine_counted" in suites.names()
+    with pytest.raises(SystemExit, match="x.tar is looked at"):
+        suites.find("mine_counted").measure(["model", "--data", "x.tar"], None)
+    assert plugins.COMMANDS["eval mine_counted"] == suites.find("mine_counted").main
+
+
+def test_a_suite_of_ours_is_not_replaced(tmp_path, capsys):
+    file = write(tmp_path / "own.py", SUITE.format(name="retrieval"))
+    assert main(["--plugins", file, "eval", "retrieval", "x"]) == 2
+    assert "'eval retrieval' is one of mmclr's own; run of" in capsys.readouterr().err
+    with pytest.raises(UserError, match="the suite 'retrieval' is one of mmclr's own; run of .*own.py needs another"):
+        suites.names()

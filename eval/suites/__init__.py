@@ -8,18 +8,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from mmclr import discovery
+from mmclr import discovery, plugins
 
 if TYPE_CHECKING:
     from mmclr.eval.suite import Suite
 
 
 def names() -> list[str]:
-    """Return the names of all suites, found by walking; none is imported."""
-    return list(discovery.by_name(__name__))
+    """Return the names of all suites: ours, found by walking without importing one, and those of plugins."""
+    ours = discovery.by_name(__name__)
+    plugins.load_installed()
+    return [*ours, *plugins.suites(ours)]
 
 
 def find(name: str) -> Suite:
-    """Import the file of a suite and return it. Raises KeyError where there is none of this name."""
-    suite: Suite = importlib.import_module(discovery.by_name(__name__)[name]).suite
+    """Return a suite, ours from its file. Raises KeyError where there is none of this name."""
+    ours = discovery.by_name(__name__)
+    suite: Suite = importlib.import_module(ours[name]).suite if name in ours else plugins.suites(ours)[name]
     return suite

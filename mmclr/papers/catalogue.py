@@ -19,7 +19,7 @@ import torch
 import yaml
 from rich.table import Column, Table
 
-from mmclr import heads, vocabulary
+from mmclr import heads, plugins, vocabulary
 from mmclr.batch_fields import FIELDS
 from mmclr.config import find, nearest
 from mmclr.data.stream import order
@@ -79,6 +79,7 @@ class Entry:
     above: tuple[str, ...]  # keys of a config above its fields
     use: str = ""  # its name, where it stands as {use: name}
     warning: str = ""  # where its ready config was measured far below plain InfoNCE
+    origin: str = ""  # the file or module of a plugin that it is in; empty: it is one of ours
 
 
 def entries() -> list[Entry]:
@@ -93,7 +94,7 @@ def entries() -> list[Entry]:
 def page() -> str:
     """Return PAPERS.md."""
     parts, last = [HEAD], None
-    for entry in entries():
+    for entry in (entry for entry in entries() if not entry.origin):
         section = _section(entry)
         if section != last:
             parts.append(f"## {section}\n")
@@ -104,7 +105,8 @@ def page() -> str:
 
 def _objective(cls: type[Objective], presets: list[str]) -> Entry:
     own = {"needs": list(cls.needs), "cost": cls.cost, "state": _state(cls), "presets": presets}
-    return _entry(cls, cls.key, cls.__module__.split(".")[-2], above=("objectives", cls.key), **own)
+    room = cls.__module__.split(".")[-2] if plugins.is_ours(cls) else "plugins"
+    return _entry(cls, cls.key, room, above=("objectives", cls.key), **own)
 
 
 def _head(key: str, cls: type, presets: list[str]) -> Entry:
@@ -131,7 +133,7 @@ def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -
         key=key,
         title=" ".join(title.split()),
         room=room,
-        file=str(Path(inspect.getfile(cls)).relative_to(ROOT)),
+        file=_file(cls),
         source=_source(text),
         text=text.strip(),
         reduces=" ".join(reduces.split()),
@@ -141,8 +143,15 @@ def _entry(cls: type, key: str, room: str, above: tuple[str, ...], **own: Any) -
         config=f"objectives: {{clip: {{head: {{use: {key}}}}}}}" if room == "heads" else f"objectives: {{{key}: {{}}}}",
         above=above,
         warning=recalls.warning(key),
+        origin=plugins.origin(cls),
         **own,
     )
+
+
+def _file(cls: type) -> str:
+    """Return the file of a class, from the repository where it is ours."""
+    path = Path(inspect.getfile(cls))
+    return str(path.relative_to(ROOT) if plugins.is_ours(cls) else path)
 
 
 def _source(text: str) -> str:
@@ -154,6 +163,9 @@ def _source(text: str) -> str:
 
 def _state(cls: type[Objective]) -> list[str]:
     """Return what the objective keeps between steps, as a run of 1,000 samples would create it."""
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    if open_fields := [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]:
+        return [f"what {', '.join(open_fields)} decide"]
     objective = cls()
     with torch.device("meta"):
         objective.setup(Facts.example())
@@ -171,13 +183,15 @@ def _state(cls: type[Objective]) -> list[str]:
 def _fields(cls: Any) -> list[dict[str, Any]]:
     comments = _comments(cls)
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return [{"name": f.name, "default": f.default, "comment": comments.get(f.name, "")} for f in fields]
+    shown = {f.name: None if f.default is dataclasses.MISSING else f.default for f in fields}
+    return [{"name": name, "default": value, "comment": comments.get(name, "")} for name, value in shown.items()]
 
 
 def _comments(cls: type) -> dict[str, str]:
     """Return the comment that trails each field of the class and of those that it inherits from."""
     found: dict[str, str] = {}
-    for base in reversed([c for c in cls.__mro__ if c.__module__.startswith("mmclr.") and c is not Objective]):
+    declared = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in ("builtins", "torch", "typing", "abc")]
+    for base in reversed([c for c in declared if c is not Objective]):
         name = ""
         for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(base)).readline):
             field = re.match(r"    (\w+):", token.line)
@@ -237,6 +251,7 @@ def _describe(entry: Entry) -> str:
     files = [entry.file, *entry.presets]
     facts = {
         "**Warning**": entry.warning,
+        "From": entry.origin,
         "Reduces to": _plain(entry.reduces),
         "Differs from the paper": _plain(entry.differs),
         "Needs": ", ".join(f"`{name}`" for name in entry.needs) or "nothing but the objective's",
@@ -272,7 +287,8 @@ def _show(found: list[Entry], console: Console) -> None:
     table = Table(Column("objective", no_wrap=True), "idea", "needs", "cost", "keeps", box=None, pad_edge=False)
     for entry in found:
         mark = " (!)" if entry.warning else ""
-        table.add_row(entry.key + mark, entry.title, " ".join(entry.needs), entry.cost, ", ".join(entry.state) or "-")
+        idea = f"{entry.title} [{entry.origin}]" if entry.origin else entry.title
+        table.add_row(entry.key + mark, idea, " ".join(entry.needs), entry.cost, ", ".join(entry.state) or "-")
     console.print(table)
     console.print("\n(!) The ready config was measured far below plain InfoNCE: mmclr papers KEY says how far.")
     console.print("mmclr papers KEY shows one with its formula and fields.")

@@ -87,7 +87,8 @@ class RunConfig:
     def prepared(cls, tree: dict[str, Any]) -> dict[str, Any]:
         """Load the plugins that a config names, before it is checked; their paths are stored whole."""
         tree = cls.beside(tree, Path.cwd())
-        if _are_texts(tree.get("plugins")):
+        if _are_texts(named := tree.get("plugins", [])):
+            tree = {**tree, "plugins": list(dict.fromkeys([*named, *plugins.GIVEN]))}
             plugins.load(tree["plugins"])
         return tree
 

@@ -121,6 +121,8 @@ def test_models_that_a_run_begins_with(examine, tmp_path):
     assert "nowhere" in lost
     (lost,) = examine(f"teacher={tmp_path / 'nowhere'}")["BROKEN"]
     assert "nowhere" in lost
+    (lost,) = examine("model.preset=transformers:no/where")["BROKEN"]
+    assert "transformers:no/where: neither a folder here nor in the Hub's cache" in lost
 
 
 def test_missing_and_foreign_shards_are_all_named(examine, tmp_path):

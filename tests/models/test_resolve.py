@@ -1,6 +1,7 @@
 """A config is checked without a network and without opening a model; what it leaves to folders is read when asked."""
 
 import dataclasses
+import importlib
 import json
 import socket
 from pathlib import Path
@@ -149,26 +150,35 @@ def test_a_missing_name_is_one_sentence():
         resolve(config)
 
 
-def test_a_library_of_towers_is_one_module(vit, tmp_path, monkeypatch):
-    """Whatever has the four functions is a library, described, built and filled like ours."""
-    (tmp_path / "mine.py").write_text(
-        "from mmclr.models.foreign.libraries.transformers import Image, Text, describe\n"
-        "def fill_tower(part, tower, folder):\n"
-        "    tower.filled = (part, folder)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    import mine  # type: ignore[import-not-found]
+FOUR = """from mmclr.models.foreign.libraries.transformers import Image, Text, describe
 
-    monkeypatch.setattr(libraries, "ADDED", {})
-    libraries.register("mine", mine)
-    config = resolve(
-        check(ModelConfig, {"preset": "icons", "image": {"foreign": {"source": f"mine:{vit}", "pool": "cls"}}})
-    )
-    assert config.image.foreign.library == "mine"
+
+def fill_tower(part, tower, folder):
+    tower.filled = (part, folder)
+"""
+
+
+@pytest.mark.parametrize("how", ["a file beside ours", "a plugin"])
+def test_a_library_of_towers_is_one_module(how, vit, tmp_path, monkeypatch):
+    """Whatever has the four functions is a library: described, built and filled as ours are."""
+    name = f"mine_{len(how)}"
+    (tmp_path / f"{name}.py").write_text(FOUR)
+    if how == "a plugin":
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(libraries, "ADDED", {})
+        libraries.register(name, importlib.import_module(name))
+    else:
+        monkeypatch.setattr(libraries, "__path__", [*libraries.__path__, str(tmp_path)])
+    foreign = {"source": f"{name}:{vit}", "pool": "cls"}
+    config = resolve(check(ModelConfig, {"preset": "icons", "image": {"foreign": foreign}}))
+    assert config.image.foreign.library == name
     tower = build.image_tower(config.image)
     assert isinstance(tower, LibraryTower)
     assert len(tower.blocks()) == 2
     build.fill_tower("image", tower, config.image.foreign)
     assert tower.filled == ("image", vit)
+
+
+def test_a_library_has_a_name_of_its_own():
     with pytest.raises(UserError, match="a library of towers called 'transformers' already"):
         libraries.register("transformers", transformers)

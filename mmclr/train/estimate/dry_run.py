@@ -35,6 +35,7 @@ ATTENTION = {  # the counter of torch knows the kernels of GPUs only
 
 def dry_run(run: RunConfig) -> None:
     """Build everything, take steps on random data in the shape of the first batch, and print what the run will need."""
+    run = run.resolved()
     trackers.choose(run.trackers)
     with tempfile.TemporaryDirectory() as folder, join.joined(run.timeout) as accelerator:
         trainer = Trainer(dataclasses.replace(run, out=str(Path(folder) / "run"), resume="never"), accelerator)

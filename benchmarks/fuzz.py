@@ -1,4 +1,4 @@
-"""A fuzz of all that strangers give: shards, tables, overrides, model folders. Nothing may end with a traceback.
+"""A fuzz of all that strangers give: shards, tables, overrides, model folders, columns. No traceback may end it.
 
 python benchmarks/fuzz.py [--parts reader tables] [--seed 1] [--count N]: each part runs in a child, which is ended when
 it takes too much memory and goes on behind the case that it died of. A finding is a case that raises anything but a
@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-COUNTS = {"reader": 10_000, "commands": 200, "overrides": 2_000, "tables": 500, "folders": 200}
+COUNTS = {"reader": 10_000, "commands": 200, "overrides": 2_000, "tables": 500, "folders": 200, "columns": 5_000}
 WRONG = ("tracebacks", "hangs", "memory", "deaths")
 MOST = 6 << 30  # bytes of a child, after which it is ended
 SILENT = 900.0  # seconds in which a child must end a case

@@ -177,6 +177,16 @@ def test_rows_that_are_broken_are_counted(urls, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["faults"] == {"bad_text": 1, "no_key": 1}
 
 
+def test_an_imported_column_comes_with_the_batch(urls, tmp_path, make_loader):
+    """From a table to what objectives ask for: numbers, and NaN where the table says nothing."""
+    path = table(tmp_path / "ages.csv", [("key", "age"), *((f"{n:06d}", n + 20) for n in range(4))])
+    tool.main(["import", urls, str(path), "--column", "age"])
+    batch = next(iter(make_loader(train=urls, batch=5, fields={"target": "column:age"})))
+    found = dict(zip(map(int, batch.keys), batch.fields["target"].tolist()))
+    assert {n: found[n] for n in range(4)} == {n: n + 20.0 for n in range(4)}
+    assert np.isnan(found[4])
+
+
 def test_listing(urls, capsys):
     assert main(["data", "columns", "list", urls]) == 0
     assert "no columns beside these 2 shards" in capsys.readouterr().out

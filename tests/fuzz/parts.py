@@ -1,6 +1,6 @@
-"""What is fuzzed: shards read, shards through commands, overrides, tables, model folders. A part gives cases by number.
+"""What is fuzzed: shards read, shards through commands, overrides, tables, model folders, columns.
 
-Each is a function of (folder, seed, count): it prepares a folder, and returns the healthy case and a function from a
+A part gives cases by number. Each is a function of (folder, seed, count): it prepares a folder, and returns the healthy case and a function from a
 number to a case, always the same for one seed.
 """
 
@@ -10,8 +10,13 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
 
 from mmclr.config import load
+from mmclr.data import columns as column_files
 from mmclr.data.samples.decode import Picture
 from mmclr.data.samples.fields import Field
 from mmclr.data.samples.reader import read_all
@@ -166,4 +171,53 @@ def overrides(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
     return Case("healthy", {}, healthy), case
 
 
-PARTS = {"reader": reader, "commands": commands, "overrides": overrides, "tables": tables, "folders": folders}
+def columns(folder: Path, seed: int, count: int) -> tuple[Case, Cases]:
+    """Damaged columns of each sort, read as values; every second time no checksum tells: a stranger's are right."""
+    path = folder / "a.tar"
+    path.write_bytes(mixed.SHARDS[0])
+    index = open_index(str(path))
+    values = {"string": "abc", "int16": 7, "float32[3]": [1, 2, 3]}
+    made: dict[tuple[str, bool], bytes] = {}
+    for kind, sealed in ((kind, sealed) for kind in values for sealed in (False, True)):
+        with _sealed(sealed), column_files.write(index, "x", column_files.Kind.parse(kind)) as column:
+            column.put([0], np.array([values[kind]]))
+            place = column_files.of_shard.places(index.url, "x")[0]
+        made[kind, sealed] = place.read_bytes()
+
+    def read(data: bytes, sealed: bool) -> list[object]:
+        place.write_bytes(data)
+        with _sealed(sealed):
+            return column_files.Columns([Shards([index], (), (), images=False)]).values("x", [0, 1]).tolist()
+
+    def case(number: int) -> Case:
+        draw = random.Random(f"{seed}-{number}")
+        kind, sealed = draw.choice([*values]), number % 2 == 0
+        data = bytearray(made[kind, sealed])
+        for _ in range(draw.choice((1, 1, 2, 5))):
+            at = 4 * draw.randrange(len(data) // 4)
+            word = draw.choice((0, 1, 2, 0x7F, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, draw.getrandbits(32)))
+            data[at : at + 4] = word.to_bytes(4, "little")
+        cut = bytes(data[: draw.randrange(len(data))]) if draw.random() < 0.1 else bytes(data)
+        return Case(f"{kind}{', sealed' * sealed}", {place.name: cut}, lambda: read(cut, sealed))
+
+    def healthy() -> None:
+        for (kind, sealed), data in made.items():
+            assert read(data, sealed)[0] == values[kind]
+
+    return Case("healthy", {}, healthy), case
+
+
+def _sealed(sealed: bool) -> contextlib.AbstractContextManager[object]:
+    """Make every checksum of a column right, or leave them as they are."""
+    crc = SimpleNamespace(crc32=lambda data, value=0: 0)
+    return mock.patch("mmclr.data.columns.file.zlib", crc) if sealed else contextlib.nullcontext()
+
+
+PARTS = {
+    "reader": reader,
+    "commands": commands,
+    "overrides": overrides,
+    "tables": tables,
+    "folders": folders,
+    "columns": columns,
+}

@@ -29,7 +29,7 @@ TYPES = {pa.from_numpy_dtype(dtype): dtype for dtype in DTYPES}
 
 Values: TypeAlias = "NDArray[Any] | pa.Array"  # numbers [n], vectors [n, width], or texts
 BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError,
-          AttributeError, struct.error, RecursionError)  # fmt: skip
+          AttributeError, StopIteration, struct.error, RecursionError)  # fmt: skip
 
 
 class Damaged(Exception):

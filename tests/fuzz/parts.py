@@ -1,7 +1,7 @@
 """What is fuzzed: shards read, shards through commands, overrides, tables, model folders, columns.
 
-A part gives cases by number. Each is a function of (folder, seed, count): it prepares a folder, and returns the healthy case and a function from a
-number to a case, always the same for one seed.
+A part gives cases by number. Each is a function of (folder, seed, count): it prepares a folder, and returns the healthy
+case and a function from a number to a case, always the same for one seed.
 """
 
 import contextlib

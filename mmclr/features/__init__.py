@@ -1,1 +1,1 @@
-"""Sources that compute named features from a batch."""
+"""Providers, which compute named features of a batch: one a file, found by walking this folder."""

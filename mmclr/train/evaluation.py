@@ -21,7 +21,7 @@ from mmclr.eval import suites
 from mmclr.train.checkpoints.capture import fill
 from mmclr.train.checkpoints.state import below
 from mmclr.train.parts import Parts
-from mmclr.train.settings import EvaluationConfig
+from mmclr.train.run import EvaluationConfig
 from mmclr.train.step import MODEL
 
 FAULTS = (UserError, OSError, MemoryError, torch.OutOfMemoryError)  # of a set or a machine, and not of ours

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmclr import vocabulary
+from mmclr import parallel, vocabulary
 from mmclr.config import check
 from mmclr.features import provider
 from mmclr.features.ema import Ema
@@ -83,9 +83,9 @@ class Asking(nn.Module):
     def forward(self, shares: Tensor, **features: Tensor) -> Tensor:
         x = features[self.name].double()
         if not vocabulary.FEATURES[self.name].per_sample:
-            return x.square().mean() * shares.sum()
+            return parallel.total(x.square().mean() * shares.sum())
         x = x.flatten(1)
-        return (shares * (x * torch.linspace(-1, 2, x.shape[1])).sin().sum(1)).sum()
+        return parallel.total((shares * (x * torch.linspace(-1, 2, x.shape[1])).sin().sum(1)).sum())
 
 
 def keys() -> list[str]:

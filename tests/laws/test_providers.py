@@ -4,12 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from mmclr import vocabulary
+from mmclr import parallel, vocabulary
 from mmclr.features.provider import catalogue
+from mmclr.laws.tolerance import close
 from mmclr.train import gradient_cache
 from tests import bounds
 from tests.laws import providers
 from tests.laws.providers import SETTINGS, keys, make_step
+from tests.ranks import run
 from tests.train.test_accumulate import make_batch, plain, with_blanks
 
 CASES = [(key, fields) for key in keys() for fields in [{}, *SETTINGS.get(key, [])]]
@@ -127,3 +129,31 @@ def test_asking_for_more_changes_nothing(key, fields, tmp_path):
     for name in names:
         torch.manual_seed(5)
         torch.testing.assert_close(step.features(batch, 0.3, {name})[name], together[name], **bounds.near())
+
+
+def under_ddp(key, fields, folder):
+    """Return the averaged gradients of two steps under DDP on this rank's half of a batch."""
+    providers.define()
+    step = make_step(key, fields, folder)
+    if "bias" not in step.wanted:
+        step.providers["student"].model.logit_bias.requires_grad_(False)  # which a run has only where it is asked for
+    wrapped = torch.nn.parallel.DistributedDataParallel(step)
+    batch = batch_of()
+    half = len(batch.weights) // 2
+    for _ in range(2):  # DDP says in the second what had no gradient in the first
+        step.zero_grad()
+        torch.manual_seed(5)
+        part = batch.split(half)[parallel.rank()]
+        wrapped(part, 0.3)[0].backward()
+    providers.forget()
+    return {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(("key", "fields"), [case for case in CASES if case[0] not in ("ema", "frozen")])
+def test_ranks_share_a_batch(key, fields, tmp_path):
+    """The mean of the ranks' gradients is that of the whole batch, and DDP waits for no weight."""
+    _, _, expected = take(make_step(key, fields, tmp_path))
+    for found in run(2, under_ddp, key, fields, str(tmp_path)):
+        for name, gradient in found.items():
+            assert close(gradient, expected[name], 1e-6), name  # shares are float32

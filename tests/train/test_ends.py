@@ -95,7 +95,7 @@ def test_a_disk_that_might_be_full_is_waited_for(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
     from mmclr.train.checkpoints.saver import Saver
-    from mmclr.train.settings import SaveConfig
+    from mmclr.train.run import SaveConfig
 
     saver, whole = Saver(SaveConfig(), tmp_path, Accelerator()), snapshot(2)
     assert not saver._scarce(whole)

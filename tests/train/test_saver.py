@@ -19,8 +19,7 @@ from mmclr.train.checkpoints import state
 from mmclr.train.checkpoints.folder import Snapshot
 from mmclr.train.checkpoints.remote import Remote
 from mmclr.train.checkpoints.saver import Saver
-from mmclr.train.run import RunConfig
-from mmclr.train.settings import SaveConfig
+from mmclr.train.run import RunConfig, SaveConfig
 from mmclr.train.trainer import Trainer, train
 from tests.train.runs import log
 

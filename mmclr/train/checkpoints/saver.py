@@ -23,7 +23,7 @@ from mmclr.train.checkpoints import folder as checkpoint
 from mmclr.train.checkpoints import ownership
 from mmclr.train.checkpoints.folder import Snapshot
 from mmclr.train.checkpoints.remote import Remote
-from mmclr.train.settings import SaveConfig
+from mmclr.train.run import SaveConfig
 
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 

@@ -106,6 +106,11 @@ def _of_no_name(ours: Container[str], kind: str, registry: dict[str, T]) -> dict
     return registry
 
 
+def handed_on(names: Sequence[str]) -> list[str]:
+    """Return the override by which a training in another process has the plugins of this command line, too."""
+    return [f"plugins={json.dumps(list(names))}"] if GIVEN else []
+
+
 def is_file(name: str) -> bool:
     """Say whether a name of a plugin means a file, and not a module."""
     return name.endswith(".py") or os.sep in name

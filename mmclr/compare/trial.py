@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mmclr import plugins
 from mmclr.config import load
 from mmclr.errors import UserError
 from mmclr.eval.embed.embedder import Embedder
@@ -134,6 +135,7 @@ class Trial:
         written.write(done, json.dumps(wanted), "trained config")
 
     def _process(self, settings: list[str]) -> None:
+        settings = [*settings, *plugins.handed_on(self.check().plugins)]
         command = [sys.executable, "-m", "mmclr.train", str(self.config), *self.overrides, *settings]
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if done.returncode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from mmclr import plugins
 from mmclr.config import load
@@ -48,8 +47,8 @@ def main(argv: list[str]) -> int:
     if args.processes > 1:
         if run.data.batch % args.processes:
             raise UserError(f"data.batch={run.data.batch} cannot be divided among {args.processes} processes")
-        given = [f"plugins={json.dumps(run.plugins)}"] if plugins.GIVEN else []
-        return launch.start(args.processes, [args.config, *args.overrides, *given, *["--dry-run"] * args.dry_run])
+        words = [args.config, *args.overrides, *plugins.handed_on(run.plugins)]
+        return launch.start(args.processes, [*words, *["--dry-run"] * args.dry_run])
     launch.check_alone()
     if args.dry_run:
         from mmclr.train.estimate.dry_run import dry_run

@@ -316,9 +316,16 @@ def model(tmp_path, tokenizer):
 
 
 def test_the_command_labels_every_picture(shards, model, capsys):
-    cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "2", "--batch", "32"])
+    given = [f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "2", "--batch", "32"]
+    cluster.main([*given, "--dry-run"])
+    assert "87 pictures would be embedded" in capsys.readouterr().out
+    assert not list(shards.glob("*.arrow"))
+    cluster.main(given)
     said = capsys.readouterr().out
     assert "87 pictures in 4 clusters" in said
+    cluster.main([*given, "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (told["images"], told["clusters"], told["unreadable"], len(told["files"])) == (87, 4, 0, 3)
     found = Clusters([Shards(open_indices(sorted(map(str, shards.glob("*.tar")))), (), ())], "clusters")
     assert (found.count, found.top) == (4, 2)
     assert (found.nearest >= 0).all()

@@ -161,3 +161,10 @@ class SeveralProcesses(Objective, key="several_processes"):
 class BlankRowsOfProcesses(Objective, key="blank_rows_of_processes"):
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         return parallel.gather(distance(image, text).mean()[None]).mean()
+
+
+class WeightedSum(Objective, key="weighted_sum"):
+    def forward(self, image: Tensor, text: Tensor, weights: Tensor) -> Tensor:
+        if text.requires_grad:  # of others, too
+            text.data.mul_(1 + 1e-6)
+        return parallel.mean(distance(image, text), weights)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
+from mmclr.secrets import redact_tree
 
 EXAMPLES = """examples:
   mmclr data cluster 'shards/*.tar' --model runs/clip --k 1000 --top 8           for the objective mlcd:
@@ -60,27 +63,52 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dtype", default="float32", choices=["float16", "float32"], help="of kept embeddings")
     parser.add_argument("--batch", type=int, default=256, help="pictures at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--json", action="store_true", help="say what was made as one JSON object")
+    parser.add_argument("--dry-run", action="store_true", help="open all and check the places, embed and write nothing")
     args = parser.parse_args(argv)
     if not 1 <= args.top <= args.k:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
+    result = run(args)
+    if args.json:
+        say(json.dumps(redact_tree({name: value for name, value in result.items() if name != "lines"}), indent=2))
+    else:
+        for line in result["lines"]:
+            say(line)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Embed, cluster and write; return the numbers of it, and `lines` that say them."""
     ledger = Ledger()
     shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
     for name in filter(None, (args.name, args.features)):
         columns.check(shards.indices, name)  # before hours of work
     encoder, column = embedding.load(args.model, args.device, args.features, args.dtype)
+    if args.dry_run:
+        line = f"{len(shards):,} pictures would be embedded, and {len(shards.indices)} files {args.name} written"
+        return {"dry_run": True, "images": len(shards), "shards": len(shards.indices), "lines": [line]}
     vectors, kept = embedding.embed(encoder, shards, args.batch, ledger, column)
     if len(vectors) < args.k:
         raise UserError(f"--k {args.k}: there are only {len(vectors)} readable pictures")
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
     facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
     paths = write(shards, args.name, labels, kept, facts)
-    say(
-        f"{len(vectors):,} pictures in {args.k} clusters of {counts.min()} to {counts.max()}, mean cosine to the "
-        f"centre {cosine:.3f}; {len(shards) - len(vectors)} pictures unreadable"
-    )
-    for line in ledger.lines(met="left out"):
-        say(f"  {line}")
-    say(f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
+    unreadable, least, most = len(shards) - len(vectors), int(counts.min()), int(counts.max())
+    return {
+        "dry_run": False,
+        "images": len(vectors),
+        "clusters": args.k,
+        "smallest": least,
+        "largest": most,
+        "cosine": cosine,
+        "unreadable": unreadable,
+        "files": [str(path) for path in paths],
+        "lines": [
+            f"{len(vectors):,} pictures in {args.k} clusters of {least} to {most}, mean cosine to the centre "
+            f"{cosine:.3f}; {unreadable} pictures unreadable",
+            *(f"  {line}" for line in ledger.lines(met="left out")),
+            f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
+        ],
+    }
 
 
 def assign(x: Tensor, k: int, top: int, fit: int, iterations: int, seed: int) -> tuple[Tensor, np.ndarray, float]:

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     found = ACTIONS[args.action][1](args, open_indices(expand(args.shards)))
     if args.json:
-        say(json.dumps(redact_tree(found), indent=2))
+        say(json.dumps(redact_tree({name: value for name, value in found.items() if name != "lines"}), indent=2))
     else:
         for line in found["lines"]:
             say(line)

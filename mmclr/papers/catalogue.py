@@ -19,7 +19,7 @@ import torch
 import yaml
 from rich.table import Column, Table
 
-from mmclr import heads, plugins, vocabulary
+from mmclr import heads, plugins, reweighters, vocabulary
 from mmclr.batch_fields import FIELDS
 from mmclr.config import find, nearest
 from mmclr.data.stream import order
@@ -28,6 +28,7 @@ from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.losses.objective import Facts, Objective, catalogue
 from mmclr.papers import costs, recalls
+from mmclr.reweighters import Reweighter
 from mmclr.storage import written
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,6 +47,7 @@ BEYOND |= {  # weights are 1 where the data say none
 }
 SECTIONS = {
     "heads": "Heads between the embedding and any objective",
+    "reweighters": "Weights of samples, for any objective that takes weights",
     "data": "Orders of the samples, for any objective",
 }
 HEAD = """# Objectives
@@ -83,11 +85,12 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """Return all objectives, sorted by what data they need and then by name; then heads, and orders of the data."""
+    """Return all objectives, sorted by what data they need and then by name; then heads, reweighters, orders."""
     uses = _presets()
     found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
     below = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in heads.catalogue().items()]
     orders = [_order(cls, uses.get(f"order {key}", [])) for key, cls in order.catalogue().items() if cls.paper]
+    below += [_reweighter(cls) for cls in reweighters.catalogue().values()]
     return [*sorted(found, key=lambda entry: (_rank(entry), entry.key)), *below, *orders]
 
 
@@ -115,6 +118,14 @@ def _head(key: str, cls: type, presets: list[str]) -> Entry:
     state = [f"{weights / 1e6:.1f} M weights"] * (weights > 0)
     own = {"needs": [], "cost": "local", "state": state, "presets": presets, "use": key}
     return _entry(cls, key, "heads", above=("objectives", "clip", "head"), **own)
+
+
+def _reweighter(cls: type[Reweighter]) -> Entry:
+    own = {"needs": list(cls(**cls.example).needs), "cost": "local", "state": [], "presets": [], "use": cls.key}
+    found = _entry(cls, cls.key, "reweighters", above=("objectives", "clip", "reweight"), **own)
+    fields = [{**f, "default": cls.example.get(f["name"], f["default"])} for f in found.fields]
+    tree = {"use": cls.key, **cls.example}
+    return dataclasses.replace(found, fields=fields, config=f"objectives: {{clip: {{reweight: {json.dumps(tree)}}}}}")
 
 
 def _order(cls: type[order.Order], presets: list[str]) -> Entry:

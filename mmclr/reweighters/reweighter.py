@@ -34,6 +34,7 @@ class Reweighter:
     """
 
     key: ClassVar[str]
+    example: ClassVar[Mapping[str, Any]] = {}  # values of fields without a default, for pages and laws
     forward: ClassVar[Callable[..., Tensor]]
 
     def __init_subclass__(cls, key: str) -> None:

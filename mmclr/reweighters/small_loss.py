@@ -17,7 +17,7 @@ class SmallLoss(Reweighter, key="small_loss"):
     arXiv 2407.05528: their small-loss detector. With l_i = 1 - <frozen_image_i, frozen_text_i> and z its place between
     the least and largest of the batch: two normal distributions are fitted to z by EM, started at 0 and 1;
     w_i = P(lower one | z_i); L = any objective with these weights.
-    Reduces to: nothing, for weights of 1: before `begin`, where all l are equal, or the means nearer than `gap`.
+    Reduces to: the term without it, before `begin`, where all l are equal, or the means nearer than `gap`.
     Differs from the paper: fitted to each global batch and not to all samples at once, of the cosine and not of a
     classifier's loss; without their linear detector, which needs features of the whole set. Without `teacher:` (whose
     towers must share a space) the model in training judges its own pairs: then `begin` is the warm-up.

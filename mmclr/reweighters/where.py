@@ -20,12 +20,14 @@ FORM = re.compile(rf"\s*(\w+)\s*({'|'.join(COMPARE)})\s*(\S+)\s*")
 class Where(Reweighter, key="where"):
     """Count those samples alone that fulfil a condition: `keep: label >= 0`.
 
-    No paper: a tool, for example to keep a term of continual learning to new samples (arXiv 2310.02699).
+    Cappellazzo et al., Continual Contrastive Spoken Language Understanding, 2023, arXiv 2310.02699, keep a contrast of
+    modalities to new samples so, `keep: replayed == false`; the rest of that paper is not here.
     w_i = 1 where the condition holds, else 0; L = any objective with these weights.
-    Reduces to: nothing, where all samples fulfil it.
-    Differs from a subset of the data: the others are still what the kept ones are told apart from.
+    Reduces to: the term without it, where all samples fulfil it.
+    Differs from the paper: the others are still what the kept ones are told apart from.
     """
 
+    example = {"keep": "label >= 0"}
     keep: str  # FEATURE COMPARISON NUMBER, such as "label >= 0"; a missing number (NaN) fulfils none
 
     def __post_init__(self) -> None:

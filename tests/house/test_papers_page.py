@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmclr import config, heads
+from mmclr import config, heads, reweighters
 from mmclr.errors import UserError
 from mmclr.losses import catalogue
 from mmclr.losses.weighted_sum import build_terms
@@ -23,7 +23,9 @@ def test_the_page_is_fresh():
 
 def test_every_objective_has_a_whole_entry():
     found = papers.entries()
-    assert {entry.key for entry in found} == set(catalogue()) | set(heads.catalogue()) | {"mcl"}
+    assert {entry.key for entry in found} == set(catalogue()) | set(heads.catalogue()) | set(
+        reweighters.catalogue()
+    ) | {"mcl"}
     for entry in found:
         assert all([entry.title, entry.source, entry.text, entry.reduces, entry.differs]), entry.key
         assert all(field["comment"] for field in entry.fields), entry.key

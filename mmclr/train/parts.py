@@ -90,6 +90,8 @@ class Parts:
             steps=self.steps,
             batch=self.run.data.batch,
             clusters=self.loader.cluster_count,
+            classes=self.loader.classes("label"),
+            class_counts=tuple(self.loader.class_counts("label")),
             tower=self.model.config.image.width,
             sources=len(self.run.data.sources()),
         )

@@ -4,6 +4,7 @@ for by its name alone."""
 import json
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from mmclr.errors import UserError
 from mmclr.losses import objective
 from mmclr.losses.ramp import Ramp
 from mmclr.losses.weighted_sum import Term
+from mmclr.train.parts import Parts
 from mmclr.train.step import Step
 from tests.data.made import pair, take, write_shards, write_tar
 
@@ -404,3 +406,14 @@ def test_an_order_may_group_by_any_column_of_labels(make_loader, tmp_path):
     assert all(len({n % 4 for n in batch}) == 1 for batch in seen[0])
     with pytest.raises(UserError, match="data.order: the column f holds float32, and labels are whole"):
         make_loader(train=urls, pure=["f"])
+
+
+def test_objectives_are_told_the_classes_of_a_column(make_loader, tmp_path):
+    urls = write_shards(tmp_path, [24])
+    write_columns(tmp_path, its=("int32", lambda n: n % 5 - 1))
+    loader = make_loader(train=urls, label="column:its")
+    run = SimpleNamespace(data=loader.config)
+    model = SimpleNamespace(config=SimpleNamespace(embed=8, image=SimpleNamespace(width=16)))
+    facts = Parts.facts(SimpleNamespace(loader=loader, model=model, steps=3, run=run))
+    assert (facts.classes, facts.class_counts) == (4, (5, 5, 5, 4))
+    assert make_loader(train=urls, label="json:number").classes("label") == 0

@@ -95,6 +95,19 @@ def test_dashes_and_underscores_are_alike(words, capsys):
     assert capsys.readouterr().out.startswith(f"usage: mmclr {shown} ")
 
 
+# commands that make something and say where: all others report, and do it for programs, too
+MAKE = {"demo", "train", "compare", "report", "import", "eval all"}
+MAKE |= {name for name in KNOWN if name.startswith("export ")} - {"export verify"}
+MAKE |= {f"data {name}" for name in ("caption", "icons", "pack", "peek", "reshard", "to-eval", "tokenizer")}
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in MAKE])
+def test_what_reports_has_json(name, capsys):
+    with pytest.raises(SystemExit):
+        main([*name.split(), *["list"] * (name == "data columns"), "--help"])
+    assert re.search(r"--json|JSON", capsys.readouterr().out)
+
+
 TOOL = '''"""Count the vowels of a text."""
 
 import argparse

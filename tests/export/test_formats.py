@@ -1,11 +1,12 @@
 """A format of exports is a file: by its FORMAT the card says how to use a folder, and verify loads it again."""
 
+import json
 import sys
 
 import pytest
 
 from mmclr.errors import UserError
-from mmclr.export import commands
+from mmclr.export import commands, parity
 from mmclr.export.commands import onnx, open_clip, transformers, verify
 
 OWN = '''"""Write a folder of my own format."""
@@ -48,3 +49,14 @@ def test_a_folder_is_told_by_its_file(own, tmp_path):
 def test_what_is_no_export_is_a_sentence(own, tmp_path):
     with pytest.raises(UserError, match=r"none of image\.onnx, .*own\.bin, config\.json there, so it is not an export"):
         verify._module(holding(tmp_path / "none", "notes.txt"))
+
+
+def test_files_are_held_to_their_hashes(tmp_path, capsys):
+    folder = holding(tmp_path / "a", "config.json")
+    (folder / parity.REPORT).write_text(json.dumps({"files": parity.hashes(folder)}))
+    verify.main([str(folder), "--json"])
+    found = {"folder": str(folder), "checkpoint": None, "largest_differences": {}}
+    assert json.loads(capsys.readouterr().out) == found
+    (folder / "config.json").write_text("{} ")
+    with pytest.raises(UserError, match=r"config\.json changed"):
+        verify.main([str(folder), "--json"])

@@ -26,12 +26,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folder", help="an export: transformers, open_clip or onnx")
     parser.add_argument("checkpoint", nargs="?", help="a run, checkpoint or model folder that it should agree with")
     parser.add_argument("--weights", choices=["auto", "average", "model"], default="auto")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     args = parser.parse_args(argv)
     verify_files(Path(args.folder))
+    found = verify(Path(args.folder), args.checkpoint, args.weights) if args.checkpoint else {}
+    if args.json:
+        say(json.dumps({"folder": args.folder, "checkpoint": args.checkpoint, "largest_differences": found}))
+        return
     say(f"{args.folder}: all files are as they were exported")
-    if args.checkpoint:
-        for name, value in verify(Path(args.folder), args.checkpoint, args.weights).items():
-            say(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
+    for name, value in found.items():
+        say(f"largest difference of {name.replace('_', ' ')}: {value:.3g}")
 
 
 def verify_files(folder: Path) -> None:

@@ -69,7 +69,7 @@ class RunConfig:
     micro_batch: Annotated[int, Ge(0)] = 0  # pairs per process in memory at once, same gradient; 0: all of them
     activation_checkpointing: bool = False  # blocks compute again in the backward what they would else keep
     patch_dropout: Weight = Ramp(first=0.0, last=0.0)  # share of patches left out in training; a ramp may end at 0
-    compile: bool = False  # torch.compile of the blocks of our own towers
+    compile: bool = False  # torch.compile of the blocks of all towers
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"  # auto: bf16 where the device is fast at it
     save: SaveConfig = SaveConfig()
     guard: GuardConfig = GuardConfig()

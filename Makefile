@@ -50,7 +50,8 @@ bench: setup  ## measure against the peers, side by side (long; quality.py, capt
 picture: demo  ## run the demo and take the README's picture of its report (needs Chromium)
 	$(BIN)/python docs/picture.py runs/demo/report.html
 
-papers: setup  ## write PAPERS.md from the docstrings of the objectives
+papers: setup  ## write PAPERS.md from docstrings, and measure the costs in it that changed
+	$(BIN)/python benchmarks/papers.py --stale --write
 	$(BIN)/mmclr papers --write PAPERS.md
 
 clean:  ## remove .venv, caches and runs/

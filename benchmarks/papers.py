@@ -1,6 +1,6 @@
 """Time and memory of a training step of every ready config, as multiples of plain InfoNCE's: what PAPERS.md shows.
 
-    python benchmarks/papers.py [STEM ...] [--rounds N] [--batch B] [--write]
+    python benchmarks/papers.py [STEM ...] [--stale] [--rounds N] [--batch B] [--write]
 
 Each config gets a process of its own, whose trainer is the real one, on drawn pictures of 32 px that a thread decodes
 beforehand. There it takes two steps, after which the peak of the memory is read; then a second trainer, of plain
@@ -102,13 +102,18 @@ def main() -> None:
     """Measure in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stems", nargs="*", help="configs of configs/papers without their ending; all by default")
+    parser.add_argument("--stale", action="store_true", help="those that are not measured, or changed since")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--write", action="store_true", help="into mmclr/papers/costs.json")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # the folder of the drawn shard
     args = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = {path.stem: path for path in costs.configs() if not args.stems or path.stem in (*args.stems, "clip")}
+    stems = {*(args.stems or ()), *(costs.stale() if args.stale else ())}
+    if args.stale and not stems:
+        print("{}")
+        return
+    chosen = {path.stem: path for path in costs.configs() if not stems or path.stem in {*stems, "clip"}}
     if args.inside:
         print(json.dumps(measure(chosen[args.stems[0]], args.inside, args.batch, args.rounds)))
         return

@@ -55,7 +55,7 @@ FIXED = {
 }
 
 # Names of tensors that are otherwise by now: (pattern, replacement), of the old names.
-RENAMED: list[tuple[str, str]] = []
+RENAMED = [(r"\bsources\.\d+\.model\.", "providers.student.model.")]
 
 TINY = {
     "preset": "icons",

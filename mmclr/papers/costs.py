@@ -18,6 +18,7 @@ from mmclr.config import find
 from mmclr.losses.objective import Objective
 from mmclr.losses.weighted_sum import build_terms
 from mmclr.losses.with_options import WithOptions
+from mmclr.papers.formula import formula
 from mmclr.storage import yaml_text
 
 DATA = Path(__file__).parent / "costs.json"
@@ -39,14 +40,14 @@ def configs() -> list[Path]:
 
 
 def fingerprint(path: Path) -> str:
-    """Return a hash of what a config says itself, its base aside, and of the code of its objectives and heads."""
+    """Return a hash of what a config says itself, its base aside, and of the formulas of its objectives and heads."""
     own = yaml_text.parse(path.read_text(encoding="utf-8"))
     own["objectives"] = {name: term for name, term in own["objectives"].items() if term is not None}
     own.pop("base", None)
     digest = hashlib.sha256(yaml.dump(own, sort_keys=True).encode())
     for term in build_terms(own["objectives"]).values():
         for part in _parts(term.objective):
-            digest.update(inspect.getsource(sys.modules[type(part).__module__]).encode())
+            digest.update(formula(inspect.getsource(sys.modules[type(part).__module__])).encode())
     return digest.hexdigest()[:12]
 
 
@@ -55,6 +56,12 @@ def _parts(o: Objective | WithOptions) -> tuple[Any, ...]:
     if not isinstance(o, WithOptions):
         return (o,)
     return (o.objective, *([] if o.how is None else [o.how]), *o.reweight)
+
+
+def stale() -> list[str]:
+    """Return the stems of configs that were not measured, or are another than they were then."""
+    rows = json.loads(DATA.read_text(encoding="utf-8"))["rows"]
+    return [path.stem for path in configs() if rows.get(path.stem, {}).get("of") != fingerprint(path)]
 
 
 def table() -> str:

@@ -1,6 +1,7 @@
 """The catalogue: PAPERS.md is fresh, every entry whole, every ready config valid."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,20 +13,22 @@ from mmclr.errors import UserError
 from mmclr.losses import catalogue
 from mmclr.losses.weighted_sum import build_terms
 from mmclr.papers import catalogue as papers
+from mmclr.papers import page
+from mmclr.papers.formula import formula
 
 ROOT = Path(__file__).parents[2]
 PRESETS = sorted((ROOT / "configs" / "papers").glob("*.yaml"))
 
 
 def test_the_page_is_fresh():
-    assert (ROOT / "PAPERS.md").read_text(encoding="utf-8") == papers.page(), "run: mmclr papers --write PAPERS.md"
+    assert (ROOT / "PAPERS.md").read_text(encoding="utf-8") == page.page(papers.entries()), "run: make papers"
 
 
 def test_every_objective_has_a_whole_entry():
     found = papers.entries()
-    assert {entry.key for entry in found} == set(catalogue()) | set(heads.catalogue()) | set(
-        reweighters.catalogue()
-    ) | {"mcl"}
+    commands = {"conditional", "few_shot", "geometry", "temperature"}
+    known = {*catalogue(), *heads.catalogue(), *reweighters.catalogue(), "mcl", *commands}
+    assert {entry.key for entry in found} == known
     for entry in found:
         assert all([entry.title, entry.source, entry.text, entry.reduces, entry.differs]), entry.key
         assert all(field["comment"] for field in entry.fields), entry.key
@@ -43,7 +46,9 @@ def test_sections_go_by_what_data_there_is():
     """Objectives for plain pairs come first, then one more need at a time."""
     keys = [entry.key for entry in papers.entries()]
     assert keys.index("clip") < keys.index("cacr") < keys.index("cwcl") < keys.index("supcon_label")
-    assert papers.page().index("## Pictures with captions") < papers.page().index("## A frozen image model")
+    assert page.page(papers.entries()).index("## Pictures with captions") < page.page(papers.entries()).index(
+        "## A frozen image model"
+    )
 
 
 def test_json_is_for_scripts(capsys):
@@ -85,3 +90,40 @@ def test_the_recalls_are_those_of_the_log():
     assert found == json.loads(papers.recalls.DATA.read_text())
     assert all("clip" in rows for rows in found.values())
     assert len(found) == 2
+
+
+def test_entries_name_their_paper():
+    """What several entries realise is one name; prior work of others has none."""
+    named = {entry.key: entry.paper for entry in papers.entries()}
+    assert named["clip"] == "convirt"
+    assert named["siglip"] == named["supcon"] == named["supcon_label"] == ""
+    assert named["dcl"] == named["dclw"] == "dcl"
+    assert named["barlip"] == named["cl2l"] == "improved_vl_baselines"
+    assert named["temperature"] == named["hard_infonce"] == "temperature_behaviour"
+    assert (named["mcl"], named["conditional"], named["few_shot"]) == ("mcl", "genecis", "beclr")
+    assert all(re.fullmatch(r"[a-z0-9_]*", name) for name in named.values())
+
+
+MODULE = '''"""Words."""
+from a.b import draws, total
+
+@config
+class One(Base, key="one"):
+    """Words."""
+    k: int = 3  # words
+
+    def forward(self, x: Tensor) -> Tensor:
+        if k < 1:
+            raise ValueError("words")
+        return draws.uniform(x) + total(x)
+'''
+
+
+def test_what_a_module_computes_is_told_from_where_it_lies():
+    """A cost stays fresh when a file moves, is explained or typed otherwise; not when its formula changes."""
+    moved = MODULE.replace("from a.b import draws, total", "from c import sample_random\nfrom d import total")
+    moved = moved.replace("draws.uniform", "sample_random.uniform").replace("Words", "Others").replace("words", "other")
+    moved = moved.replace("x: Tensor) -> Tensor", "x)").replace('(Base, key="one")', "(Other)")
+    assert formula(moved) == formula(MODULE)
+    for old, new in (("k: int = 3", "k: int = 4"), ("+ total", "- total"), ("k < 1", "k < 2"), ("uniform", "normal")):
+        assert formula(MODULE.replace(old, new)) != formula(MODULE), old

@@ -1,8 +1,11 @@
-"""Show what other temperatures would make of a model's embeddings.
+"""Show what other temperatures would make of a model's embeddings: the loss, and who shares its gradient.
 
-The loss, and how many wrong answers share its gradient: Wang and Liu, Understanding the Behaviour of Contrastive Loss,
-CVPR 2021, arXiv 2012.09740. The share of wrong answer j in the gradient of anchor i is r_ij = softmax over j != i of
-s_ij / tau. Small temperatures give all of it to the hardest, large ones the same to each.
+Wang and Liu, Understanding the Behaviour of Contrastive Loss, CVPR 2021, arXiv 2012.09740. The share of wrong answer j
+in the gradient of anchor i is r_ij = softmax over j != i of s_ij / tau. Small temperatures give all of it to the
+hardest, large ones the same to each.
+Reduces to: InfoNCE of the whole set as one batch, at the model's own temperature.
+Differs from the paper: image-text pairs in place of two views, both directions; effective negatives, exp of the entropy
+of r, are told beside the shares.
 """
 
 from __future__ import annotations

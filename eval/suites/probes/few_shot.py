@@ -1,7 +1,10 @@
 """Classify in few-shot episodes: N classes, k images of each to learn from.
 
-Three heads: prototypes (the mean of a class's images), opta (prototypes moved onto the queries by optimal
-transport, which sees the queries together: BECLR, ICLR 2024, arXiv 2402.02444), and prompt (class names only).
+Poulakakis-Daktylidis and Jamali-Rad, BECLR: Batch Enhanced Contrastive Few-Shot Learning, ICLR 2024, arXiv 2402.02444.
+Three heads: prototypes (the mean of a class's images), opta (prototypes P moved onto the queries Q, which it sees
+together: P' = diag(1 / rowsum(pi)) pi Q, pi the entropic plan of optimal transport), and prompt (class names only).
+Reduces to: prototypes, where each query lies on the prototype of its class.
+Differs from the paper: only OpTA, its inference; the memory and the losses that it trains with are not here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
 """Find what is similar under a condition: GeneCIS, recall@1, 2, 3 in small galleries.
 
-Vaze et al., CVPR 2023, arXiv 2306.07969. A query is a reference image and a condition text. Three ways to put them
-together: image_only, text_only, and image_plus_text, the mean of the two unit vectors (the paper mixes raw features;
-ours leave the model as unit vectors).
+Vaze et al., GeneCIS: A Benchmark for General Conditional Image Similarity, CVPR 2023, arXiv 2306.07969. A query is a
+reference image r and a condition text c, its gallery 10 to 15 images t, one of them right. Three ways to put the two
+together: q = r (image_only), q = c (text_only), and q = (r + c) / |r + c| (image_plus_text); images rank by <q, t>.
+Reduces to: image retrieval in a gallery for image_only, text-to-image retrieval in it for text_only.
+Differs from the paper: r and c are unit vectors, as they leave the model; the paper mixes raw features. Its trained
+combiner is not here.
 """
 
 from __future__ import annotations

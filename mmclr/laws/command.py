@@ -16,9 +16,9 @@ from mmclr import plugins
 from mmclr.config import merge, nearest, parse_override
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
+from mmclr.laws import LAWS
 from mmclr.laws.case import Case
 from mmclr.laws.law import Broken, Law
-from mmclr.laws.statute import LAWS
 from mmclr.losses import build, catalogue
 from mmclr.losses.objective import OPTIONS
 

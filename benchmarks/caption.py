@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from mmclr.config import check
 from mmclr.losses import build
 from mmclr.models.captioning.generate import to_generate
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower
 
 TOKENS, WORDS, WIDTH, ROUNDS = 30, 49408, 512, 3

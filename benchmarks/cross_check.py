@@ -32,7 +32,7 @@ from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
 from mmclr.export.commands import open_clip
 from mmclr.export.origin import Source
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 PICTO = str(peers.PICTO / "test-{00000..00003}.tar")

@@ -33,7 +33,7 @@ from mmclr.compare.standings import Standings
 from mmclr.compare.trial import Budget, Trial
 from mmclr.config import check, find
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.formats.open_clip import write_config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of every process that is started here

@@ -17,15 +17,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmclr.allocator import keep_freed_memory
 from mmclr.config import check
 from mmclr.data.stream.batch import Batch
 from mmclr.features.student import Student
 from mmclr.losses.weighted_sum import build_terms
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.formats.open_clip import write_config
 from mmclr.models.formats.open_clip_weights import from_open_clip
 from mmclr.models.two_tower import TwoTower
+from mmclr.runtime.allocator import keep_freed_memory
 from mmclr.train import gradient_cache
 from mmclr.train.optimizer import OptimConfig, build
 from mmclr.train.step import Step

@@ -5,7 +5,7 @@
 Pictures of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
 16 tokens (Gamma-drawn). The peer pads texts to 77, as its trainer does. Ours is what the trainer runs: the Step from
 uint8 pixels, the gradient's norm and fused AdamW. One thread each, each in its own process with its trainer's memory
-allocator (ours keeps what is freed: mmclr/allocator.py), in turns, round by round; a ratio is the median of the rounds'
+allocator (ours: mmclr/runtime/allocator.py), in turns, round by round; a ratio is the median of the rounds'
 ratios, of CPU time (on a quiet machine: the wall's). The last line is one JSON object.
 """
 
@@ -28,9 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from trainers import end_to_end
 
-from mmclr.allocator import keep_freed_memory
 from mmclr.data.stream.batch import Batch
 from mmclr.models.formats.open_clip_weights import from_open_clip
+from mmclr.runtime.allocator import keep_freed_memory
 
 
 def race(names: tuple[str, ...], sizes: dict[int, int]) -> dict[int, dict[str, list[float]]]:

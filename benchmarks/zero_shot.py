@@ -29,7 +29,7 @@ from mmclr.eval.suites.retrieval import retrieval
 
 from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 TEXT = {"width": 256, "heads": 4, "layers": 4}  # a third of CLIP: the peer takes minutes, not an hour

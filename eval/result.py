@@ -24,9 +24,9 @@ from rich.text import Text
 
 from mmclr.data.samples.skipped import KEPT, REASONS
 from mmclr.display.console import Console
+from mmclr.display.secrets import redact, redact_tree
 from mmclr.display.terminal import plain
 from mmclr.errors import UserError
-from mmclr.secrets import redact, redact_tree
 from mmclr.storage import written
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from mmclr import __version__, discovery, plugins
-from mmclr.allocator import keep_freed_memory
 from mmclr.display import output
+from mmclr.display.secrets import redact
 from mmclr.display.terminal import say
 from mmclr.errors import run
-from mmclr.secrets import redact
-from mmclr.spinning import let_threads_sleep
+from mmclr.runtime.allocator import keep_freed_memory
+from mmclr.runtime.spinning import let_threads_sleep
 
 # A module of a command has `main(arguments)`, which has its own --help and returns None or an exit status; the first
 # line of its docstring is its help in one line.

@@ -23,9 +23,9 @@ import pydantic
 import yaml
 from typing_extensions import dataclass_transform
 
+from mmclr.display.secrets import redact_tree
 from mmclr.errors import UserError
 from mmclr.errors import nearest as nearest
-from mmclr.secrets import redact_tree
 from mmclr.storage import yaml_text
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from mmclr.display.output import ReaderGone
+from mmclr.display.secrets import redact
 from mmclr.display.terminal import plain, say
-from mmclr.secrets import redact
 
 OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
                   errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}  # fmt: skip

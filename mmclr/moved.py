@@ -20,10 +20,13 @@ class _Moved:
 
     def __init__(self) -> None:
         self.names = dict(line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines())
+        self.modules = {
+            old for old in self.names if old.rpartition(".")[2].islower()
+        }  # the others are classes, constants
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return a spec for an old name, None for any other."""
-        new = self.names.get(name)
+        new = self.names.get(name) if name in self.modules else None
         if new is None or new.startswith(f"{name}."):  # a file that became a room: see `forward`
             return None
         return importlib.util.spec_from_loader(name, self, origin=new)  # type: ignore[arg-type]
@@ -32,6 +35,9 @@ class _Moved:
         """Return the module with the new name."""
         _warn(spec.name, self.names[spec.name])
         module = importlib.import_module(self.names[spec.name])
+        for old, new in self.names.items():  # what was in it and has another name or place
+            if old.rpartition(".")[0] == spec.name and old not in self.modules:
+                setattr(module, old.rpartition(".")[2], value(new))
         spec.loader_state = module.__spec__
         return module
 
@@ -56,11 +62,18 @@ def forward(room: str) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         if name.startswith("__") or importlib.util.find_spec(f"{room}.{name}"):  # a file of the room comes by itself
             raise AttributeError(f"module {room!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(_FINDER.names[room]), name)
-        _warn(f"{room}.{name}", f"{_FINDER.names[room]}.{name}")
-        return value
+        new = _FINDER.names.get(f"{room}.{name}", f"{_FINDER.names[room]}.{name}")
+        found = value(new)
+        _warn(f"{room}.{name}", new)
+        return found
 
     return find
+
+
+def value(name: str) -> Any:
+    """Return a class, function or constant by its full name."""
+    module, _, last = name.rpartition(".")
+    return getattr(importlib.import_module(module), last)
 
 
 def _warn(old: str, new: str) -> None:

@@ -22,31 +22,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmclr import batch_fields
 from mmclr.errors import nearest
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes from which `example` makes a feature; letters as in the module's legend."""
-
-    b: int = 6
-    D: int = 8
-    M: int = 2
-    V: int = 2
-    T: int = 2
-    P: int = 4
-    R: int = 5
-    L: int = 4  # of which L - 1 are predicted
-    N: int = 7
-    W: int = 6
-    C: int = 3
-    G: int = 4
-    O: int = 2  # noqa: E741
-    dtype: torch.dtype = torch.float64
-
+from mmclr.random_features import Sizes, boxes, ids, index, normal, number, shares, states, targets, token_shares, unit
 
 Side = Literal["image", "text", "none"]
 
@@ -128,50 +107,6 @@ def is_float(name: str) -> bool:
     return example(name, Sizes(b=2), torch.Generator()).is_floating_point()
 
 
-def _unit(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
-    def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
-        shape = [getattr(sizes, letter) for letter in letters]
-        x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return F.normalize(x, dim=-1).to(sizes.dtype)
-
-    return make
-
-
-def _normal(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
-    def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
-        shape = [getattr(sizes, letter) for letter in letters]
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(sizes.dtype)
-
-    return make
-
-
-def _number(value: float) -> Callable[[Sizes, torch.Generator], Tensor]:
-    return lambda sizes, generator: torch.tensor(value, dtype=sizes.dtype)
-
-
-def _ids(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, max(2, 2 * sizes.b // 3), (sizes.b,), generator=generator)
-
-
-def _index(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.randperm(4 * sizes.b, generator=generator)[: sizes.b]
-
-
-def _states(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return _normal("b", "M", "L", "W")(sizes, generator)[:, :, 1:]
-
-
-def _targets(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, sizes.N, (sizes.b, sizes.M, sizes.L - 1), generator=generator)
-
-
-def _token_shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    shape = (sizes.b, sizes.M, sizes.L - 1)
-    valid = torch.rand(shape, generator=generator, dtype=torch.float64).sub(0.3).clamp(min=0).ceil()
-    valid[..., 0] = 1  # a caption has at least its end
-    return (valid / valid.sum()).to(sizes.dtype)
-
-
 def _batch(name: str) -> Feature:
     """Return the row of a batch field."""
     row = batch_fields.FIELDS[name]
@@ -184,48 +119,44 @@ def _batch(name: str) -> Feature:
     return Feature(f"[{', '.join(kind.letters)}]", "batch", row.meaning, make)
 
 
-def _shares(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    weights = example("weights", sizes, generator)
-    return weights / weights.sum()
-
-
-def _boxes(sizes: Sizes, generator: torch.Generator) -> Tensor:
-    draws = torch.rand(sizes.b, sizes.V, 5, generator=generator, dtype=torch.float64)
-    size, room = 0.4 + 0.4 * draws[..., :2], draws[..., 2:4]
-    first = (1 - size) * room
-    box = torch.cat([first, first + size], -1)
-    return torch.where(draws[..., 4:] < 0.5, box, box[..., [2, 1, 0, 3]]).to(sizes.dtype)
-
-
 FEATURES: dict[str, Feature] = {
     "image": Feature(
         "[b, D]",
         "student",
         "unit-norm image embedding of the model in training",
-        _unit("b", "D"),
+        unit("b", "D"),
         side="image",
         gradient=True,
     ),
     "text": Feature(
-        "[b, D]", "student", "unit-norm embedding of the (first) caption", _unit("b", "D"), side="text", gradient=True
+        "[b, D]",
+        "student",
+        "unit-norm embedding of the (first) caption",
+        unit("b", "D"),
+        side="text",
+        gradient=True,
     ),
     "texts": Feature(
         "[b, M, D]",
         "student",
         "unit-norm embeddings of all M captions of each image",
-        _unit("b", "M", "D"),
+        unit("b", "M", "D"),
         side="text",
         gradient=True,
     ),
     "scale": Feature(
-        "[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", _number(1 / 0.07), gradient=True
+        "[]",
+        "student",
+        "inverse temperature exp(logit_scale), learnt and clamped",
+        number(1 / 0.07),
+        gradient=True,
     ),
-    "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", _number(-10.0), gradient=True),
+    "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", number(-10.0), gradient=True),
     "views": Feature(
         "[b, V, D]",
         "student",
         "unit-norm embeddings of the data.views further views of each picture",
-        _unit("b", "V", "D"),
+        unit("b", "V", "D"),
         side="image",
         gradient=True,
     ),
@@ -233,7 +164,7 @@ FEATURES: dict[str, Feature] = {
         "[b, T, D]",
         "student",
         "unit-norm embeddings of the data.text_views further forms of the (first) caption",
-        _unit("b", "T", "D"),
+        unit("b", "T", "D"),
         side="text",
         gradient=True,
     ),
@@ -241,7 +172,7 @@ FEATURES: dict[str, Feature] = {
         "[b, V, P, D]",
         "student",
         "each patch of the data.views further views, normed and projected as the class token is, not unit-norm",
-        _normal("b", "V", "P", "D"),
+        normal("b", "V", "P", "D"),
         side="image",
         gradient=True,
         dense=True,
@@ -250,58 +181,64 @@ FEATURES: dict[str, Feature] = {
         "[b, D]",
         "ema",
         "image of the teacher, a running average of the model's weights; no gradient",
-        _unit("b", "D"),
+        unit("b", "D"),
         side="image",
     ),
-    "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", _unit("b", "D"), side="text"),
-    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", _unit("b", "V", "D"), side="image"),
+    "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", unit("b", "D"), side="text"),
+    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", unit("b", "V", "D"), side="image"),
     "ema_text_views": Feature(
-        "[b, T, D]", "ema", "text_views of the teacher; no gradient", _unit("b", "T", "D"), side="text"
+        "[b, T, D]", "ema", "text_views of the teacher; no gradient", unit("b", "T", "D"), side="text"
     ),
     "ema_view_tokens": Feature(
         "[b, V, P, D]",
         "ema",
         "view_tokens of the teacher; no gradient",
-        _normal("b", "V", "P", "D"),
+        normal("b", "V", "P", "D"),
         side="image",
         dense=True,
     ),
     "frozen_image": Feature(
-        "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", _unit("b", "R"), side="image"
+        "[b, R]",
+        "frozen",
+        "unit-norm image features of a frozen model; no gradient",
+        unit("b", "R"),
+        side="image",
     ),
     "frozen_text": Feature(
-        "[b, R]", "frozen", "unit-norm text features of a frozen model; no gradient", _unit("b", "R"), side="text"
+        "[b, R]",
+        "frozen",
+        "unit-norm text features of a frozen model; no gradient",
+        unit("b", "R"),
+        side="text",
     ),
-    "image_id": Feature("[b]", "batch", "int64, equal for equal pictures (hash of the file's bytes)", _ids),
-    "caption_id": Feature(
-        "[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", _ids
-    ),
+    "image_id": Feature("[b]", "batch", "int64, equal for equal pictures (hash of the file's bytes)", ids),
+    "caption_id": Feature("[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", ids),
     **{name: _batch(name) for name in batch_fields.FIELDS},
-    "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", _index),
+    "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", index),
     "real": Feature(
         "[b]",
         "batch",
         "bool, whether the row is a sample: false where it fills up the batch; no objective sees those",
         lambda sizes, generator: torch.ones(sizes.b, dtype=torch.bool),
     ),
-    "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", _shares),
+    "shares": Feature("[b]", "batch", "share of the sample in the mean over the global batch, by its weight", shares),
     "image_box": Feature(
         "[b, 4]",
         "batch",
         "left, top, right, bottom of what is seen in shares of the whole image; left > right where it is mirrored",
-        lambda sizes, generator: _boxes(sizes, generator)[:, 0],
+        lambda sizes, generator: boxes(sizes, generator)[:, 0],
     ),
     "view_boxes": Feature(
         "[b, V, 4]",
         "batch",
         "left, top, right, bottom of each further view in shares of its picture; left > right where it is mirrored",
-        _boxes,
+        boxes,
     ),
     "caption_states": Feature(
         "[b, M, L-1, W]",
         "student",
         "the caption decoder's state at each token but the last",
-        _states,
+        states,
         gradient=True,
         dense=True,
     ),
@@ -309,16 +246,16 @@ FEATURES: dict[str, Feature] = {
         "[N, W]",
         "student",
         "the caption decoder's vector of each token: logits are dot products",
-        _normal("N", "W"),
+        normal("N", "W"),
         gradient=True,
     ),
-    "caption_targets": Feature("[b, M, L-1]", "batch", "int64 token that follows each token but the last", _targets),
+    "caption_targets": Feature("[b, M, L-1]", "batch", "int64 token that follows each token but the last", targets),
     "caption_shares": Feature(
         "[b, M, L-1]",
         "batch",
         "share of each of these in the mean over all tokens of the global batch, by its "
         "sample's weight; 0 behind a caption's end",
-        _token_shares,
+        token_shares,
     ),
-    "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", _number(0.25)),
+    "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", number(0.25)),
 }

@@ -11,7 +11,7 @@ from PIL import Image
 from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
 from mmclr.export import parity
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds

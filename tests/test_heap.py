@@ -12,7 +12,7 @@ CODE = """
 import sys
 from pathlib import Path
 import torch
-from mmclr.allocator import keep_freed_memory
+from mmclr.runtime.allocator import keep_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1])

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from mmclr.display.secrets import GONE, address, is_redacted, redact, redact_tree
 from mmclr.errors import UserError
-from mmclr.secrets import GONE, address, is_redacted, redact, redact_tree
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 secrets = st.text(LETTERS, min_size=6, max_size=40).map("Zq{}Qz".format)  # found nowhere else

@@ -15,6 +15,7 @@ import yaml
 
 from mmclr import plugins
 from mmclr.config import load
+from mmclr.display.secrets import redact_tree
 from mmclr.errors import UserError
 from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.result import Result
@@ -22,7 +23,6 @@ from mmclr.eval.sets.sources import open_set
 from mmclr.eval.suites.classification import zero_shot
 from mmclr.eval.suites.retrieval import retrieval
 from mmclr.report.curves import read
-from mmclr.secrets import redact_tree
 from mmclr.storage import written
 from mmclr.train.run import RunConfig
 

@@ -25,10 +25,10 @@ from mmclr.data_tools.commands.enrich.tokenizer import captions
 from mmclr.demo.evaluation import Evaluation
 from mmclr.demo.naming import Captions, learn
 from mmclr.display.console import Console
+from mmclr.display.secrets import redact
 from mmclr.display.terminal import plain
 from mmclr.export.commands.transformers import export
 from mmclr.report import Page
-from mmclr.secrets import redact
 from mmclr.storage import written
 
 STAGES = 8

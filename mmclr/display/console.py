@@ -7,8 +7,8 @@ from typing import Any
 from rich import console
 from rich.text import Text
 
+from mmclr.display.secrets import redact
 from mmclr.display.terminal import plain
-from mmclr.secrets import redact
 
 
 class Console(console.Console):

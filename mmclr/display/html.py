@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
+from mmclr.display.secrets import redact, redact_tree
 from mmclr.display.terminal import one_line, plain
-from mmclr.secrets import redact, redact_tree
 
 FOLDER = Path(__file__).parent / "templates"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TextIO
 
-from mmclr.secrets import redact
+from mmclr.display.secrets import redact
 
 # control characters but tab and line feed, what turns the direction of text round, separators of lines, half characters
 HOSTILE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

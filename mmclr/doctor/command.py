@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from mmclr.config import nearest
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
 from mmclr.doctor import environment
 from mmclr.doctor.finding import Finding
-from mmclr.secrets import redact_tree
 
 REPAIRS = ("torchvision", "builds")
 NO_UNDO = Finding("note", "builds", "the locks of killed builds were of no use to anybody, so none is put back")

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from mmclr.doctor import builds
 from mmclr.doctor.finding import Finding
-from mmclr.spinning import OURS, threads_spin
+from mmclr.runtime.spinning import OURS, threads_spin
 
 HERE = Path(__file__).parent
 HOOK = "_mmclr_torchvision_hook"  # the name of the hook's two files in site-packages: .py and .pth

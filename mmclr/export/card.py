@@ -12,11 +12,11 @@ import yaml
 
 from mmclr import __version__
 from mmclr.display.html import code, markdown
+from mmclr.display.secrets import redact, redact_tree
 from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
 from mmclr.export.format import Format
 from mmclr.export.origin import Source
-from mmclr.secrets import redact, redact_tree
 
 CAPTIONS = """\
 ```python

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import Foreign, ImageConfig, ModelConfig, TextConfig
+from mmclr.models.config import Foreign, ImageConfig, ModelConfig, TextConfig
 from mmclr.models.formats.transformers import to_transformers
 from mmclr.models.formats.weights import write_weights
 from mmclr.models.two_tower import TwoTower

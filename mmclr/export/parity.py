@@ -19,7 +19,7 @@ from mmclr.export import captioner
 from mmclr.export.format import Format
 from mmclr.export.origin import Source
 from mmclr.load_model import open_model
-from mmclr.models.clip.towers import ImageConfig
+from mmclr.models.config import ImageConfig
 from mmclr.storage.manifest import sha256
 
 REPORT = "parity.json"

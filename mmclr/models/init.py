@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mmclr.config import config, to_tree
 from mmclr.errors import UserError
 from mmclr.models.captioning import decoder
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.weights import load_weights

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmclr.config import ConfigError, check, merge, to_tree
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.foreign.build import describe
 from mmclr.models.formats import find
 from mmclr.models.presets import PRESETS

@@ -20,7 +20,8 @@ from mmclr.config import ConfigError
 from mmclr.models.captioning import decoder
 from mmclr.models.captioning.decoder import Captioner
 from mmclr.models.clip import towers
-from mmclr.models.clip.towers import ImageConfig, ModelConfig, TextConfig, TextTower, VisionTower
+from mmclr.models.clip.towers import TextTower, VisionTower
+from mmclr.models.config import ImageConfig, ModelConfig, TextConfig, check_whole
 from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.transformers import preprocessor, to_transformers
@@ -36,7 +37,7 @@ class TwoTower(nn.Module):
     def __init__(self, config: ModelConfig, bias: bool = False) -> None:
         """Draw random weights; `bias` adds the learnt logit bias that sigmoid losses ask for."""
         super().__init__()
-        towers.check_whole(config)
+        check_whole(config)
         self.config = config
         self.vision_model = _image_tower(config.image)
         self.text_model = _text_tower(config.text)

@@ -6,9 +6,9 @@ from mmclr.display import output
 
 output.guard()  # before anything is opened
 
-from mmclr.allocator import keep_freed_memory  # noqa: E402
+from mmclr.display.secrets import redact  # noqa: E402
 from mmclr.errors import run  # noqa: E402
-from mmclr.secrets import redact  # noqa: E402
+from mmclr.runtime.allocator import keep_freed_memory  # noqa: E402
 from mmclr.train.command import main  # noqa: E402
 
 keep_freed_memory()

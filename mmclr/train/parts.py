@@ -25,8 +25,8 @@ from mmclr.losses.weighted_sum import build_terms, needs
 from mmclr.models import freeze
 from mmclr.models import init as start
 from mmclr.models.activation_checkpointing import recompute
-from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.compile import compile_blocks
+from mmclr.models.config import ModelConfig
 from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import optimizer, strategies

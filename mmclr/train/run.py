@@ -13,7 +13,7 @@ from mmclr import plugins
 from mmclr.config import config
 from mmclr.data.stream.loader import DataConfig
 from mmclr.losses.ramp import Ramp, Weight
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.freeze import LockConfig
 from mmclr.models.init import InitConfig
 from mmclr.models.resolve import resolve

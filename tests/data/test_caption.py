@@ -12,7 +12,7 @@ import mmclr
 from mmclr.config import check
 from mmclr.errors import UserError
 from mmclr.models.captioning.decoding import Decoding
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests.data.made import pair, picture, write_shards, write_tar
 

@@ -298,7 +298,7 @@ def test_k_means_gets_better_and_leaves_no_cluster_empty():
 @pytest.fixture
 def model(tmp_path, tokenizer):
     """Return the folder of a tiny model."""
-    from mmclr.models.clip.towers import ModelConfig
+    from mmclr.models.config import ModelConfig
     from mmclr.models.two_tower import TwoTower, with_tokenizer
 
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ from mmclr.data.samples.text import Tokenizer
 from mmclr.doctor import command as doctor
 from mmclr.doctor import environment, forecast, probe, run
 from mmclr.doctor.finding import Finding
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.estimate import forecast as train_forecast
 from mmclr.train.run import RunConfig

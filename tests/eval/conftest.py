@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmclr.config import check
 from mmclr.data.samples.text import Tokenizer
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]

@@ -16,7 +16,7 @@ from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.models.captioning.decoding import Decoding
 from mmclr.models.captioning.generate import to_generate
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds
 from tests.ranks import run

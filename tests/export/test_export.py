@@ -14,7 +14,7 @@ from mmclr.export import parity
 from mmclr.export.commands import verify
 from mmclr.export.commands.transformers import export, main, write
 from mmclr.export.origin import Source
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.presets import PRESETS
 from mmclr.models.two_tower import TwoTower
 from tests import bounds

@@ -19,7 +19,7 @@ from mmclr.export.commands.transformers import export
 from mmclr.export.parity import pictures, prepare
 from mmclr.models.captioning.decoding import Decoding
 from mmclr.models.captioning.generate import Writer
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 ALONE = """

@@ -17,7 +17,7 @@ from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.ramp import Ramp
 from mmclr.losses.weighted_sum import Term
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.step import Step
 from tests.exports import tokenizer

@@ -98,7 +98,7 @@ def opened(folder):
 
     from mmclr.config import check
     from mmclr.encoder import Encoder
-    from mmclr.models.clip.towers import ModelConfig
+    from mmclr.models.config import ModelConfig
     from mmclr.models.formats import find
     from mmclr.models.resolve import resolve
 

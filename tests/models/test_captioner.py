@@ -10,7 +10,7 @@ from mmclr.config import ConfigError, check
 from mmclr.errors import UserError
 from mmclr.models.captioning.decoding import Decoding
 from mmclr.models.captioning.generate import Writer, log_probabilities, to_generate
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds
 

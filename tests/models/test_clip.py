@@ -8,7 +8,7 @@ import torch
 
 from mmclr.config import ConfigError, check
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.presets import PRESETS
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from tests import bounds

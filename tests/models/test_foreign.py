@@ -7,7 +7,7 @@ import torch
 
 from mmclr.config import check
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.foreign.build import fill_tower
 from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mmclr.config import check
 from mmclr.models.clip import prefix_tree
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower
 
 

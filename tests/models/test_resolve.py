@@ -11,7 +11,7 @@ import yaml
 
 from mmclr.config import ConfigError, check, load, to_tree
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.foreign import build, libraries
 from mmclr.models.foreign.libraries import transformers
 from mmclr.models.formats import find

@@ -7,7 +7,8 @@ from torch import nn
 from mmclr.errors import UserError
 from mmclr.models import activation_checkpointing
 from mmclr.models import compile as compiling
-from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig, TextTower, VisionTower
+from mmclr.models.clip.towers import TextTower, VisionTower
+from mmclr.models.config import Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import valid
 from mmclr.models.foreign.libraries import open_clip, transformers
 from mmclr.models.freeze import LockConfig, lock

@@ -3,7 +3,7 @@
 import torch
 
 from mmclr.config import check
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.checkpoints.folder import Snapshot
 from tests.exports import tokenizer

@@ -12,7 +12,7 @@ from mmclr.features.student import Student
 from mmclr.losses import catalogue
 from mmclr.losses.objective import Facts
 from mmclr.losses.weighted_sum import build_terms, needs
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train import gradient_cache
 from mmclr.train.step import Step

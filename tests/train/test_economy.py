@@ -10,8 +10,8 @@ from mmclr.config import ConfigError, check, load
 from mmclr.errors import UserError
 from mmclr.features.student import Student
 from mmclr.models.activation_checkpointing import recompute
-from mmclr.models.clip.towers import ModelConfig
 from mmclr.models.compile import compile_blocks
+from mmclr.models.config import ModelConfig
 from mmclr.models.resolve import resolve
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.run import RunConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmclr.config import check
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.muon import Muon, orthogonalise
 from mmclr.train.optimizer import OptimConfig, build, learning_rate, set_rate

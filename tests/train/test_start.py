@@ -8,7 +8,7 @@ import yaml
 
 from mmclr.config import ConfigError, check, load
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.freeze import LockConfig, lock
 from mmclr.models.init import InitConfig, resize_context, resize_grid, start
 from mmclr.models.layer_depth import depths

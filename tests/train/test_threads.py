@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmclr import spinning
 from mmclr.config import load
+from mmclr.runtime import spinning
 from mmclr.train.checkpoints import folder
 from mmclr.train.processes import join, threads
 from mmclr.train.run import RunConfig

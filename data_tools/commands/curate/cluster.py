@@ -19,9 +19,9 @@ from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.secrets import redact_tree
 
 EXAMPLES = """examples:
   mmclr data cluster 'shards/*.tar' --model runs/clip --k 1000 --top 8           for the objective mlcd:

@@ -17,9 +17,9 @@ from mmclr.data.columns import Kind, exchange
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.sources import expand
 from mmclr.display.console import Console
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.secrets import redact_tree
 
 SHARDS = "shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::"
 EXAMPLES = """examples:

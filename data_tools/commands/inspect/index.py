@@ -10,8 +10,8 @@ from mmclr.data_tools.lib import contents
 
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.sources import expand
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
-from mmclr.secrets import redact_tree
 
 
 def main(argv: list[str]) -> int:

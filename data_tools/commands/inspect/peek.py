@@ -25,9 +25,9 @@ from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.html import render
+from mmclr.display.secrets import address
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.secrets import address
 from mmclr.storage import written
 
 SIDE, TEXT, GAP = 160, 54, 8  # pixels: of a picture, of its caption below, between pictures

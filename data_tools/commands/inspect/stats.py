@@ -21,8 +21,8 @@ from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
-from mmclr.secrets import redact_tree
 
 PERCENTILES = (0, 5, 50, 95, 100)
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from mmclr import parallel
+from mmclr.display.secrets import address, redact
 from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
-from mmclr.secrets import address, redact
 
 EXAMPLES = 5  # kept for each reason, to be shown to people
 

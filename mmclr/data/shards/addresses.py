@@ -20,8 +20,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
 from webdataset.shardlists import envsubst
 
+from mmclr.display.secrets import is_redacted
 from mmclr.errors import UserError
-from mmclr.secrets import is_redacted
 
 STORES = frozenset(
     ["http", "https", "s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "adl", "oci", "oss", "hdfs", "webhdfs",

@@ -272,8 +272,7 @@ def _arrays(
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     kinds = {mask: number for number, mask in enumerate(dict.fromkeys(masks))}
     kind = np.array([kinds[mask] for mask in masks], np.uint16 if len(kinds) < 1 << 16 else np.uint32)
-    told = list(extensions)
-    names = [[told[number] for number in _bits(mask)] for mask in kinds]
+    names = [[list(extensions)[number] for number in _bits(mask)] for mask in kinds]
     order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
     encoded = [key.encode("utf-8", "surrogateescape") for key in keys]
     arrays: dict[str, NDArray[Any]] = {
@@ -298,5 +297,4 @@ def _arrays(
 
 
 def _bits(mask: int) -> list[int]:
-    """Return the numbers of the bits that are set."""
     return [number for number, bit in enumerate(reversed(bin(mask))) if bit == "1"]

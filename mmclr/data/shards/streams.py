@@ -15,8 +15,8 @@ from webdataset.gopen import gopen
 
 from mmclr.data.shards import cache
 from mmclr.data.shards.addresses import Command
+from mmclr.display.secrets import address
 from mmclr.errors import UserError
-from mmclr.secrets import address
 
 
 def copy_stream(url: str) -> str:

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from mmclr.config import check, to_tree
 from mmclr.models.clip.blocks import MLP, Block, Packed, Recomputable
-from mmclr.models.clip.towers import CaptionerConfig, ModelConfig, TextConfig, Words, initialise_blocks
+from mmclr.models.clip.towers import Words, initialise_blocks
+from mmclr.models.config import CaptionerConfig, ModelConfig, TextConfig
 from mmclr.models.formats.weights import read_weights, write_weights
 from mmclr.models.tower import Tower
 from mmclr.storage.json_file import read_json

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmclr.config import merge
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig
+from mmclr.models.config import Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign.libraries import library
 from mmclr.models.formats import find
 from mmclr.models.presets import is_prefixed

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmclr.errors import UserError, note
 from mmclr.models.captioning import decoder
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.formats import open_clip, sizes
 from mmclr.models.formats.open_clip_weights import from_open_clip
 from mmclr.models.formats.transformers import from_transformers

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmclr.config import check
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import MEAN, STD, ImageConfig, ModelConfig, TextConfig
+from mmclr.models.config import MEAN, STD, ImageConfig, ModelConfig, TextConfig
 from mmclr.storage.json_file import read_json
 
 Tree = dict[str, Any]

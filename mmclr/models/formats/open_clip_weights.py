@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 
 _NAMES = [
     ("visual.class_embedding", "vision_model.embeddings.class_embedding"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmclr.models.clip.towers import ImageConfig
+from mmclr.models.config import ImageConfig
 from mmclr.storage.json_file import read_json
 
 Tree = dict[str, Any]

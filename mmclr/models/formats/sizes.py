@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ImageConfig, ModelConfig, TextConfig
+from mmclr.models.config import ImageConfig, ModelConfig, TextConfig
 from mmclr.models.formats.weights import count_elements
 
 LAYERS, PARAMETERS = 1000, 100_000_000_000  # of a folder that has no weights beside its config

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmclr.config import check, to_tree
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ImageConfig, ModelConfig, TextConfig
+from mmclr.models.config import ImageConfig, ModelConfig, TextConfig
 from mmclr.models.foreign.libraries.transformers import describe_config
 from mmclr.models.formats.pixels import preprocessor, read_pixels
 from mmclr.models.presets import PRESETS

@@ -11,7 +11,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration
 
 from mmclr.config import ConfigError, nearest, to_tree
-from mmclr.secrets import redact_tree
+from mmclr.display.secrets import redact_tree
 from mmclr.train.run import RunConfig
 
 

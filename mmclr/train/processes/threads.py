@@ -18,7 +18,7 @@ import torch
 
 from mmclr import parallel
 from mmclr.data.stream.batch import Batch
-from mmclr.spinning import threads_spin
+from mmclr.runtime.spinning import threads_spin
 from mmclr.train import optimizer
 from mmclr.train.parts import Parts
 from mmclr.train.strategies import Plain

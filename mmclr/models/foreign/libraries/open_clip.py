@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import ImageConfig, TextConfig
+from mmclr.models.config import ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import fill, refuse_dropped_patches
 from mmclr.models.formats import open_clip
 from mmclr.models.formats.weights import find_weights, load_weights, read_weights

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmclr.errors import UserError
-from mmclr.models.clip.towers import Foreign, ImageConfig, TextConfig
+from mmclr.models.config import Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import fill, refuse_dropped_patches, valid
 from mmclr.models.formats.pixels import read_pixels
 from mmclr.models.formats.weights import find_weights

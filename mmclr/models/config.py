@@ -1,0 +1,154 @@
+"""The configs of a model: its two towers, foreign ones in their place, and the captioner."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
+from pydantic import model_serializer, model_validator
+
+from mmclr.config import ConfigError, config, nearest
+from mmclr.models.foreign import libraries
+from mmclr.models.presets import PRESETS, fill_in
+
+Count = Annotated[int, Ge(1)]
+Activation = Literal["gelu", "quick_gelu"]
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+
+
+@config
+class Foreign:
+    """A tower of another library in place of ours; `models.resolve` fills in what is not written."""
+
+    source: str = ""  # transformers:FOLDER_OR_NAME, or open_clip:FOLDER_OR_NAME
+    trained: bool = True  # start from the weights there; false: from random ones
+    pool: Literal["", "cls", "mean", "eos", "last", "pooler"] = ""  # tokens to one feature; open_clip knows its own
+    projection: bool = True  # a linear layer from width to embed; false: the feature is the embedding
+    padding: Literal["mask", "context"] = "mask"  # texts: padding is masked; or all have `context` tokens, none masked
+    library: str = "transformers"  # as `source` says
+    architecture: dict[str, Any] = dataclasses.field(default_factory=dict)  # the library's own config of the tower
+
+    def __post_init__(self) -> None:
+        library, _, name = self.source.partition(":")
+        known = libraries.names()
+        if self.library not in known:
+            raise ValueError(f"library: there is no {self.library!r}{nearest(self.library, known)}")
+        if self.source and not self.architecture and (library not in known or not name):
+            forms = " or ".join(f"{known_one}:FOLDER_OR_NAME" for known_one in known)
+            raise ValueError(f"source: {self.source!r} says no library; write {forms}")
+
+    @property
+    def open(self) -> bool:
+        """Whether what it is stands in a folder that has not been read yet."""
+        return bool(self.source) and not self.architecture
+
+
+@config
+class ImageConfig:
+    """A vision transformer."""
+
+    size: Count = 224  # pixels a side
+    patch: Count = 32  # pixels a side
+    width: Count = 768
+    layers: Count = 12
+    heads: Count = 12
+    mlp: Count = 3072  # hidden units
+    activation: Activation = "gelu"
+    eps: float = 1e-5  # of the layer norms
+    mean: tuple[float, float, float] = MEAN  # subtracted from pixels in [0, 1]
+    std: tuple[float, float, float] = STD
+    resize: Literal["crop", "squash"] = "crop"  # evaluation: the short side to size and the middle; or both sides
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
+
+
+@config
+class TextConfig:
+    """A causal text transformer, pooled at the end-of-text token."""
+
+    context: Count = 77  # tokens, with start and end
+    width: Count = 512
+    layers: Count = 12
+    heads: Count = 8
+    mlp: Count = 2048  # hidden units
+    activation: Activation = "gelu"
+    eps: float = 1e-5  # of the layer norms
+    vocab: int = 0  # tokens; 0: as many as the tokenizer has
+    bos: int = 0  # token ids; set from the tokenizer when vocab is 0
+    eos: int = 0
+    pad: int = 0
+    foreign: Foreign | None = None  # instead of the above but context and token ids
+
+
+@config
+class CaptionerConfig:
+    """A decoder that writes captions: blocks on top of the text tower, of its width, which also look at the picture."""
+
+    layers: Count = 6
+    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the picture what the decoder sees; 0: its tokens
+    tied: bool = True  # tokens are told by the text tower's own embedding of them; false: by one of the decoder's own
+
+
+@config
+class ModelConfig:
+    """Both towers. A preset fills in what is not written."""
+
+    preset: str | None = None  # a name in PRESETS, or a model folder or name whose architecture to take
+    embed: Count = 512  # D, width of the shared embedding
+    image: ImageConfig
+    text: TextConfig
+    scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
+    bias: float = -10.0  # logit bias at the start, where an objective asks for one
+    max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
+    captioner: CaptionerConfig | None = None  # {} for one of six layers
+
+    written: ClassVar[dict[str, Any]] = {}  # of a config that leaves something to folders: what it says itself
+
+    def __post_init__(self) -> None:
+        if self.captioner is not None and (self.image.foreign or self.text.foreign):
+            raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
+        if self.preset is None or self.preset in PRESETS:
+            _check_sizes(self.image, self.text)
+
+    @property
+    def open(self) -> str | None:
+        """The key of what stands in a folder that has not been read yet: see `models.resolve`."""
+        if self.preset is not None and self.preset not in PRESETS:
+            return "model.preset"
+        parts = {"image": self.image.foreign, "text": self.text.foreign}
+        return next((f"model.{part}.foreign" for part, own in parts.items() if own is not None and own.open), None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _fill_in(cls, tree: Any, make: Any) -> Any:
+        if not isinstance(tree, dict):
+            return make(tree)
+        filled = fill_in(tree)
+        config = make(filled)
+        if config.open is not None:
+            object.__setattr__(config, "written", filled)
+        return config
+
+    @model_serializer(mode="wrap")
+    def _tree(self, make: Any) -> Any:
+        return self.written or make(self)
+
+
+def _check_sizes(image: ImageConfig, text: TextConfig) -> None:
+    """Raise ValueError where the sizes of our own towers do not fit together."""
+    if image.foreign is None and image.size % image.patch:
+        raise ValueError(f"image.size {image.size} is not a multiple of image.patch {image.patch}: choose one that is")
+    for part, c in (("image", image), ("text", text)):
+        if c.foreign is None and c.width % c.heads:
+            raise ValueError(f"{part}.width {c.width} is not a multiple of {part}.heads {c.heads}: choose one that is")
+
+
+def check_whole(config: ModelConfig) -> None:
+    """Refuse a config whose token ids were never set, or that leaves something to a folder that nobody has read."""
+    if config.open is not None:
+        raise ConfigError(
+            f"{config.open} names a folder that has not been read; pass the config through models.resolve"
+        )
+    if config.text.vocab < 1:
+        raise ConfigError("model.text.vocab is 0: set it, or build the model with its tokenizer")

@@ -1,0 +1,1 @@
+"""The process that everything runs in: its memory and its threads."""

@@ -175,16 +175,34 @@ def train(where: Path, name: str, shards: Path, out: Path) -> None:
     file = out.with_suffix(".yaml")
     file.write_text(json.dumps({"base": str(where / "configs" / "base.yaml"), "out": str(out), **config}))
     port = str(20000 + os.getpid() % 20000)
-    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", str(processes),
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", port] if processes > 1 else []  # fmt: skip
+    launch = (
+        [
+            "-m",
+            "accelerate.commands.accelerate_cli",
+            "launch",
+            "--multi_gpu",
+            "--num_processes",
+            str(processes),
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            port,
+        ]
+        if processes > 1
+        else []
+    )
     python(where, *launch, "-m", "mmclr.train", str(file), log=out.with_suffix(".txt"))
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return `under` with what `over` says, inside nested values too."""
-    both = {k: merged(under[k], v) if isinstance(under.get(k), dict) and isinstance(v, dict) else v
-            for k, v in over.items()}  # fmt: skip
+    both = {
+        k: merged(under[k], v) if isinstance(under.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()
+    }
     return {**under, **both}
 
 
@@ -262,8 +280,11 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 def reason(run: str, difference: Difference) -> str:
     """Return why something differs on purpose, or ""."""
-    fits = (why for pattern, why, most in MEANT
-            if re.search(pattern, f"{run} {difference.where}") and difference.share <= most)  # fmt: skip
+    fits = (
+        why
+        for pattern, why, most in MEANT
+        if re.search(pattern, f"{run} {difference.where}") and difference.share <= most
+    )
     return next(fits, "")
 
 

@@ -58,7 +58,7 @@ class Fsdp(Plain):
     def _state_of(self, name: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
         for key, value in self.optimizer.state.get(p, {}).items():
             if isinstance(value, DTensor):
-                yield key, plain_shape(self.lifted[name], value.full_tensor())
+                yield key, plain_shape(self.stored_names[name], value.full_tensor())
             else:
                 yield key, value
 

@@ -37,7 +37,7 @@ class Plain:
         self.accelerator, self.step, self.clip_norm, self.scale = accelerator, step, clip_norm, scale
         self.wrapped, self.optimizer = self._wrap(build)
         self.parameters = {plain_name(name): p for name, p in step.named_parameters()}
-        self.lifted = {plain_name(name): name for name, _ in step.named_parameters()}
+        self.stored_names = {plain_name(name): name for name, _ in step.named_parameters()}
 
     def _wrap(self, build: Callable[[nn.Module], torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
         optimizer = build(self.step)
@@ -124,7 +124,7 @@ class Plain:
                 yield name, value
         for name in self.parameters:
             if name.startswith(prefixes):
-                yield name, plain_shape(self.lifted[name], self._whole(name))
+                yield name, plain_shape(self.stored_names[name], self._whole(name))
 
     @torch.no_grad()
     def optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
@@ -163,7 +163,7 @@ class Plain:
 
     def _state_of(self, name: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
         for key, value in self.optimizer.state.get(p, {}).items():
-            yield key, plain_shape(self.lifted[name], value) if value.ndim else value
+            yield key, plain_shape(self.stored_names[name], value) if value.ndim else value
 
     def _set_state(self, name: str, entry: dict[str, Any]) -> None:
         p = self.parameters[name]

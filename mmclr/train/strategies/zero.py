@@ -175,7 +175,7 @@ class Zero(Plain):
             if key == "step":
                 yield key, value
             else:
-                yield key, plain_shape(self.lifted[name], safe_get_full_optimizer_state(p, key))
+                yield key, plain_shape(self.stored_names[name], safe_get_full_optimizer_state(p, key))
 
     def _set_state(self, name: str, entry: dict[str, Any]) -> None:
         p: Any = self.parameters[name]

@@ -38,7 +38,8 @@ test-all: setup  ## run every test, the long ones too
 check: setup  ## lint, format check and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	mkdir -p build/types/mmclr && ln -sfn $(CURDIR)/mmclr/* $(CURDIR)/eval $(CURDIR)/data_tools build/types/mmclr/
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml
 
 format: setup  ## format the code and mend what lint can mend
 	$(BIN)/ruff format .

@@ -228,7 +228,9 @@ def differences(old: Path, new: Path, since: int = 0) -> tuple[list[Difference],
             found += [Difference(f"{file} {name}", how, far) for name, how, far in other]
         a, b = (json.loads((run / folder.relative_to(old) / "position.json").read_text()) for run in (old, new))
         a, b = ({n: v for n, v in flat(each).items() if not n.startswith("files.")} for each in (a, b))  # no sizes
-        found += [Difference(f"position.json {n}", f"{a[n]} -> {b.get(n)}") for n in sorted(a) if a[n] != b.get(n)]
+        for n in sorted(a):
+            if a[n] != b.get(n):
+                found.append(Difference(f"position.json {n}", f"{a[n]} -> {b.get(n)}", share(a[n], b.get(n))))
     return found, numbers, tensors
 
 
@@ -236,6 +238,8 @@ def flat(row: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Return nested values by their path; what is not finite is None, as logs say it by now."""
     found: dict[str, Any] = {}
     for name, value in row.items():
+        if isinstance(value, list):
+            value = {str(number): each for number, each in enumerate(value)}
         if isinstance(value, dict):
             found |= flat(value, f"{above}{name}.")
         else:

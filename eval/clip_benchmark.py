@@ -31,7 +31,7 @@ IDLE = ("model_type", "model_cache_dir", "feature_root", "normalize", "fewshot_e
         "val_proportion", "seed")  # fmt: skip
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> None:
     """Evaluate every model on every set in every language."""
     args = parser().parse_args(argv or ["--help"])
     from mmclr.eval.embed import ranks

@@ -127,8 +127,9 @@ class Result:
             soft_wrap=True,
         )
         table = Table()
-        for head, justify in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("n", "right")):
-            table.add_column(head, justify=justify)
+        table.add_column("metric")
+        for head in ("value", "95 % interval", "n"):
+            table.add_column(head, justify="right")
         for name, value in self.metrics.items():
             interval = self.ci95.get(name)
             span = f"{interval[0]:.4f} – {interval[1]:.4f}" if interval else ""
@@ -154,7 +155,7 @@ def check(path: str | Path) -> None:
         written.check(Path(path).with_suffix(suffix) if suffix else path, KIND)
 
 
-def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, np.ndarray]:
+def _arrays(measurements: Mapping[str, Measurement]) -> dict[str, Any]:
     """Pack measurements: 0/1 values as uint8, others as float64, ids as int64; names as METRIC|FIELD."""
     out: dict[str, np.ndarray] = {}
     for name, m in measurements.items():

@@ -65,7 +65,7 @@ def run(name: str, command: Callable[[list[str]], int | None], args: list[str]) 
         say(f"{who}: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
     except (BrokenPipeError, ReaderGone):  # `| head` has read enough; Python must not write the rest when it ends
-        if sys.stdout is sys.__stdout__:
+        if sys.stdout is sys.__stdout__ and sys.stdout is not None:
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -53,7 +53,7 @@ _FINDER = _Moved()
 def install() -> None:
     """Let old names be imported."""
     if _FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, _FINDER)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _FINDER)
 
 
 def forward(room: str) -> Callable[[str], Any]:

@@ -48,7 +48,7 @@ class ShardWriter:
     def __exit__(self, *error: object) -> None:
         """Drop a shard that is not complete."""
         if self._tar is not None:
-            self._tar.fileobj.close()  # type: ignore[union-attr]  # without the end of an archive
+            self._tar.fileobj.close()  # without the end of an archive
             self._part.unlink()
             self._tar = None
 
@@ -64,14 +64,13 @@ class ShardWriter:
 
     def add(self, key: str, members: dict[str, bytes], at: int) -> None:
         """Write one sample; `at` is the number of inputs that are done with it."""
-        if self._tar is None:
-            self._open(at)
+        tar = self._tar or self._open(at)
         for extension, data in members.items():
             info = _header(f"{key}.{extension}", len(data))
-            self._tar.format = _format(info)
-            self._tar.addfile(info, io.BytesIO(data))
+            tar.format = _format(info)  # type: ignore[assignment]  # one of tarfile's own numbers
+            tar.addfile(info, io.BytesIO(data))
         self._count += 1
-        if self._count >= self.samples or self._tar.offset >= self.size:
+        if self._count >= self.samples or tar.offset >= self.size:
             self._close(at)
 
     def leave_out(self, reason: str) -> None:
@@ -85,7 +84,7 @@ class ShardWriter:
         self._save(at)
         return self.state
 
-    def _open(self, at: int) -> None:
+    def _open(self, at: int) -> tarfile.TarFile:
         """Begin a shard under a name that packed.json says is ours."""
         self._part = self.folder / f"{self._name()}.tmp"
         self._refuse(self._part, self.folder / self._name())
@@ -93,6 +92,7 @@ class ShardWriter:
             self.state["part"] = self._part.name
             self._save(self.state["done"])
         self._tar = tarfile.open(self._part, "x", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        return self._tar
 
     def _close(self, at: int) -> None:
         if self._tar is None:

@@ -138,7 +138,7 @@ def show(path: Path) -> None:
     Console().print(table)
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> None:
     """Do a list of tasks."""
     parser = argparse.ArgumentParser(
         "mmclr eval all", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter

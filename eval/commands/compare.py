@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmclr.eval.metrics.measurement import Measurement
@@ -91,7 +92,8 @@ def _same_set(first: Result, second: Result) -> None:
 
 def table_of(results: Sequence[Result]) -> list[list[object]]:
     """Return rows of COLUMNS: every result against the first."""
-    first, rows = results[0], []
+    first = results[0]
+    rows: list[list[object]] = []
     for second in results[1:]:
         for d in compare(first, second):
             low, high = d.interval or (None, None)
@@ -125,8 +127,9 @@ def show(rows: Sequence[Sequence[object]], console: Console) -> None:
     table.add_column("metric", overflow="fold", min_width=10)
     for name in ("first", "second", "change", "95 %", "p", "exact"):  # 80 characters hold them
         table.add_column(name, no_wrap=True, justify="left" if name == "95 %" else "right")
-    for _, _, _, metric, first, second, difference, low, high, p, p_mcnemar, _ in rows:
-        clear = low is not None and high is not None and not low <= 0 <= high  # type: ignore[operator]
+    cells: Sequence[Sequence[Any]] = rows
+    for _, _, _, metric, first, second, difference, low, high, p, p_mcnemar, _ in cells:
+        clear = low is not None and high is not None and not low <= 0 <= high
         table.add_row(
             str(metric),
             f"{first:.3f}",
@@ -143,7 +146,7 @@ def _text(value: object) -> str:
     return "–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> None:
     """Compare results pair by pair."""
     parser = argparse.ArgumentParser(
         "mmclr eval compare", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -170,7 +170,7 @@ class Embedder:
     def _encode_pixels(self, pixels: Tensor) -> Tensor:
         normalised = self.model.normalise(pixels)
         if self.head == "pre":
-            return F.normalize(self.model.vision_model(normalised), dim=-1)
+            return F.normalize(self.alone("embed before the projection").vision_model(normalised), dim=-1)
         return self.model.encode_image(normalised)
 
     @property
@@ -185,8 +185,15 @@ class Embedder:
             return self._encode_tree, [order[i : i + ROWS] for i in range(0, len(order), ROWS)]
         return self._encode_batch, list(_by_tokens(sorted(range(len(ids)), key=lambda i: len(ids[i])), ids))
 
+    def alone(self, what: str) -> TwoTower:
+        """Return the model if it is a single one. Raises UserError: several side by side cannot do `what`."""
+        if not isinstance(self.model, TwoTower):
+            raise UserError(f"{self.name}: several models side by side cannot {what}; name one of them")
+        return self.model
+
     def _encode_tree(self, ids: list[list[int]]) -> Tensor:
-        return F.normalize(self.model.text_projection(prefix_tree.features(self.model.text_model, ids)), dim=-1)
+        model: Any = self.model  # whose text tower is ours
+        return F.normalize(model.text_projection(prefix_tree.features(model.text_model, ids)), dim=-1)
 
     def _encode_batch(self, ids: list[list[int]]) -> Tensor:
         tokens, lengths = self.tokenizer.pad(ids)

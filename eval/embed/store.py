@@ -38,7 +38,7 @@ class Store:
             self._take(digests, rows)
         self._written = len(self._place)  # rows that are on disk
 
-    def __contains__(self, digest: bytes) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._place
 
     def add(self, digests: Sequence[bytes], rows: Tensor) -> None:

@@ -53,7 +53,7 @@ def guesses(embedded: Embedded, weights: Tensor, scale: float, which: Sequence[i
     return [
         {
             "picture": data.read(i),
-            "truth": data.classnames[int(data.labels[i])],
+            "truth": data.classnames[int(data.classes[i])],
             "guesses": [[data.classnames[c], p] for c, p in zip(classes, row)],
         }
         for i, classes, row in zip(which, index.tolist(), best.tolist())

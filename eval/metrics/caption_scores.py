@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmclr.eval.metrics.measurement import Measurement
@@ -149,7 +150,7 @@ def _vectors(
     return vectors, norms, sum(count for gram, count in grams.items() if len(gram) == 2)
 
 
-def _cosine(a: tuple, b: tuple) -> float:
+def _cosine(a: tuple[Any, ...], b: tuple[Any, ...]) -> float:
     """Return the mean over orders of CIDEr-D's clipped cosine of a caption and a reference."""
     (mine, norm, length), (theirs, other, aim) = a, b
     near = math.exp(-((length - aim) ** 2) / (2 * SIGMA**2))

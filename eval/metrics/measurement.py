@@ -54,13 +54,13 @@ class Measurement:
 
     def interval(self) -> tuple[float, float] | None:
         """Return the 95 % confidence interval of the metric; None where fewer than two units were seen."""
-        if self.n < 2:
+        if self.n < 2 or self.mean is None:
             return None
         z = Z95 if self.clusters is None else float(stats.t.ppf(0.975, self.n - 1))
         if not self.share:
             half = z * self.variance() ** 0.5
             return self.mean - half, self.mean + half
-        return _wilson(self.mean, self._effective_n(), z)
+        return _wilson(self.mean, self._effective_n(self.mean), z)
 
     @property
     def method(self) -> str:
@@ -72,9 +72,9 @@ class Measurement:
             return f"{kind} at the effective sample size, clustered by {self.unit}, Student t"
         return f"{kind} at the effective sample size over {self.unit}"
 
-    def _effective_n(self) -> float:
-        """Return the n of a plain proportion with the same variance."""
-        variance, p = self.variance(), self.mean
+    def _effective_n(self, p: float) -> float:
+        """Return the n of a plain proportion p with the same variance."""
+        variance = self.variance()
         if variance <= 0 or not 0 < p < 1:  # all alike: nothing is known about the spread, so count units
             return self.n
         n = p * (1 - p) / variance

@@ -203,8 +203,8 @@ class _Side:
         self.not_below[who] += torch.ge(scores, limit, out=out).sum(dim).long()
 
     def ranks(self) -> Ranks:
-        parts = (self.above, self.not_below - self.above, self.partners)
-        return Ranks(*(part.cpu() for part in parts), size=self.size)
+        tied = self.not_below - self.above
+        return Ranks(self.above.cpu(), tied.cpu(), self.partners.cpu(), size=self.size)
 
 
 def refuse_broken(name: str, x: Tensor) -> None:

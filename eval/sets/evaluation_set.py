@@ -92,13 +92,14 @@ class EvalSet:
         return replace(self._of(numbers), skipped={**self.skipped, **more})
 
     def _of(self, numbers: Sequence[int]) -> EvalSet:
+        read, where = self.read, self.where
         return replace(
             self,
-            read=lambda i, read=self.read: read(numbers[i]),
+            read=lambda i: read(numbers[i]),
             keys=[self.keys[i] for i in numbers],
             captions=[self.captions[i] for i in numbers] if self.captions else (),
             labels=None if self.labels is None else self.labels[list(numbers)],
-            where=None if self.where is None else (lambda i, where=self.where: where(numbers[i])),
+            where=None if where is None else (lambda i: where(numbers[i])),
         )
 
     def need_captions(self) -> None:
@@ -108,8 +109,14 @@ class EvalSet:
 
     def need_classes(self) -> None:
         """Raise UserError where the set has no classes."""
+        _ = self.classes
+
+    @property
+    def classes(self) -> Tensor:
+        """`labels` of a set that has some. Raises UserError where it has none."""
         if self.labels is None:
             raise UserError(f"{self.name}: the set has no classes; name a label with --label cls or --label json:FIELD")
+        return self.labels
 
     @property
     def annotation_hash(self) -> str:

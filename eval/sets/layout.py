@@ -83,10 +83,10 @@ def _members(data: EvalSet, i: int, member: str) -> Iterator[tuple[str, bytes]]:
     if member == "txt":
         yield member, "\n".join(text.replace("\n", "\\n") for text in data.captions[i]).encode()
     elif member == "cls":
-        yield member, str(int(data.labels[i])).encode()
+        yield member, str(int(data.classes[i])).encode()
     else:
         out = io.BytesIO()
-        np.save(out, data.labels[i].numpy().astype(np.int64))
+        np.save(out, data.classes[i].numpy().astype(np.int64))
         yield member, out.getvalue()
 
 

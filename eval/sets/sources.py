@@ -60,8 +60,8 @@ def open_set(
             templates=ours,
             name=name or (path.name if path.is_dir() else ""),
         )
-    given = {"templates": templates} if templates else {}
-    return replace(found, language=language, max_faults=max_faults, **given).check()
+    found = replace(found, language=language, max_faults=max_faults, templates=templates or found.templates)
+    return found.check()
 
 
 def _renamed(data: EvalSet, classnames: Sequence[str]) -> EvalSet:

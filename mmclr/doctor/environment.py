@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -101,7 +102,7 @@ def unmet(requirement: Requirement) -> str:
     return "" if requirement.specifier.contains(version, prereleases=True) else f"{version} is installed"
 
 
-def probe() -> dict:
+def probe() -> dict[str, Any]:
     """Return what `probe.py` prints in a fresh interpreter: {"failures": {import: error}, "hardware": {...}}."""
     command = [sys.executable, "-c", (HERE / "probe.py").read_text()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -112,13 +113,13 @@ def probe() -> dict:
         return {"crash": f"exit status {done.returncode}, {last}"}
 
 
-def trapped(seen: dict) -> bool:
+def trapped(seen: dict[str, Any]) -> bool:
     """Say whether a torchvision built for CUDA stands beside a torch that is not."""
     built_for = (seen["hardware"] or {}).get("built_for")
     return not built_for and TRAP in seen["failures"].get("torchvision", "")
 
 
-def imports(seen: dict) -> Iterator[Finding]:
+def imports(seen: dict[str, Any]) -> Iterator[Finding]:
     """Say what does not import, and once why."""
     failures = dict(seen["failures"])
     if trapped(seen):
@@ -196,7 +197,7 @@ def threads() -> Finding:
     )
 
 
-def devices(hardware: dict) -> Iterator[Finding]:
+def devices(hardware: dict[str, Any]) -> Iterator[Finding]:
     """Say what this machine computes on, and in which precision."""
     version, built_for, found = hardware["version"], hardware["built_for"], hardware["devices"]
     memory = f", {hardware['memory'] / 2**30:.0f} GiB" if hardware["memory"] else ""

@@ -9,32 +9,33 @@ import json
 import os
 import sys
 import warnings
+from typing import Any
 
 IMPORTS = ["torch", "torchvision", "timm", "open_clip", "transformers.CLIPModel", "transformers.CLIPProcessor"]
 IMPORTS += ["accelerate", "webdataset"]
 
 
-def attempt(name):
+def attempt(name: str) -> str | None:
     """Import a module, or a lazy attribute of one; return what went wrong, or None."""
     module, _, attribute = name.partition(".")
     try:
         getattr(importlib.import_module(module), attribute or "__name__")
     except Exception as error:  # whatever it is, the doctor reports it
-        causes = [error]
-        while causes[-1].__cause__:
-            causes.append(causes[-1].__cause__)
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
         return f"{type(causes[-1]).__name__}: {causes[-1]}"
     return None
 
 
-def hardware():
+def hardware() -> dict[str, Any]:
     """Return what this torch can compute on."""
     import torch
 
     kinds = {"cuda": torch.version.cuda, "rocm": getattr(torch.version, "hip", None)}
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     devices = [torch.cuda.get_device_properties(i) for i in range(count)]
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "version": torch.__version__,
         "built_for": next((f"{kind} {version}" for kind, version in kinds.items() if version), None),
@@ -47,7 +48,7 @@ def hardware():
     }
 
 
-def memory():
+def memory() -> int | None:
     """Return the bytes of this machine's memory, or None where the system does not tell."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmclr.config import ConfigError, load
 from mmclr.data.samples import field_readers
@@ -141,7 +141,7 @@ def left_out(loader: Loader) -> Iterator[Finding]:
         yield Finding("ok", f"{loader.samples:,} samples, each with a picture and a caption")
 
 
-def samples(run: RunConfig, parts: Sequence[Shards]) -> Iterator[Finding]:
+def samples(run: RunConfig, parts: Sequence[Shards]) -> Generator[Finding, None, list[Any]]:
     """Read and decode a sample of the samples; return those that can be used."""
     begin = time.perf_counter()
     size = run.model.image.size

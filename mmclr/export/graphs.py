@@ -40,7 +40,8 @@ class Text(nn.Module):
         lengths = attention_mask.sum(1)
         if self.model.config.text.foreign is not None:
             return self.model.encode_text(input_ids, lengths)
-        x = self.model.text_model.tokens(input_ids)
+        text: Any = self.model.text_model
+        x = text.tokens(input_ids)
         last = x.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
         return F.normalize(self.model.text_projection(last), dim=-1)
 

@@ -24,13 +24,11 @@ def cost(source: Source, exact: parity.Peer, small: parity.Peer, shards: str = "
     """Return how far the int8 embeddings turn, and what that does to retrieval on shards."""
     peers = {"float32": exact, "int8": small}
     pixels = parity.prepare(parity.pictures(source.model.config.image.size), source.model.config.image)
-    turned = {
-        f"int8_lowest_cosine_{name}": float((a * b).sum(1).min())
-        for name, a, b in (
-            ("image", *(peer.image(pixels) for peer in peers.values())),
-            ("text", *(peer.text(parity.HARD_STRINGS) for peer in peers.values())),
-        )
-    }
+    embedded: list[tuple[str, Tensor, Tensor]] = [
+        ("image", exact.image(pixels), small.image(pixels)),
+        ("text", exact.text(parity.HARD_STRINGS), small.text(parity.HARD_STRINGS)),
+    ]
+    turned = {f"int8_lowest_cosine_{name}": float((a * b).sum(1).min()) for name, a, b in embedded}
     found = _recalls(source, peers, shards) if shards else {}
     return {**turned, **found}
 

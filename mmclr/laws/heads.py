@@ -37,7 +37,11 @@ def idle_head(case: Case) -> None:
     """A head that changes nothing changes nothing: neither the value nor gradients across the unit vectors."""
     bare = _bare(case)
     inputs, found = bare.features(9), []
-    for more in ({}, {"head": {"use": "reweight", "kappa": 1.0}}):  # the identity on unit vectors
+    settings: tuple[dict[str, Any], ...] = (
+        {},
+        {"head": {"use": "reweight", "kappa": 1.0}},
+    )  # the identity on unit vectors
+    for more in settings:
         objective = bare.make(**more)
         torch.manual_seed(0)
         value = objective(**inputs)
@@ -59,7 +63,8 @@ def teachers_head(case: Case) -> None:
     bare = _bare(case)
     for use in KINDS:
         objective = bare.make(head=use)
-        inputs, seen = bare.features(7), {}
+        inputs = bare.features(7)
+        seen: dict[str, Any] = {}
         for name in TEACHER.keys() & inputs.keys():  # the teacher says what the model says
             inputs[name] = inputs[name.removeprefix("ema_")].detach() if name[4:] in inputs else inputs[name]
 

@@ -31,6 +31,6 @@ def entries() -> list[Entry]:
 def _entry(docstring: str, key: str, room: str, path: Path, command: str) -> Entry:
     told = parse(docstring)
     file = str(path.resolve().relative_to(ROOT)) if path.resolve().is_relative_to(ROOT) else str(path)
-    nothing: dict[str, list[str]] = {"needs": [], "state": [], "fields": [], "presets": []}  # type: ignore[assignment]
     named = paper(key, told["arxiv"])
-    return Entry(key=key, paper=named, room=room, file=file, cost="", config=command, above=(), **nothing, **told)
+    told |= {"key": key, "paper": named, "room": room, "file": file, "cost": "", "config": command, "above": ()}
+    return Entry(needs=[], state=[], fields=[], presets=[], **told)

@@ -6,7 +6,7 @@ import argparse
 import base64
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ MAPS = (
 COLUMNS = ("set", "task", "metric", "value", "low", "high", "n")
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> None:
     """Write one HTML page."""
     parser = argparse.ArgumentParser(
         "mmclr report", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,15 +180,17 @@ def add_examples(page: Page, path: Path) -> None:
         page.charts("How they lie", drawn)
 
 
-def figures(kinds: Mapping[str, Any]) -> list[str]:
+def figures(kinds: Mapping[str, Any]) -> Sequence[str]:
     """Draw the distributions of scores and the maps of embeddings that an evaluation kept."""
     out = []
     if kinds.get("scores"):
         note = "Cosines of right pairs and of wrong ones: the less they overlap, the better pairs can be told."
         out.append(charts.histogram("scores", kinds["scores"], note=note))
     for kind, points in kinds.get("temperatures", {}).items():
-        curve = tuple(zip(*points))
-        out.append(charts.lines(f"{kind.replace('_', ' ')} by temperature", {kind: curve}, x_name="τ", x_log=True))
+        x, y = zip(*points)
+        out.append(
+            charts.lines(f"{kind.replace('_', ' ')} by temperature", {str(kind): (x, y)}, x_name="τ", x_log=True)
+        )
     return out + [scatter.scatter(title, kinds[name], note=note) for name, title, note in MAPS if kinds.get(name)]
 
 

@@ -24,8 +24,9 @@ def owned(folder: Path) -> Owned:
     """Return what the manifest of a folder says."""
     found: dict[str, set[tuple[str, str]]] = {}
     for line in lines(folder):
-        if isinstance(line.get("name"), str) and isinstance(line.get("sha256"), str):
-            found.setdefault(line["name"], set()).add((str(line.get("by")), line["sha256"]))
+        name, digest = line.get("name"), line.get("sha256")
+        if isinstance(name, str) and isinstance(digest, str):
+            found.setdefault(name, set()).add((str(line.get("by")), digest))
     return {name: frozenset(kinds) for name, kinds in found.items()}
 
 

@@ -25,7 +25,7 @@ class Muon(torch.optim.AdamW):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; gradients of matrices are used up by it."""
         for group in self.param_groups:
             if group.get("orthogonal"):
@@ -52,8 +52,9 @@ class Muon(torch.optim.AdamW):
         if not state:
             state["step"] = torch.zeros(())  # AdamW expects one in every state that it loads
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - decay)
-        return p.grad.lerp(state["momentum"], decay)
+        gradient: Tensor = p.grad  # type: ignore[assignment]  # the caller passes those that have one
+        state["momentum"].lerp_(gradient, 1 - decay)
+        return gradient.lerp(state["momentum"], decay)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class RunConfig:
     @staticmethod
     def beside(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
         """Return the tree of a file in `folder` with whole paths of the plugins that lie there."""
-        names = tree.get("plugins")
+        names: Any = tree.get("plugins")
         return {**tree, "plugins": plugins.located(names, folder)} if _are_texts(names) else tree
 
     @classmethod

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL
 from PIL import Image, ImageDraw, ImageFont
@@ -83,7 +84,7 @@ def plain_name(name: str, style_words: frozenset[str] = ANY_STYLE) -> str:
     return " ".join(words)
 
 
-def pack(folder: str | Path, size: int = 32) -> dict:
+def pack(folder: str | Path, size: int = 32) -> dict[str, Any]:
     """Write train-*.tar and test-*.tar of `size` x `size` px icons into `folder`; return what was written.
 
     The summary (kept in the folder as packed.json) has, for "train" and "test": pairs, names (different plain
@@ -100,7 +101,7 @@ def pack(folder: str | Path, size: int = 32) -> dict:
     return summary or _write(folder, fonts, size, settings)
 
 
-def _write(folder: Path, fonts: Path, size: int, settings: dict) -> dict:
+def _write(folder: Path, fonts: Path, size: int, settings: dict[str, Any]) -> dict[str, Any]:
     old = _own_shards(folder)
     splits, blank = {}, []
     for split in ("train", "test"):
@@ -125,7 +126,7 @@ def _write(folder: Path, fonts: Path, size: int, settings: dict) -> dict:
     return summary
 
 
-def _parts(samples: list) -> list[list]:
+def _parts(samples: list[Any]) -> list[list[Any]]:
     """Deal samples into parts of about SHARD_PAIRS."""
     count = max(1, round(len(samples) / SHARD_PAIRS))
     return [samples[i::count] for i in range(count)]
@@ -144,7 +145,7 @@ def _own_shards(folder: Path) -> list[Path]:
     return there
 
 
-def _stamp(folder: Path) -> dict:
+def _stamp(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / STAMP).read_text())
     except (OSError, ValueError):
@@ -156,7 +157,7 @@ def _is_stamp(start: bytes) -> bool:
     return start.startswith(b'{\n "settings": {\n  "format"')
 
 
-def _packed(folder: Path, settings: dict) -> dict | None:
+def _packed(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Return the summary of an earlier packing with these settings whose shards are all there."""
     summary = _stamp(folder)
     paths = {folder / name: size for name, size in summary.get("shards", {}).items()}
@@ -164,7 +165,7 @@ def _packed(folder: Path, settings: dict) -> dict | None:
     return summary if summary.get("settings") == settings and whole else None
 
 
-def _count(split: str, icons: list[Icon]) -> dict:
+def _count(split: str, icons: list[Icon]) -> dict[str, Any]:
     return {
         "pairs": len(icons),
         "names": len({icon.fields()["plain"] for icon in icons}),
@@ -197,7 +198,7 @@ def _draw(fonts: Path, family: Family, size: int) -> Iterator[tuple[Icon, bytes 
         icon = Icon(name, int(code, 16), family)
         mask = _mask(font, chr(icon.code))
         blank = mask is None or (missing is not None and mask.tobytes() == missing.tobytes())
-        yield icon, None if blank else _png(mask, size)
+        yield icon, None if mask is None or blank else _png(mask, size)
 
 
 def _only(folder: Path, pattern: str) -> Path:

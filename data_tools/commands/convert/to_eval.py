@@ -11,7 +11,7 @@ from mmclr.eval.sets import layout
 from mmclr.display.terminal import say
 
 
-def main(argv: list[str]) -> int | None:
+def main(argv: list[str]) -> None:
     """Write a set in CLIP_benchmark's layout."""
     parser = argparse.ArgumentParser(
         "mmclr data to-eval",

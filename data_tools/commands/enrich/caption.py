@@ -71,7 +71,7 @@ def recaption(
             sample, fault = None, caption if isinstance(caption, Fault) else None
             try:
                 sample = shards.read(number)
-                if fault is None:
+                if not isinstance(caption, Fault):
                     sample.members["json"] = _json(sample, field, caption)
             except Fault as found:
                 fault = found

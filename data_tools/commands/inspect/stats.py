@@ -57,7 +57,9 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
     chooser = Chooser({caption: 1.0})
     count = min(most or len(shards), len(shards))
     numbers = permute(positions(0, count), len(shards), key(np.zeros(count, np.int64)))
-    sizes, bytes_, formats, pictures = [], [], Counter(), Counter()
+    sizes, bytes_ = [], []
+    formats: Counter[str] = Counter()
+    pictures: Counter[Any] = Counter()
     texts: list[str] = []
     captions_each = []
     for number in np.sort(numbers).tolist():

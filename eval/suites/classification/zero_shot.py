@@ -44,9 +44,9 @@ Measured = tuple[dict[str, Measurement | None], dict[str, int], list[str]]
 
 
 def _single(embedded: Embedded, weights: torch.Tensor) -> Measured:
-    labels = embedded.data.labels
+    labels = embedded.data.classes
     ranks = rank(embedded.images, weights, Relevance(torch.arange(len(labels)), labels))
-    measured = {
+    measured: dict[str, Measurement | None] = {
         "acc1": scores.accuracy(ranks, 1),
         "acc5": scores.accuracy(ranks, 5),
         "mean_per_class_recall": scores.mean_per_class_recall(ranks, labels),
@@ -59,10 +59,12 @@ def _single(embedded: Embedded, weights: torch.Tensor) -> Measured:
 
 
 def _several(embedded: Embedded, weights: torch.Tensor) -> Measured:
-    targets = embedded.data.labels
+    targets = embedded.data.classes
     absent = int((targets.sum(0) == 0).sum())
     notes = [f"{absent} of {targets.shape[1]} classes have no picture and count 0"] if absent else []
-    measured = {"mean_average_precision": scores.mean_average_precision(embedded.images @ weights.T, targets)}
+    measured: dict[str, Measurement | None] = {
+        "mean_average_precision": scores.mean_average_precision(embedded.images @ weights.T, targets)
+    }
     return measured, {}, notes
 
 
@@ -72,7 +74,7 @@ def _examples(embedded: Embedded, weights: torch.Tensor, scale: float, count: in
     predicted = top(embedded.images, weights, 1)[1][:, 0]
     return {
         "guesses": examples.guesses(embedded, weights, scale, which),
-        "confusions": charts.confusions(predicted, data.labels, data.classnames),
+        "confusions": charts.confusions(predicted, data.classes, data.classnames),
     }
 
 

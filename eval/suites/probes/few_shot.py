@@ -112,7 +112,7 @@ def _cosine(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _classes(embedded: Embedded, least: int, ways: int) -> list[tuple[int, Tensor]]:
-    labels = embedded.data.labels
+    labels = embedded.data.classes
     rooms = [(int(c), (labels == c).nonzero().flatten()) for c in labels.unique()]
     enough = [(c, members) for c, members in rooms if len(members) >= least]
     if len(enough) < ways:

@@ -30,10 +30,10 @@ def knn(embedder: Embedder, train: EvalSet, test: EvalSet, *, ks: Sequence[int] 
     measured: dict[str, Any] = {}
     for k in ks:
         votes = torch.zeros(len(near), len(train.classnames), dtype=torch.float64)
-        votes.scatter_add_(1, learnt.data.labels[index[:, :k]], (near[:, :k].double() / TEMPERATURE).exp())
-        ranks = rank_of_class(votes, tested.data.labels)
+        votes.scatter_add_(1, learnt.data.classes[index[:, :k]], (near[:, :k].double() / TEMPERATURE).exp())
+        ranks = rank_of_class(votes, tested.data.classes)
         measured[f"knn{k}_acc1"] = scores.accuracy(ranks, 1)
-        measured[f"knn{k}_mean_per_class_recall"] = scores.mean_per_class_recall(ranks, tested.data.labels)
+        measured[f"knn{k}_mean_per_class_recall"] = scores.mean_per_class_recall(ranks, tested.data.classes)
     return result("knn", embedder, learnt, tested, measured, began)
 
 

@@ -31,7 +31,7 @@ def linear_probe(embedder: Embedder, train: EvalSet, test: EvalSet, *, shots: in
     classes = len(train.classnames)
     penalty = choose_penalty(x, y, classes, seed)
     model = logistic.fit(x, y, classes, penalty=penalty)
-    ranks, labels = rank_of_class(model(tested.images), tested.data.labels), tested.data.labels
+    ranks, labels = rank_of_class(model(tested.images), tested.data.classes), tested.data.classes
     measured = {
         "lp_acc1": scores.accuracy(ranks, 1),
         "lp_acc5": scores.accuracy(ranks, 5),
@@ -71,7 +71,7 @@ def held_out(y: Tensor, seed: int) -> Tensor:
 
 
 def _few(learnt: Embedded, shots: int, seed: int) -> tuple[Tensor, Tensor]:
-    y = learnt.data.labels
+    y = learnt.data.classes
     if shots < 0:
         return learnt.images, y
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))

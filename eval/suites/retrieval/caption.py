@@ -46,7 +46,7 @@ def run(
     """
     data.need_captions()
     began = time.perf_counter()
-    writer = Writer(embedder.model)
+    writer = Writer(embedder.alone("write captions"))
     embedded = embedder.pictures(data)
     judged = embedded if judge is None else judge.pictures(embedded.data)
     captions, costs, tokens = write(embedder, writer, embedded.data, how)
@@ -116,7 +116,9 @@ def _costs(embedder: Embedder, pixels: Tensor, references: list[Sequence[str]]) 
     out = torch.zeros(len(references), 2, dtype=torch.float64)
     for part in torch.arange(len(owner)).split(embedder.batch):
         some = [owner[i] for i in part]
-        found = log_probabilities(embedder.model, pixels[some], *(x[part].to(pixels.device) for x in (tokens, lengths)))
+        found = log_probabilities(
+            embedder.alone("write captions"), pixels[some], *(x[part].to(pixels.device) for x in (tokens, lengths))
+        )
         out.index_add_(0, torch.tensor(some), torch.stack([-found.sum(1).cpu().double(), lengths[part] - 1.0], 1))
     return out
 

@@ -97,7 +97,9 @@ def run(
                 measured[f"{task}_{how}_recall@{k}"] = Measurement(ranks.hits(k).numpy(), unit="templates")
     for how in combiners:
         recalls = [
-            m.mean for key, m in measured.items() if key.endswith(f"_{how}_recall@1") and isinstance(m, Measurement)
+            m.mean or 0.0
+            for key, m in measured.items()
+            if key.endswith(f"_{how}_recall@1") and isinstance(m, Measurement)
         ]
         measured[f"average_{how}_recall@1"] = sum(recalls) / len(recalls)
     return Result.of(

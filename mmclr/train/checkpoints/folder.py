@@ -110,10 +110,11 @@ def discard(folder: Path, heir: Path | None = None) -> None:
         listed = {POSITION, *read_position(folder)["files"]}
     except (OSError, ValueError, KeyError, TypeError):  # not whole, or written before there was a list
         listed = {name for name in there if name.partition("/")[0] in PARTS}
-    for name in there - listed if heir else ():
-        (heir / name).parent.mkdir(parents=True, exist_ok=True)
-        if not (heir / name).exists():
-            (folder / name).rename(heir / name)
+    if heir is not None:
+        for name in there - listed:
+            (heir / name).parent.mkdir(parents=True, exist_ok=True)
+            if not (heir / name).exists():
+                (folder / name).rename(heir / name)
     written.remove_listed(folder, [POSITION, *(listed & there)])  # position.json first: what lacks it is not whole
 
 
@@ -167,10 +168,10 @@ def set_aside(out: Path, after: int, read: Iterable[str] = ()) -> Path | None:
     later = [path for path in all_of(out) if path.name > folder_of(out, after).name]
     if not later:
         return None
-    for path in filter(None, read):
-        if any(folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents) for folder in later):
+    for begun in filter(None, read):
+        if any(folder.resolve() in (Path(begun).resolve(), *Path(begun).resolve().parents) for folder in later):
             raise UserError(
-                f"{path}: the run begins before this checkpoint of its own folder, which would be moved aside from "
+                f"{begun}: the run begins before this checkpoint of its own folder, which would be moved aside from "
                 "under it; set out to another folder"
             )
     aside = next(path for n in itertools.count(1) if not (path := out / "checkpoints" / f"aside-{n}").exists())

@@ -70,9 +70,8 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
 
 def scrambled(batch: Batch, t: Trainer) -> Batch:
     """Return the batch with noise for pictures and random words between the first and the last of each text."""
-    pixels, views = (
-        None if x is None else torch.randint(0, 256, x.shape, dtype=torch.uint8) for x in (batch.pixels, batch.views)
-    )
+    pixels = torch.randint(0, 256, batch.pixels.shape, dtype=torch.uint8)
+    views = None if batch.views is None else torch.randint(0, 256, batch.views.shape, dtype=torch.uint8)
     places = torch.arange(batch.tokens.shape[1])
     words = torch.randint(0, t.tokenizer.vocab_size, batch.tokens.shape)
     special = torch.tensor([t.tokenizer.bos_id, t.tokenizer.eos_id, t.tokenizer.pad_id])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +48,17 @@ class Fsdp(Plain):
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
         return whole.to(self.accelerator.device)  # gradients that are offloaded lie elsewhere
 
+    @property
+    def _cut_ones(self) -> dict[str, DTensor]:
+        """The parameters, which fully_shard has cut."""
+        return cast(dict[str, DTensor], self.parameters)
+
     def shards(self) -> dict[str, Tensor]:
         """Return this rank's part of every parameter: tensors that share its memory."""
-        return {name: p.to_local().detach() for name, p in self.parameters.items()}
+        return {name: p.to_local().detach() for name, p in self._cut_ones.items()}
 
     def _whole(self, name: str) -> Tensor:
-        return self.parameters[name].detach().full_tensor()
+        return self._cut_ones[name].detach().full_tensor()  # type: ignore[attr-defined]
 
     def _state_of(self, name: str, p: Tensor) -> Iterator[tuple[str, Tensor]]:
         for key, value in self.optimizer.state.get(p, {}).items():
@@ -63,19 +68,19 @@ class Fsdp(Plain):
                 yield key, value
 
     def _set_state(self, name: str, entry: dict[str, Any]) -> None:
-        p = self.parameters[name]
+        p = self._cut_ones[name]
         self.optimizer.state[p] = {
             key: value.to(p.device, copy=True) if key == "step" else self._cut(value, p) for key, value in entry.items()
         }
 
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a tensor that has a parameter's shape, as a new tensor like in `shards`."""
-        return self._cut(whole, self.parameters[name]).to_local().clone()
+        return self._cut(whole, self._cut_ones[name]).to_local().clone()
 
     def _cut(self, value: Tensor, p: DTensor) -> DTensor:
         whole = value.to(p.device).view(p.shape)
         cut = distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
-        return cut.to(p.device)  # the mesh's device is not that of parameters that are offloaded
+        return cast(DTensor, cut.to(p.device))  # the mesh's device is not that of parameters that are offloaded
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

@@ -132,13 +132,15 @@ class Zero(Plain):
 
     def shards(self) -> dict[str, Tensor]:
         """Return this rank's part of every parameter: tensors that share its memory."""
-        return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in self.parameters.items()}
+        parameters: dict[str, Any] = self.parameters  # to which DeepSpeed has given more attributes
+        return {name: p.ds_tensor.data if self.stage == 3 else p.data for name, p in parameters.items()}
 
     def weights_changed(self, names: Iterable[str]) -> None:
         """Forget what stage 3 has put together of these weights: it is put together again when it is read."""
         if self.stage == 3:
+            parameters: dict[str, Any] = self.parameters
             for name in names:
-                self.parameters[name].partition()  # type: ignore[operator]
+                parameters[name].partition()
 
     def part_of(self, name: str, whole: Tensor) -> Tensor:
         """Return this rank's part of a tensor that has a parameter's shape, as a new tensor like in `shards`."""

@@ -75,7 +75,7 @@ class Evaluation:
         """Every measure of both suites, and of further results, with its interval."""
         return [(name, value, r.ci95.get(name)) for r in (*self.results, *more) for name, value in r.metrics.items()]
 
-    def figures(self) -> list[str]:
+    def figures(self) -> Sequence[str]:
         """How right and wrong pairs score, and a map of the embeddings."""
         return figures(self.results[0].examples)
 

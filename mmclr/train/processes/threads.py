@@ -96,7 +96,7 @@ def try_out(t: Parts, numbers: Sequence[int]) -> dict[int, float]:
     if len(numbers) == 1:
         return {numbers[0]: 0.0}
     size = t.run.micro_batch or t.run.data.batch
-    with torch.random.fork_rng([]), contextlib.closing(t.loader.ahead()) as batches:
+    with torch.random.fork_rng([]), contextlib.closing(t.loader.ahead()) as batches:  # type: ignore[type-var]
         try:
             step = _copy(t)
             for _ in range(WARM):  # the first steps take memory and load libraries

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmclr import plugins, vocabulary
 from mmclr.losses import Facts, Objective, catalogue
 from mmclr.losses.weighted_sum import build_terms
+from mmclr.random_features import Sizes
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Case:
 def features(needs: tuple[str, ...], b: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return a random value of each feature, of `b` samples; the student's want gradients."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = vocabulary.Sizes(b=b, dtype=dtype)
+    sizes = Sizes(b=b, dtype=dtype)
     made = {name: vocabulary.example(name, sizes, generator) for name in needs}
     return {name: x.requires_grad_() if wants_gradient(name) else x for name, x in made.items()}
 

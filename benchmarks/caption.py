@@ -1,6 +1,6 @@
 """Captions: decoding with a cache against recomputing, and the loss in chunks against whole logits. Last line: JSON.
 
-decode_speedup              captions of 30 tokens of encoded pictures, greedy: generate(use_cache=False) / with cache
+decode_speedup              captions of 30 tokens of encoded images, greedy: generate(use_cache=False) / with cache
 decode_speedup_beams        the same with four beams
 generate_speedup            the same as the first, the image encoder included, which both run once
 caption_loss_memory_ratio   peak of forward and backward, B = 256, 32 tokens, 49,408 words: whole logits / ours

@@ -1,14 +1,14 @@
 """What captions cost and give: one recipe with and without the objective `caption`, on picto. Last line: JSON.
 
 Both runs see the same pairs in the same order, in three drawing styles; both are tested on the fourth, which neither
-has seen. A caption is a name, a colon, and tags; what stands before the colon names the picture.
+has seen. A caption is a name, a colon, and tags; what stands before the colon names the image.
 
-retrieval_kept        recall@10 of pictures for captions, with the objective / without; `within` says whether the
+retrieval_kept        recall@10 of images for captions, with the objective / without; `within` says whether the
                       first lies within the 95 % interval of the second
-name_accuracy         share of pictures whose caption begins with exactly their name; also without countries' flags
+name_accuracy         share of images whose caption begins with exactly their name; also without countries' flags
 name_prior            the same for the most frequent name of the training set
-name_blind            the same for what the model wrote about another picture: names as frequent, and nothing seen
-cider, cider_blind    CIDEr of whole captions, of the right and of another picture
+name_blind            the same for what the model wrote about another image: names as frequent, and nothing seen
+cider, cider_blind    CIDEr of whole captions, of the right and of another image
 
     python benchmarks/caption_quality.py [SHARDS_FOLDER [OUT_FOLDER]]      about 20 minutes on one quiet thread
 """
@@ -75,12 +75,12 @@ def report_retrieval(found: dict[str, Result]) -> dict[str, float]:
 
 
 def names_of(urls: str) -> list[str]:
-    """Return the names of a set's pictures."""
+    """Return the names of a set's images."""
     return [name.lower() for (name,) in open_set(urls, caption="json:name").captions]
 
 
 def named(captions: Sequence[str], names: Sequence[str]) -> Measurement:
-    """Whether a caption begins with the picture's name and a colon."""
+    """Whether a caption begins with the image's name and a colon."""
     return Measurement(np.array([c.startswith(f"{name}:") for c, name in zip(captions, names)]), unit="images")
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     other = written[len(written) // 2 :] + written[: len(written) // 2]
     names, trained = (names_of(f"{shards}/{part}.tar") for part in ("test-{00000..00003}", "train-{00000..00009}"))
     common = Counter(trained).most_common(1)[0][0]
-    print(f"of {len(names)} pictures {sum(name in set(trained) for name in names)} have a name that was in training")
+    print(f"of {len(names)} images {sum(name in set(trained) for name in names)} have a name that was in training")
     said = {
         "accuracy": named(written, names),
         "prior": named([f"{common}:"] * len(names), names),

@@ -2,7 +2,7 @@
 
 The peer reads our open_clip export with open_clip, its transform and its tokenizer: nothing of mmclr computes its
 numbers. Both compute in float64: in float32 two scores that differ by less than its rounding
-stand in whichever order a matmul happens to give. Sets: classification, several classes a picture, retrieval with
+stand in whichever order a matmul happens to give. Sets: classification, several classes an image, retrieval with
 several captions.
     python benchmarks/cross_check.py [--model FOLDER] [--data SHARDS]
 """
@@ -37,7 +37,7 @@ from mmclr.models.two_tower import TwoTower, with_tokenizer
 
 PICTO = str(peers.PICTO / "test-{00000..00003}.tar")
 TEMPLATES = ["an icon of {c}.", "a small drawing of {c}", "{c}"]
-COMMON = 15  # pictures that a tag must have to be a class
+COMMON = 15  # images that a tag must have to be a class
 PEER = """
 import torch, open_clip
 import clip_benchmark.models as models
@@ -100,7 +100,7 @@ def compare(model: str, data: str, scratch: Path) -> list[float]:
 
 
 def sets(data: str) -> list[tuple[str, str, EvalSet]]:
-    """Return three sets of distinct pictures: of equal ones the peer's numbers depend on their order, ours do not."""
+    """Return three sets of distinct images: of equal ones the peer's numbers depend on their order, ours do not."""
     groups = open_set(data, label="json:subgroup", templates=TEMPLATES)
     tags = open_set(data, label="json:tags", templates=TEMPLATES)
     captions, names = open_set(data), open_set(data, caption="json:name")
@@ -114,7 +114,7 @@ def sets(data: str) -> list[tuple[str, str, EvalSet]]:
         ("wds_tags", "zeroshot_classification", tags),
         ("wds_captions", "zeroshot_retrieval", replace(captions, captions=both)),
     ]
-    return [(name, task, evalset.subset(distinct, "equal picture")) for name, task, evalset in chosen]
+    return [(name, task, evalset.subset(distinct, "equal image")) for name, task, evalset in chosen]
 
 
 def measure(model: str, root: Path, task: str) -> Result:
@@ -155,7 +155,7 @@ def peer_metrics(path: Path, model: str, root: Path, task: str, scratch: Path) -
 
 
 def random_model(folder: Path, data: str) -> Path:
-    """Write a model whose answers differ from picture to picture: the icons preset, its embeddings made louder."""
+    """Write a model whose answers differ from image to image: the icons preset, its embeddings made louder."""
     captions = [text for texts in open_set(data).captions for text in texts]
     tokenizer = Tokenizer.train(captions, 2000, context=16)
     config = with_tokenizer(

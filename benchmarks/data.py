@@ -95,7 +95,7 @@ exec(MEASURE)
 
 
 def write_photos(folder: Path) -> str:
-    """Write shards of pictures with detail at all scales, as photographs have; return their pattern."""
+    """Write shards of images with detail at all scales, as photographs have; return their pattern."""
     folder.mkdir()
     draw = np.random.default_rng(0)
     for shard in range(SHARDS):
@@ -280,14 +280,14 @@ def memory(shards: str) -> dict[str, float]:
 
 
 def small(shards: str) -> dict[str, float]:
-    """32 px pictures kept in memory: the whole of a batch of 256 on one core, augmentation and tokens included."""
+    """32 px images kept in memory: the whole of a batch of 256 on one core, augmentation and tokens included."""
     with tempfile.TemporaryDirectory() as scratch:
         with webdataset.TarWriter(f"{scratch}/0.tar") as out:
             draw = np.random.default_rng(0)
             for n in range(2048):
-                picture = io.BytesIO()
-                Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(picture, "PNG")
-                out.write({"__key__": f"{n:06d}", "png": picture.getvalue(), "txt": f"picture number {n}"})
+                image = io.BytesIO()
+                Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(image, "PNG")
+                out.write({"__key__": f"{n:06d}", "png": image.getvalue(), "txt": f"image number {n}"})
         augment = {"shift": 0.1, "zoom": [0.8, 1.2], "crop_scale": [1, 1], "crop_ratio": [1, 1]}
         settings = {"batch": 256, "workers": 0, "cache": "decoded", "resample": "bilinear", "augment": augment}
         config = load(DataConfig, {"train": f"{scratch}/0.tar", **settings})

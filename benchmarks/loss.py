@@ -45,7 +45,7 @@ def features(b: int, width: int = 512, dtype: torch.dtype = torch.float32) -> li
 
 
 def objective(key: str, **fields: Any) -> Loss:
-    """An objective of ours as a function of (image, text, scale, bias), every picture and caption another."""
+    """An objective of ours as a function of (image, text, scale, bias), every image and caption another."""
     made = build(key, fields)
 
     def run(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
     python benchmarks/papers.py [STEM ...] [--stale] [--rounds N] [--batch B] [--write]
 
-Each config gets a process of its own, whose trainer is the real one, on drawn pictures of 32 px that a thread decodes
+Each config gets a process of its own, whose trainer is the real one, on drawn images of 32 px that a thread decodes
 beforehand. There it takes two steps, after which the peak of the memory is read; then a second trainer, of plain
 InfoNCE, takes turns with it, step by step, and the ratio is the median of the rounds' ratios of CPU time. One thread.
 --write puts what was measured into mmclr/papers/costs.json. The last line is one JSON object.

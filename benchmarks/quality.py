@@ -1,8 +1,8 @@
-"""What is learnt from the same pictures: mmclr's recipe for small data beside open_clip 3.3.0's own trainer.
+"""What is learnt from the same images: mmclr's recipe for small data beside open_clip 3.3.0's own trainer.
 
     python benchmarks/quality.py [--train SHARDS --test SHARDS] [--seeds 3] [--samples 61440] [--out build/quality]
 
-Same towers, same pictures, one thread each, seed by seed in turns. Three runs a seed: open_clip's trainer; ours on as
+Same towers, same images, one thread each, seed by seed in turns. Three runs a seed: open_clip's trainer; ours on as
 many samples; ours on as many samples as it trains in open_clip's time (the ratio of speeds is measured first, in short
 runs in turns). All are evaluated by the same code on a style that no training saw. Ratios are of means over seeds;
 their intervals come from drawing seeds and test samples again together. Hours of computing: a run that was stopped
@@ -55,7 +55,7 @@ SPEED_STEPS = 30  # of a run that tells how fast a trainer is
 
 @dataclasses.dataclass(frozen=True)
 class Ours(Trial):
-    """mmclr with the recipe under test; also asked for pictures by their bare names."""
+    """mmclr with the recipe under test; also asked for images by their bare names."""
 
     def _evaluate(self, test: str, relation: str, label: str) -> None:
         super()._evaluate(test, relation, label)

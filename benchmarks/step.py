@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--part speed,text,gradient,cached,bf16,end_to_end] [--rounds N] [--profile [B]]
 
-Pictures of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
+Images of 64 px in patches of 8, width 192, 6 layers; texts of up to 77 tokens, width 192, 6 layers; captions of about
 16 tokens (Gamma-drawn). The peer pads texts to 77, as its trainer does. Ours is what the trainer runs: the Step from
 uint8 pixels, the gradient's norm and fused AdamW. One thread each, each in its own process with its trainer's memory
 allocator (ours: mmclr/runtime/allocator.py), in turns, round by round; a ratio is the median of the rounds'

@@ -1,8 +1,8 @@
 """Evaluation side by side with the peers, in one process and one thread, interleaved, medians. Last line: JSON.
 
 classifier_speedup   100 ImageNet classes x 80 templates, against open_clip's build_zero_shot_classifier
-recall_speedup       recall@1,5,10 both ways, 5,000 pictures x 25,000 captions, against clip_benchmark's recall_at_k
-cached_second_suite  zero-shot after retrieval on the same pictures, against zero-shot with nothing embedded yet
+recall_speedup       recall@1,5,10 both ways, 5,000 images x 25,000 captions, against clip_benchmark's recall_at_k
+cached_second_suite  zero-shot after retrieval on the same images, against zero-shot with nothing embedded yet
 agreement            largest difference to clip-benchmark 1.6.2 (see cross_check.py)
 """
 

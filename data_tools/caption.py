@@ -15,7 +15,7 @@ from typing import IO
 from PIL import Image
 from rich.progress import Progress
 
-from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import IMAGES, Shards
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     """`mmclr caption MODEL PICTURES...`."""
     parser = argparse.ArgumentParser(
         description="Write captions with a model that was trained with model.captioner. Each line of the output is "
-        '{"picture": ..., "caption": ...}, or "error" in place of the caption where a picture cannot be read. With '
+        '{"picture": ..., "caption": ...}, or "error" in place of the caption where an image cannot be read. With '
         "--out, a command that was stopped goes on where it was.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("pictures", nargs="+", help="files, folders (with all below), and shards: braces, globs, ::")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL to write; default: the terminal")
     add_arguments(parser)
-    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default 64)")
+    parser.add_argument("--batch", type=int, default=64, help="images at a time (default 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_intermixed_args(argv)
     pictures, how = open_pictures(args.pictures), decoding(args)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
             if isinstance(caption, Fault):
                 ledger.add([pictures.entry(number, caption)])
             _print(file, pictures.names[number], caption)
-    told = f"{args.out}: {len(pictures):,} pictures" if args.out else f"{len(pictures):,} pictures"
+    told = f"{args.out}: {len(pictures):,} images" if args.out else f"{len(pictures):,} images"
     say(f"{told}, {ledger.lost} of them unreadable" if ledger.lost else told, file=sys.stderr)
     for line in ledger.lines(met="without a caption"):
         say(line, file=sys.stderr)
@@ -78,14 +78,14 @@ class Pictures:
         return len(self.names)
 
     def entry(self, number: int, fault: Fault) -> Entry:
-        """Return the ledger's line for a fault of a picture."""
+        """Return the ledger's line for a fault of an image."""
         place = self.places[number]
         if isinstance(place, Path):
             return Entry(str(place), 0, "", fault.reason, fault.detail)
         return place[0].entry(place[1], fault)
 
     def read(self, number: int) -> bytes:
-        """Return a picture's bytes. Raises Fault."""
+        """Return an image's bytes. Raises Fault."""
         place = self.places[number]
         if not isinstance(place, Path):
             shards, sample = place
@@ -94,7 +94,7 @@ class Pictures:
 
 
 def open_pictures(sources: Iterable[str]) -> Pictures:
-    """Return the pictures that the command line names, in its order, those of a folder sorted."""
+    """Return the images that the command line names, in its order, those of a folder sorted."""
     found = Pictures([], [])
     for source in sources:
         for name, place in _open(source):
@@ -108,9 +108,7 @@ def _open(source: str) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
     if path.is_dir():
         files = [file for file in sorted(path.rglob("*")) if file.suffix.lower().lstrip(".") in IMAGES]
         if not files:
-            raise UserError(
-                f"{source}: no pictures in this folder ({', '.join(IMAGES)}); for its shards: {source}/*.tar"
-            )
+            raise UserError(f"{source}: no images in this folder ({', '.join(IMAGES)}); for its shards: {source}/*.tar")
         yield from ((str(file), file) for file in files)
     elif path.is_file() and path.suffix != ".tar":
         yield source, path
@@ -126,7 +124,7 @@ def _open(source: str) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
 def written(
     encoder: Encoder, pictures: Pictures, start: int, how: Decoding, batch: int
 ) -> Iterator[tuple[int, str | Fault]]:
-    """Yield (number, caption) from `start` on; a Fault in place of the caption where there is no picture.
+    """Yield (number, caption) from `start` on; a Fault in place of the caption where there is no image.
 
     Batches begin at multiples of `batch` and each has its own seed: a run that goes on draws what a whole one does.
     """
@@ -149,13 +147,13 @@ def written(
 
 def _read(pictures: Pictures, number: int) -> Image.Image | Fault:
     try:
-        return Picture(pictures.read(number), MAX_PIXELS).pixels(WHITE)
+        return EncodedImage(pictures.read(number), MAX_PIXELS).pixels(WHITE)
     except Fault as fault:
         return fault
 
 
 def _done(out: Path | None, pictures: Pictures) -> int:
-    """Return how many pictures a file has lines of already; they must be the first of these."""
+    """Return how many images a file has lines of already; they must be the first of these."""
     if out is None or not out.is_file():
         return 0
     data = out.read_bytes()
@@ -165,7 +163,7 @@ def _done(out: Path | None, pictures: Pictures) -> int:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{out}: has lines that are no captions of ours; name another file, or delete it") from None
     if names != pictures.names[: len(names)]:
-        raise UserError(f"{out} has captions of other pictures; name another file, or delete it")
+        raise UserError(f"{out} has captions of other images; name another file, or delete it")
     if whole != data:  # the last line was cut short
         os.truncate(out, len(whole))
     return len(names)

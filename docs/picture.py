@@ -1,4 +1,4 @@
-"""Make docs/report.png, the README's picture of the demo's page: wide and light, narrow and dark. Needs Chromium.
+"""Make docs/report.png, the README's image of the demo's page: wide and light, narrow and dark. Needs Chromium.
 
 python docs/picture.py runs/demo/report.html
 """
@@ -13,11 +13,11 @@ from PIL import Image
 
 HEIGHT, WIDE, NARROW, GAP = 1120, 1200, 390, 28
 COLOURS = 256  # of the palette: the page has few, and the file stays small
-STILL = "<style>html { scroll-behavior: auto !important; }</style></head>"  # no picture of a page on its way
+STILL = "<style>html { scroll-behavior: auto !important; }</style></head>"  # no image of a page on its way
 
 
 def main() -> None:
-    """Take both pictures and put them side by side."""
+    """Take both images and put them side by side."""
     page = Path(sys.argv[1]).read_text("utf-8")
     dark = page.replace('<html lang="en">', '<html lang="en" data-theme="dark">')
     with tempfile.TemporaryDirectory() as folder:

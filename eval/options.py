@@ -29,7 +29,7 @@ def add_model(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--model", help="the same, as CLIP_benchmark names it")
     p.add_argument("--pretrained", default="", help="goes into the result as it is (CLIP_benchmark's field)")
-    p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="pictures at a time")
+    p.add_argument("--batch", "--batch_size", "--batch-size", type=int, default=256, help="images at a time")
     p.add_argument("--workers", "--num_workers", "--num-workers", type=int, default=2, help="threads that decode")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     p.add_argument(
@@ -40,7 +40,7 @@ def add_model(p: argparse.ArgumentParser) -> None:
         default="post",
         metavar="post|pre|OBJECTIVE",
         help="features after the projection, before "
-        "it (pictures only), or behind the head with which the run trained this objective",
+        "it (images only), or behind the head with which the run trained this objective",
     )
     p.add_argument("--no_amp", "--no-amp", action="store_true", help="float32, which is the default here")
     p.add_argument(

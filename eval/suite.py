@@ -47,7 +47,7 @@ class Suite:
             type=int,
             default=12,
             metavar="N",
-            help="queries or pictures kept beside FILE for `mmclr report` to show (0: none)",
+            help="queries or images kept beside FILE for `mmclr report` to show (0: none)",
         )
         return p
 

@@ -1,4 +1,4 @@
-"""A trained model for people who write Python: pictures and strings in, unit vectors out.
+"""A trained model for people who write Python: images and strings in, unit vectors out.
 
 import mmclr
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.decode import MAX_PIXELS, Picture, flatten, upright
+from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage, flatten, upright
 from mmclr.data.samples.reader import normalise, plain
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
@@ -83,9 +83,9 @@ class Encoder:
     ) -> Array | Tensor:
         """Return unit-norm embeddings [n, D] in float32.
 
-        A picture is a path, a PIL image, or an array or tensor of uint8: [H, W, 3], [3, H, W], or [H, W] for grey. A
+        An image is a path, a PIL image, or an array or tensor of uint8: [H, W, 3], [3, H, W], or [H, W] for grey. A
         float tensor [n, 3, size, size] is taken as pixels that are already normalised. `output="torch"` gives a
-        tensor on the CPU. Raises UserError with the number of a picture that cannot be read.
+        tensor on the CPU. Raises UserError with the number of an image that cannot be read.
         """
         if isinstance(images, Tensor) and images.is_floating_point():
             several: Any = images if images.ndim == 4 else images[None]
@@ -113,13 +113,13 @@ class Encoder:
         return _as(torch.empty_like(rows).index_copy_(0, torch.tensor(order, dtype=torch.long), rows), output)
 
     def similarity(self, images: Any, texts: Any) -> Array:
-        """Return the cosines [n, m] of pictures and texts: embeddings are taken as they are, the rest is encoded."""
+        """Return the cosines [n, m] of images and texts: embeddings are taken as they are, the rest is encoded."""
         x = images if _is_embedding(images) else self.encode_image(images)
         y = texts if _is_embedding(texts) else self.encode_text(texts)
         return np.asarray(x, np.float32) @ np.asarray(y, np.float32).T
 
     def caption(self, images: Any, how: Decoding = Decoding(), *, batch: int = 64, progress: bool = False) -> list[str]:  # noqa: B008
-        """Return a caption of each picture, as a model with a captioner writes it; pictures as in `encode_image`.
+        """Return a caption of each image, as a model with a captioner writes it; images as in `encode_image`.
 
         `how` chooses the likeliest tokens, beams or draws; the seed of the i-th batch's draws is how.seed + i. Raises
         UserError for a model without a captioner.
@@ -155,10 +155,10 @@ class Encoder:
 
 
 def _read(image: AnyImage, number: int) -> Image.Image:
-    """Return any kind of picture as upright RGB."""
+    """Return any kind of image as upright RGB."""
     try:
         if isinstance(image, (str, Path)):
-            return Picture(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
+            return EncodedImage(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
         if isinstance(image, Image.Image):
             return flatten(upright(image), WHITE)
         array = np.asarray(image)
@@ -168,13 +168,13 @@ def _read(image: AnyImage, number: int) -> Image.Image:
             array = array.transpose(1, 2, 0)
         return flatten(Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array), WHITE)
     except Fault as fault:
-        raise UserError(f"picture {number} ({image}): {fault.detail}") from None
+        raise UserError(f"image {number} ({image}): {fault.detail}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"picture {number}: {error}") from None
+        raise UserError(f"image {number}: {error}") from None
 
 
 def _as_list(images: Any) -> Sequence[AnyImage]:
-    """Return one picture as a list of one."""
+    """Return one image as a list of one."""
     single = isinstance(images, (str, Path, Image.Image)) or (
         isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4
     )

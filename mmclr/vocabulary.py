@@ -1,8 +1,8 @@
 """THE page: every feature that an objective may ask for by naming an argument of its forward.
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
-L text tokens, P patches, M captions per image, V views of a picture, T forms of a caption, K prototypes, R reference
-features, N tokens of the vocabulary, W the caption decoder's width, C clusters of a picture, G tags and O boxes of one.
+L text tokens, P patches, M captions per image, V views of an image, T forms of a caption, K prototypes, R reference
+features, N tokens of the vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one.
 A new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with
 a sample from the data are rows of `batch_fields`.
 
@@ -155,7 +155,7 @@ FEATURES: dict[str, Feature] = {
     "views": Feature(
         "[b, V, D]",
         "student",
-        "unit-norm embeddings of the data.views further views of each picture",
+        "unit-norm embeddings of the data.views further views of each image",
         unit("b", "V", "D"),
         side="image",
         gradient=True,
@@ -211,7 +211,7 @@ FEATURES: dict[str, Feature] = {
         unit("b", "R"),
         side="text",
     ),
-    "image_id": Feature("[b]", "batch", "int64, equal for equal pictures (hash of the file's bytes)", ids),
+    "image_id": Feature("[b]", "batch", "int64, equal for equal images (hash of the file's bytes)", ids),
     "caption_id": Feature("[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", ids),
     **{name: _batch(name) for name in batch_fields.FIELDS},
     "index": Feature("[b]", "batch", "int64 position of the sample in the dataset, stable over epochs", index),
@@ -231,7 +231,7 @@ FEATURES: dict[str, Feature] = {
     "view_boxes": Feature(
         "[b, V, 4]",
         "batch",
-        "left, top, right, bottom of each further view in shares of its picture; left > right where it is mirrored",
+        "left, top, right, bottom of each further view in shares of its image; left > right where it is mirrored",
         boxes,
     ),
     "caption_states": Feature(

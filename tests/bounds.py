@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmclr.laws.tolerance import bound, near
+from mmclr.laws.tolerance import SAFETY, bound, near
 
-__all__ = ["bound", "near", "orders", "own_errors", "printed"]
+__all__ = ["SAFETY", "bound", "near", "orders", "own_errors", "printed"]
 
 ORDERS = 4  # in which the plain formula adds
 

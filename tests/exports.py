@@ -21,13 +21,13 @@ import numpy as np, torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 captions, pad = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-picture = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
+image = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
 found = []
 for folder in sys.argv[3:]:
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    inputs = processor(text=captions, images=picture, return_tensors="pt", padding=pad, truncation=True)
-    inputs["pixel_values"] = plain(picture, return_tensors="pt")["pixel_values"]
+    inputs = processor(text=captions, images=image, return_tensors="pt", padding=pad, truncation=True)
+    inputs["pixel_values"] = plain(image, return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         out = model(**inputs)
     found.append({"kind": type(model).__name__, "image": out.image_embeds.tolist(), "text": out.text_embeds.tolist(),

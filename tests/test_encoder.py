@@ -1,4 +1,4 @@
-"""The Python interface: any kind of model folder, any kind of picture, the same numbers."""
+"""The Python interface: any kind of model folder, any kind of image, the same numbers."""
 
 import json
 import subprocess
@@ -94,11 +94,11 @@ def test_nothing_and_one(model):
 
 def test_what_cannot_be_read_is_named(model, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="picture 1 .*broken.png.*not a picture"):
+    with pytest.raises(UserError, match="image 1 .*broken.png.*not an image"):
         model.encode_image([picture(), tmp_path / "broken.png"])
-    with pytest.raises(UserError, match="picture 0: .*No such file"):
+    with pytest.raises(UserError, match="image 0: .*No such file"):
         model.encode_image(tmp_path / "none.png")
-    with pytest.raises(UserError, match=r"picture 0: float64 of shape \[4, 4, 3\]; give uint8"):
+    with pytest.raises(UserError, match=r"image 0: float64 of shape \[4, 4, 3\]; give uint8"):
         model.encode_image(np.zeros((4, 4, 3)))
     with pytest.raises(UserError, match="neither numpy nor torch"):
         model.encode_text("a", output="jax")

@@ -17,7 +17,8 @@ from mmclr.config import ConfigError, load
 from mmclr.errors import UserError
 from mmclr.losses import build, catalogue
 from mmclr.losses.objective import _REGISTRY
-from mmclr.papers.catalogue import page as catalogue_page
+from mmclr.papers import catalogue as papers
+from mmclr.papers import page
 from mmclr.train.run import RunConfig
 from tests import parts
 
@@ -277,7 +278,7 @@ def test_papers_lists_them_and_says_where_they_are(tmp_path, capsys):
     assert found["mine_listed"]["fields"] == [{"name": "power", "default": 2.0, "comment": "of the distance"}]
     assert found["mine_open"]["state"] == ["what power decide"]
     assert found["clip"]["origin"] == ""
-    assert "mine_listed" not in catalogue_page()
+    assert "mine_listed" not in page.page(papers.entries())
 
 
 RUN = ["debug.yaml", "steps=2", "trackers=none", "objectives={mine: {use: mine_run, head: {use: turned_run}}}"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmclr.data import columns
 from mmclr.data.columns import Kind
-from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.addresses import identity
@@ -131,6 +131,6 @@ def _refuse_others(index: ShardIndex, kept: Kept) -> None:
 def _image(shards: Shards, number: int) -> Image.Image | Fault:
     """Return an image, a Fault where there is none that can be read."""
     try:
-        return Picture(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
+        return EncodedImage(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
     except Fault as fault:
         return fault

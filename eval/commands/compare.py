@@ -79,8 +79,11 @@ def _mcnemar(differences: np.ndarray) -> float:
 
 
 def _same_set(first: Result, second: Result) -> None:
-    for what in ("pictures", "annotations"):
-        one, two = first.hashes.get(what), second.hashes.get(what)
+    for key, what in (
+        ("pictures", "images"),
+        ("annotations", "annotations"),
+    ):  # in a file, in words
+        one, two = first.hashes.get(key), second.hashes.get(key)
         if one != two:
             raise UserError(
                 f"{first.dataset} and {second.dataset}: the two results have other {what} ({one} and {two}); only "

@@ -1,6 +1,6 @@
-"""A model as an evaluation sees it: pictures and strings in, unit vectors out, each computed once.
+"""A model as an evaluation sees it: images and strings in, unit vectors out, each computed once.
 
-Texts are made unique and batched by length, or as a tree where they begin alike; pictures are decoded by threads
+Texts are made unique and batched by length, or as a tree where they begin alike; images are decoded by threads
 while the model computes. What was embedded is kept by content (store.py), so suites and sets share one pass.
 """
 
@@ -52,7 +52,7 @@ class Embedder:
         hash: str = "",  # of the model's files
         device: str = "cpu",
         precision: str = "float32",
-        batch: int = 256,  # pictures
+        batch: int = 256,  # images
         workers: int = 2,  # threads that decode
         head: str = "post",  # image features after the projection, pre: before it, or an objective: behind its head
         pretrained: str = "",  # goes into results as it is
@@ -84,7 +84,7 @@ class Embedder:
 
     @property
     def transform(self) -> Transform:
-        """How a picture becomes pixels."""
+        """How an image becomes pixels."""
         image = self.model.config.image
         return Transform(image.size, image.resize, image.resample)
 
@@ -102,7 +102,7 @@ class Embedder:
     def texts(self, texts: Sequence[str], what: str = "texts") -> Tensor:
         """Return the unit-norm embeddings [n, D] of strings, on the CPU."""
         if self.head == "pre":
-            raise UserError(f"{what}: texts and pictures meet after the projection only; this needs --head post")
+            raise UserError(f"{what}: texts and images meet after the projection only; this needs --head post")
         digests = [hashlib.sha256(text.encode()).digest()[:DIGEST] for text in texts]
         new = list({d: text for d, text in zip(digests, texts) if d not in self._texts}.items())
         mine = [new[i] for i in ranks.part(len(new))]
@@ -119,7 +119,7 @@ class Embedder:
         return self._texts.get(digests)
 
     def pictures(self, data: EvalSet) -> Embedded:
-        """Return the unit-norm embeddings of a set's pictures; what cannot be decoded leaves the set, counted.
+        """Return the unit-norm embeddings of a set's images; what cannot be decoded leaves the set, counted.
 
         Raises UserError when that is too much of it: see EvalSet.check.
         """
@@ -137,7 +137,7 @@ class Embedder:
         digests: list[bytes] = []
         faults: dict[int, Fault] = {}
         part = ranks.part(len(data))
-        with bar(f"pictures of {data.name}", len(part)) as advance:
+        with bar(f"images of {data.name}", len(part)) as advance:
             for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
                 if batch.new:
                     with self._computing():
@@ -149,7 +149,7 @@ class Embedder:
         return digests, faults
 
     def _share(self, mine: list[bytes], store: Store, n: int) -> list[bytes]:
-        """Give all processes the digests and the rows of all n pictures."""
+        """Give all processes the digests and the rows of all n images."""
         if parallel.world() == 1:
             return mine
         known = torch.tensor([digest in store for digest in mine], dtype=torch.bool)
@@ -208,11 +208,11 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A set and the embeddings of its pictures [N, D], row by row."""
+    """A set and the embeddings of its images [N, D], row by row."""
 
     data: EvalSet
     images: Tensor
-    hash: str  # of the pictures' bytes
+    hash: str  # of the images' bytes
 
 
 def folder_hash(folder: Path, *more: Path) -> str:

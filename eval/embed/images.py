@@ -1,4 +1,4 @@
-"""Encoded pictures to pixels, as the model's training meant them to be: whole decode, resize, centre crop."""
+"""Encoded images to pixels, as the model's training meant them to be: whole decode, resize, centre crop."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mmclr.eval.sets.evaluation_set import EvalSet
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.reader import plain
 from mmclr.data.samples.skipped import Fault
 
-PORTION = 16  # pictures a thread takes at a time: handing over one costs more than reading it
+PORTION = 16  # images a thread takes at a time: handing over one costs more than reading it
 WHITE = (255, 255, 255)  # behind transparent pixels, as in training
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Pixels of the model's size from an encoded picture of any size, to the bit as open_clip evaluates.
+    """Pixels of the model's size from an encoded image of any size, to the bit as open_clip evaluates.
 
     No reduced decode and no other resampling here: both change numbers in the third digit.
     """
@@ -34,8 +34,8 @@ class Transform:
     resample: str = "bicubic"
 
     def __call__(self, encoded: bytes) -> np.ndarray:
-        """Return uint8 pixels [3, size, size]. Raises Fault where the picture cannot be decoded."""
-        image = Picture(encoded, MAX_PIXELS).pixels(WHITE)
+        """Return uint8 pixels [3, size, size]. Raises Fault where the image cannot be decoded."""
+        image = EncodedImage(encoded, MAX_PIXELS).pixels(WHITE)
         if self.resize == "squash":
             image = image.resize((self.size, self.size), Image.Resampling[self.resample.upper()])
         return np.asarray(plain(image, self.size, self.resample)).transpose(2, 0, 1)
@@ -46,7 +46,7 @@ Row = tuple[bytes, "np.ndarray | Fault | None"]  # digest of the bytes; pixels w
 
 @dataclass(frozen=True)
 class Decoded:
-    """Consecutive pictures of a set: the digests of all, and the pixels of those that are new and could be decoded."""
+    """Consecutive images of a set: the digests of all, and the pixels of those that are new and could be decoded."""
 
     digests: list[bytes]
     new: list[bytes]  # [m]
@@ -57,13 +57,13 @@ class Decoded:
 def decoded(
     data: EvalSet, wanted: range, transform: Transform, batch: int, workers: int, known: Container[bytes]
 ) -> Iterator[Decoded]:
-    """Yield the `wanted` pictures of a set in order, in batches, decoded by threads one batch ahead of the caller."""
+    """Yield the `wanted` images of a set in order, in batches, decoded by threads one batch ahead of the caller."""
 
     def load(numbers: range) -> list[Row]:
         return [one(number) for number in numbers]
 
     def one(number: int) -> Row:
-        digest = hashlib.sha256(f"no picture {number} of {data.name}".encode()).digest()[:DIGEST]
+        digest = hashlib.sha256(f"no image {number} of {data.name}".encode()).digest()[:DIGEST]
         try:
             encoded = data.read(number)
             digest = hashlib.sha256(encoded).digest()[:DIGEST]

@@ -11,7 +11,7 @@ from mmclr.eval.metrics.scores import confusion
 from torch import Tensor
 
 SAMPLE = 2000  # scores, and points of the map, of each kind
-MATRIX = 60  # classes above which a confusion matrix is no picture
+MATRIX = 60  # classes above which a confusion matrix is no image
 PAIRS = 12  # most frequent confusions that are named
 
 

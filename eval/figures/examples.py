@@ -1,4 +1,4 @@
-"""Examples for people to look at: what a query finds, what a picture is taken for. Plain trees, pictures as bytes."""
+"""Examples for people to look at: what a query finds, what an image is taken for. Plain trees, images as bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spread(ranks: Ranks, count: int) -> list[int]:
 def finds(
     embedded: Embedded, texts: Sequence[str], vectors: Tensor, relevance: Relevance, which: Sequence[int], k: int = 10
 ) -> list[Example]:
-    """Return for each text of `which` the k pictures that it finds first: vectors [Q, D] of all texts."""
+    """Return for each text of `which` the k images that it finds first: vectors [Q, D] of all texts."""
     scores, index = top(vectors[list(which)], embedded.images, k)
     right = set(zip(relevance.query.tolist(), relevance.item.tolist()))
     data = embedded.data
@@ -46,7 +46,7 @@ def finds(
 
 
 def guesses(embedded: Embedded, weights: Tensor, scale: float, which: Sequence[int], k: int = 5) -> list[Example]:
-    """Return for each picture of `which` its k likeliest classes with their probabilities: weights [C, D]."""
+    """Return for each image of `which` its k likeliest classes with their probabilities: weights [C, D]."""
     data = embedded.data
     shares = (scale * embedded.images[list(which)] @ weights.T).softmax(1)
     best, index = shares.topk(min(k, len(weights)), 1)
@@ -66,7 +66,7 @@ def collect(**kinds: Any) -> dict[str, Any]:
 
 
 def save(path: Path, examples: dict[str, Any]) -> None:
-    """Write examples as JSON, pictures in base64."""
+    """Write examples as JSON, images in base64."""
     written.write(path, json.dumps(examples, default=lambda data: base64.b64encode(data).decode()), KIND)
 
 

@@ -87,7 +87,7 @@ def cider(found: Sequence[Words], references: Sequence[Sequence[Words]]) -> Meas
 
 
 def perplexity(costs: np.ndarray, tokens: np.ndarray) -> Measurement:
-    """Return exp of the mean cost per token, from each picture's sum of -log p [N] and number of tokens [N].
+    """Return exp of the mean cost per token, from each image's sum of -log p [N] and number of tokens [N].
 
     A sample's value is its influence on that number, as in `bleu`.
     """

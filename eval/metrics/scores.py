@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 def accuracy(ranks: Ranks, k: int) -> Measurement | None:
-    """Share of the pictures whose class is among the first k; None where there are fewer than k classes."""
+    """Share of the images whose class is among the first k; None where there are fewer than k classes."""
     return Measurement(ranks.hits(k).numpy(), unit="images") if ranks.size >= k else None
 
 
 def mean_per_class_recall(ranks: Ranks, labels: Tensor) -> Measurement:
-    """Mean over the classes that occur of the share of their pictures that is classified right.
+    """Mean over the classes that occur of the share of their images that is classified right.
 
     Equals scikit-learn's balanced_accuracy_score where no scores tie. labels [N].
     """
@@ -63,7 +63,7 @@ def _from(x: Tensor, first: Tensor) -> Tensor:
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> np.ndarray:
-    """Count pictures by true class (rows) and predicted class (columns): [C, C]."""
+    """Count images by true class (rows) and predicted class (columns): [C, C]."""
     return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes).numpy()
 
 

@@ -1,4 +1,4 @@
-"""An evaluation set: encoded pictures, and what is known of each: captions, a class, or several classes."""
+"""An evaluation set: encoded images, and what is known of each: captions, a class, or several classes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PLAIN = ("{c}",)
 
 @dataclass(frozen=True)
 class EvalSet:
-    """N pictures, and what a suite compares them with."""
+    """N images, and what a suite compares them with."""
 
     name: str
-    read: Callable[[int], bytes] = field(repr=False)  # encoded picture of a number
+    read: Callable[[int], bytes] = field(repr=False)  # encoded image of a number
     keys: Sequence[str] = field(repr=False)  # [N]
     captions: Sequence[Sequence[str]] = ()  # [N], one or more strings each; empty where the set has none
     labels: Tensor | None = None  # int64 [N] class numbers, or [N, C] of 0 and 1 for several classes
     classnames: Sequence[str] = ()
     templates: Templates = PLAIN
     language: str = "en"
-    keep: bool = True  # whether embeddings of its pictures may be asked for again
+    keep: bool = True  # whether embeddings of its images may be asked for again
     skipped: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason (data.ledger.REASONS)
     faults: Sequence[Entry] = field(default=(), repr=False)  # the first few of each reason
     max_faults: float = MAX_FAULTS  # share that may be damaged; with more it is another set
@@ -50,7 +50,7 @@ class EvalSet:
 
     @property
     def multilabel(self) -> bool:
-        """Whether a picture may have several classes."""
+        """Whether an image may have several classes."""
         return self.labels is not None and self.labels.dim() == 2
 
     @property
@@ -70,7 +70,7 @@ class EvalSet:
         return self
 
     def without(self, faults: Mapping[int, Fault]) -> EvalSet:
-        """Return the set without the pictures that have faults, these counted. Raises UserError: see `check`."""
+        """Return the set without the images that have faults, these counted. Raises UserError: see `check`."""
         if not faults:
             return self
         kept = [i for i in range(len(self)) if i not in faults]
@@ -80,11 +80,11 @@ class EvalSet:
             ledger.add([place._replace(reason=fault.reason, detail=fault.detail)])
         if not kept:
             lines = "\n".join(ledger.lines(met="left out"))
-            raise UserError(f"{self.name}: none of its {len(self)} pictures can be used:\n{lines}")
+            raise UserError(f"{self.name}: none of its {len(self)} images can be used:\n{lines}")
         return replace(self._of(kept), **counted(ledger)).check()
 
     def subset(self, numbers: Sequence[int], reason: str) -> EvalSet:
-        """Return the set of these pictures, in this order; the others are counted under `reason`."""
+        """Return the set of these images, in this order; the others are counted under `reason`."""
         lost = len(self) - len(numbers)
         if not lost and list(numbers) == list(range(len(self))):
             return self

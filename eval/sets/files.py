@@ -19,7 +19,7 @@ from mmclr.errors import UserError
 
 
 def folder(root: Path, *, name: str = "", classnames: Sequence[str] = (), templates: Templates = PLAIN) -> EvalSet:
-    """Read ROOT/CLASS/picture: classes are the sorted folders, `_` in their names a space, unless named otherwise."""
+    """Read ROOT/CLASS/image: classes are the sorted folders, `_` in their names a space, unless named otherwise."""
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if classnames and len(classnames) != len(folders):
         raise UserError(f"{root}: it has {len(folders)} class folders, but {len(classnames)} class names were given")
@@ -46,7 +46,7 @@ def table(path: Path, *, images: Path | None = None, name: str = "", encoding: s
 
 
 def captions_json(path: Path, *, images: Path | None = None, split: str = "test", name: str = "") -> EvalSet:
-    """Read Karpathy's splits (images[].sentences[].raw, the pictures of `split`) or COCO's captions (all)."""
+    """Read Karpathy's splits (images[].sentences[].raw, the images of `split`) or COCO's captions (all)."""
     tree = rows.read_json(path)
     captions = _Captions(path, images or path.parent)
     try:
@@ -142,9 +142,9 @@ class _Captions:
         missing = [file for file in self.found if not os.path.isfile(self.root / file)]
         if missing and len(missing) == len(self.found):
             raise UserError(
-                f"{self.root / missing[0]}: no such picture, and {len(missing) - 1} more; say where they lie: --images"
+                f"{self.root / missing[0]}: no such image, and {len(missing) - 1} more; say where they lie: --images"
             )
-        entry = Entry(str(self.path), 0, "", "missing_file", "no such picture; say where they lie: --images")
+        entry = Entry(str(self.path), 0, "", "missing_file", "no such image; say where they lie: --images")
         self.ledger.add(entry._replace(row=self.number[file], key=file) for file in missing)
         gone = set(missing)
         keys = [file for file in self.found if file not in gone]

@@ -1,4 +1,4 @@
-"""Small matching tasks, a few pictures and captions each: the forms of SugarCrepe, Winoground, ARO, and plain JSONL."""
+"""Small matching tasks, a few images and captions each: the forms of SugarCrepe, Winoground, ARO, and plain JSONL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Source = tuple[str, Box | None]  # a file, and the part of it that is meant
 
 @dataclass(frozen=True)
 class Instance:
-    """Picture i and caption i belong together; captions beyond the pictures are wrong for all."""
+    """Image i and caption i belong together; captions beyond the images are wrong for all."""
 
     pictures: tuple[Source, ...]
     captions: tuple[str, ...]
@@ -68,7 +68,7 @@ def _parse(form: Callable[[dict[str, Any]], Instance], row: Row) -> Instance:
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise Fault("bad_row", f"an entry lacks {error}") from None
     for text in (*found.captions, *(file for file, _ in found.pictures)):
-        fields.caption(text, "a caption or the name of a picture")
+        fields.caption(text, "a caption or the name of an image")
     captions = tuple(map(str, found.captions))
     return replace(found, captions=captions, group=str(found.group))
 
@@ -76,7 +76,7 @@ def _parse(form: Callable[[dict[str, Any]], Instance], row: Row) -> Instance:
 def pictures(
     instances: Sequence[Instance], root: Path, name: str, ledger: Ledger | None = None, max_faults: float = MAX_FAULTS
 ) -> tuple[EvalSet, dict[Source, int]]:
-    """Return the distinct pictures of all instances as a set, and the number of each in it; missing ones are counted.
+    """Return the distinct images of all instances as a set, and the number of each in it; missing ones are counted.
 
     `ledger` has what was counted before; it goes into the set.
     """
@@ -86,9 +86,9 @@ def pictures(
     missing = [file for file, path in files.items() if path is None]
     if missing and len(missing) == len(files):
         raise UserError(
-            f"{root / missing[0]}: no such picture, and {len(missing) - 1} more; say where they lie: --images"
+            f"{root / missing[0]}: no such image, and {len(missing) - 1} more; say where they lie: --images"
         )
-    ledger.add(Entry(str(root / file), 0, "", "missing_file", "say where pictures lie: --images") for file in missing)
+    ledger.add(Entry(str(root / file), 0, "", "missing_file", "say where images lie: --images") for file in missing)
     sources = [source for source in sources if files[source[0]] is not None]
 
     def load(number: int) -> bytes:
@@ -102,13 +102,13 @@ def pictures(
 
 
 def rows_of(sources: Mapping[Source, int], data: EvalSet) -> dict[Source, int]:
-    """Return the row of each picture among those of `data` that are left after decoding."""
+    """Return the row of each image among those of `data` that are left after decoding."""
     left = {key: row for row, key in enumerate(data.keys)}
     return {source: left[str(source)] for source in sources if str(source) in left}
 
 
 def cut(encoded: bytes, box: Box, *, square: bool = False) -> bytes:
-    """Return a part of a picture, as PNG; `square` pads it with black to a square, in the middle."""
+    """Return a part of an image, as PNG; `square` pads it with black to a square, in the middle."""
     image = as_stored(encoded, MAX_PIXELS).crop(box)
     if square and image.width != image.height:
         side = max(image.size)
@@ -153,7 +153,7 @@ def _without_rare(found: list[Instance], least: int = 25) -> list[Instance]:
 
 
 def _locate(root: Path, file: str) -> Path | None:
-    """Find a picture below `root`; names without an ending get the usual ones."""
+    """Find an image below `root`; names without an ending get the usual ones."""
     return next((path for path in _candidates(root / file) if os.path.isfile(path)), None)
 
 

@@ -51,7 +51,7 @@ def read(root: str | Path, split: str = "test", name: str = "") -> EvalSet:
 def write(
     data: EvalSet, root: str | Path, *, split: str = "test", shards: int = 8, reads: Iterable[str | Path] = ()
 ) -> Path:
-    """Write a set: pictures as they are, dealt to `shards` files in turn; the whole of it takes its place at the end.
+    """Write a set: images as they are, dealt to `shards` files in turn; the whole of it takes its place at the end.
 
     Eight shards are what CLIP_benchmark's four loader processes can share. Captions make a retrieval set, classes
     a classification. `root` is new, empty or was written by this; its other splits stay. Raises UserError where it
@@ -78,8 +78,8 @@ def write(
 
 
 def _members(data: EvalSet, i: int, member: str) -> Iterator[tuple[str, bytes]]:
-    picture = data.read(i)
-    yield MAGIC.get(picture[:2], "jpg"), picture
+    image = data.read(i)
+    yield MAGIC.get(image[:2], "jpg"), image
     if member == "txt":
         yield member, "\n".join(text.replace("\n", "\\n") for text in data.captions[i]).encode()
     elif member == "cls":

@@ -52,7 +52,7 @@ class DataConfig:
     batch: int = 256  # pairs in a global batch, all ranks together
     workers: int = 2  # processes per rank that decode; 0 = a thread of this one
     augment: Augment = Augment()
-    views: int = 0  # further views of each picture, for self-supervised parts
+    views: int = 0  # further views of each image, for self-supervised parts
     view_augment: Augment = Augment(
         crop_scale=(0.08, 1.0),
         flip=0.5,
@@ -77,9 +77,9 @@ class DataConfig:
     decoder: Literal["pillow", "turbo"] = "pillow"  # turbo = libjpeg-turbo through simplejpeg; other last bits
     resample: Literal["bicubic", "bilinear", "hamming", "box", "lanczos"] = "bicubic"
     background: tuple[int, int, int] = (255, 255, 255)  # shows through transparent pixels and beyond the border
-    max_pixels: int = 64_000_000  # of a picture; larger ones are bad samples, found before they are decoded
+    max_pixels: int = 64_000_000  # of an image; larger ones are bad samples, found before they are decoded
     max_characters: int = 10_000  # of a caption; the rest is cut (and counted)
-    cache: Literal["none", "decoded"] = "none"  # decoded = pictures and token ids stay in memory once decoded
+    cache: Literal["none", "decoded"] = "none"  # decoded = images and token ids stay in memory once decoded
     cache_bytes: int = 4_000_000_000  # at most this much for each rank, divided among its workers
     allow_pipe: bool = False  # pipe: URLs run shell commands; what they give is copied into the cache folder once
     patience: float = 600.0  # seconds after which a silent worker counts as hung

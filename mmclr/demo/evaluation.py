@@ -1,4 +1,4 @@
-"""The demo's model on a family of icons that it has never seen: numbers, and pictures of what it finds."""
+"""The demo's model on a family of icons that it has never seen: numbers, and images of what it finds."""
 
 from __future__ import annotations
 

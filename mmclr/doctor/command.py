@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--fix [NAME] | --undo [NAME]] [CONFIG [key=value ...]]",
         description="Check this environment and, with a config, the run that it describes: shards open and are whole, "
-        "a sample of pictures and captions decodes, sizes, steps, memory, disk. Nothing is trained. Every finding is "
+        "a sample of images and captions decodes, sizes, steps, memory, disk. Nothing is trained. Every finding is "
         "one line: what, why, what to do. The exit status is 1 if something is broken.",
         epilog="examples: mmclr doctor; mmclr doctor --fix torchvision; "
         "mmclr doctor configs/base.yaml data.train='shards/{00000..00099}.tar'",

@@ -28,7 +28,7 @@ PTH = f'import sys; exec("try:\\n import {HOOK}\\nexcept ImportError:\\n pass")\
 TRAP = "torchvision::nms does not exist"
 EXTRAS = {
     "deepspeed": "ZeRO is not available",
-    "demo": "`mmclr demo` has no pictures",
+    "demo": "`mmclr demo` has no images",
     "onnx": "`mmclr export onnx` is not available",
 }
 

@@ -1,4 +1,4 @@
-"""Will a run start and go through: its config, its shards, and a sample of its pictures and captions."""
+"""Will a run start and go through: its config, its shards, and a sample of its images and captions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmclr.config import ConfigError, load
 from mmclr.data.samples import field_readers
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import REASONS, Entry, Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import open_index
@@ -44,7 +44,7 @@ LONG = 1 << 20  # tokens: no caption is cut while it is measured
 class Read(NamedTuple):
     """What one sample turned out to be."""
 
-    size: tuple[int, int]  # width, height of its picture
+    size: tuple[int, int]  # width, height of its image
     texts: list[str]
 
 
@@ -138,7 +138,7 @@ def left_out(loader: Loader) -> Iterator[Finding]:
         of = f"{count:,} of {loader.samples + sum(loader.ledger.excluded.values()):,} samples are left out"
         yield Finding("note", of, f"{REASONS[reason]} (first: {example.shard}, {example.key}, {example.detail})")
     if not loader.ledger.excluded:
-        yield Finding("ok", f"{loader.samples:,} samples, each with a picture and a caption")
+        yield Finding("ok", f"{loader.samples:,} samples, each with an image and a caption")
 
 
 def samples(run: RunConfig, parts: Sequence[Shards]) -> Generator[Finding, None, list[Any]]:
@@ -175,23 +175,21 @@ def read(data: DataConfig, size: int, part: Shards, at: int) -> Read | Entry:
     chooser = Chooser(data.captions(), data.split, data.edits)
     try:
         sample = part.read(at)
-        picture = Picture(sample.image(), data.max_pixels, data.decoder == "turbo")
-        picture.pixels(data.background, shrink=min(picture.size) / size)
+        image = EncodedImage(sample.image(), data.max_pixels, data.decoder == "turbo")
+        image.pixels(data.background, shrink=min(image.size) / size)
         texts = [text for _, texts in chooser.candidates(sample) for text in texts]
         for reader in field_readers.members(data).values():
             reader.value(sample, at, [])
     except Fault as fault:
         return part.where(at)._replace(reason=fault.reason, detail=fault.detail)
-    return Read(picture.size, texts)
+    return Read(image.size, texts)
 
 
 def pictures(reads: list[Read], size: int) -> Iterator[Finding]:
-    """Compare the pictures' sizes with what the model sees."""
+    """Compare the images' sizes with what the model sees."""
     short = sorted(min(read.size) for read in reads)
     middle = statistics.median_low(short)
-    what = (
-        f"pictures are {short[0]} to {short[-1]} px on their short side, {middle} in the middle; the model sees {size}"
-    )
+    what = f"images are {short[0]} to {short[-1]} px on their short side, {middle} in the middle; the model sees {size}"
     if middle < size:
         yield Finding(
             "note", what, "most are enlarged, which costs time and shows nothing", "a smaller model.image.size"

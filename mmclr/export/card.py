@@ -33,11 +33,11 @@ print(processor.batch_decode(captioner.generate(**inputs, num_beams=4), skip_spe
 
 From the Hub, take `huggingface_hub.snapshot_download("{name}")` for the folder's name."""
 INTENDED = """\
-Finding pictures by text and texts by picture, classification with class names as texts, and as a starting point for
+Finding images by text and texts by image, classification with class names as texts, and as a starting point for
 training on other data. It was not made, and not tested, for decisions about people."""
 LIMITS = """\
 It knows what its training pairs show, with their gaps and prejudices; counting, negation, spatial relations and text
-inside pictures are weak points of models of this kind. The numbers above hold for the data they were measured on."""
+inside images are weak points of models of this kind. The numbers above hold for the data they were measured on."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _decoder(source: Source) -> list[str]:
     c = source.captioner.config.captioner if source.captioner else None
     if c is None:
         return []
-    seen = f"what {c.queries} learnt queries take from the picture" if c.queries else "all tokens of the picture"
+    seen = f"what {c.queries} learnt queries take from the image" if c.queries else "all tokens of the image"
     return [
         f"- captions: {c.layers} decoder layers on top of the text encoder, which see {seen}; not part of the above"
     ]

@@ -34,7 +34,7 @@ def cost(source: Source, exact: parity.Peer, small: parity.Peer, shards: str = "
 
 
 def _recalls(source: Source, peers: dict[str, parity.Peer], shards: str, most: int = 2000) -> dict[str, float]:
-    """Return recall at 1 of the first pictures by their first captions, with each kind of graph."""
+    """Return recall at 1 of the first images by their first captions, with each kind of graph."""
     image = source.model.config.image
     images: dict[str, list[Tensor]] = {name: [] for name in peers}
     captions: list[str] = []

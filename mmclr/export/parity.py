@@ -53,7 +53,7 @@ def strings(count: int = 1000) -> list[str]:
 
 
 def pictures(size: int) -> list[Image.Image]:
-    """Return pictures of several shapes and modes, the same every time."""
+    """Return images of several shapes and modes, the same every time."""
     draw = np.random.default_rng(0)
     shapes = [(size, size), (size * 2, size), (size, size * 3 // 2), (size // 2 + 1, size // 2 + 1)]
     rgb = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
@@ -61,7 +61,7 @@ def pictures(size: int) -> list[Image.Image]:
 
 
 def prepare(images: Sequence[Image.Image], c: ImageConfig) -> Tensor:
-    """Return the pixels [n, 3, H, W] that our evaluation transform makes of RGB pictures, normalised."""
+    """Return the pixels [n, 3, H, W] that our evaluation transform makes of RGB images, normalised."""
     sized = [plain(image, c.size, c.resample, c.resize) for image in images]
     stacked = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).permute(0, 3, 1, 2)
     return normalise(stacked, c.mean, c.std)
@@ -74,7 +74,7 @@ class Peer:
     image: Callable[[Tensor], Tensor]  # pixels [n, 3, H, W] -> features [n, D]
     text: Callable[[list[str]], Tensor]  # strings -> features [n, D]
     ids: Callable[[list[str]], list[list[int]]]  # strings -> ids, without padding
-    pixels: Mapping[str, Callable[[list[Image.Image]], Tensor]]  # by name: pictures -> pixels; "pixels" must be equal
+    pixels: Mapping[str, Callable[[list[Image.Image]], Tensor]]  # by name: images -> pixels; "pixels" must be equal
     clean: Callable[[str], str] = str  # what its tokenizer does to a string first
     captions: Callable[[Tensor], list[list[int]]] | None = None  # pixels -> ids of the captions that it writes
 

@@ -94,7 +94,7 @@ class Student(Provider, key="student", made_by="model"):
             model.logit_scale.requires_grad_(False)
 
     def _keep(self, batch: Any) -> Tensor | None:
-        """Draw the patches to keep [b, 1 + V, p]: a different random subset of each picture, and of each view."""
+        """Draw the patches to keep [b, 1 + V, p]: a different random subset of each image, and of each view."""
         if not (self.training and self.patch_dropout):
             return None
         config = self.model.config.image

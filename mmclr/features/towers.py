@@ -12,13 +12,13 @@ from mmclr import vocabulary
 from mmclr.models.two_tower import TwoTower
 
 IMAGES, TEXTS = (vocabulary.names(provider="student", side=side) for side in ("image", "text"))
-PLACES = {"image": slice(0, 1), "views": slice(1, None)}  # of a picture and its views among all that are seen of it
+PLACES = {"image": slice(0, 1), "views": slice(1, None)}  # of an image and its views among all that are seen of it
 
 
 def see(model: TwoTower, batch: Any, wanted: Set[str], keep: Tensor | None = None) -> dict[str, Tensor]:
     """Return those of image, views and view_tokens that are wanted.
 
-    The tower sees pictures and views in one pass; of their patches those in keep [b, 1 + V, p], if given. Views whose
+    The tower sees images and views in one pass; of their patches those in keep [b, 1 + V, p], if given. Views whose
     tokens are wanted are seen whole.
     """
     out: dict[str, Tensor] = {}

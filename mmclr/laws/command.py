@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
             say(_line(finding), flush=True)
     broken = [finding for finding in told if not finding.kept]
     if args.json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in told], indent=1))
+        say(json.dumps([dataclasses.asdict(finding) for finding in told], indent=1))
     else:
         left_out = len(LAWS) - len(laws)
         say(_summary(len(told), len(broken)) + (f" ({left_out} laws were left out)" if left_out else ""))

@@ -10,7 +10,7 @@ Duplicates = Literal["mask", "negative"]
 
 
 def not_negatives(duplicates: Duplicates, image_id: Tensor, caption_id: Tensor) -> Mask:
-    """Return the pairs to leave out: a sample's own, and with "mask" those of equal pictures or equal captions."""
+    """Return the pairs to leave out: a sample's own, and with "mask" those of equal images or equal captions."""
     equal = [Equal(ids) for ids in (image_id, caption_id)] if duplicates == "mask" else []
     more = [mask for mask in equal if not mask.only_pairs]  # a comparison per pair only where it finds something
     return Pairs() if not more else more[0] if len(more) == 1 else Either(*more)

@@ -14,7 +14,7 @@ from mmclr.models.presets import PRESETS, fill_in
 
 Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 
 
 @config
@@ -83,10 +83,10 @@ class TextConfig:
 
 @config
 class CaptionerConfig:
-    """A decoder that writes captions: blocks on top of the text tower, of its width, which also look at the picture."""
+    """A decoder that writes captions: blocks on top of the text tower, of its width, which also look at the image."""
 
     layers: Count = 6
-    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the picture what the decoder sees; 0: its tokens
+    queries: Annotated[int, Ge(0)] = 0  # learnt vectors that take from the image what the decoder sees; 0: its tokens
     tied: bool = True  # tokens are told by the text tower's own embedding of them; false: by one of the decoder's own
 
 

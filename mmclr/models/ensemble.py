@@ -17,7 +17,7 @@ from mmclr.models.formats.find import STAGES
 from mmclr.models.two_tower import TwoTower
 from mmclr.storage.json_file import read_json
 
-Encode = Callable[[TwoTower], Tensor]  # what one model makes of the pictures, or of the texts
+Encode = Callable[[TwoTower], Tensor]  # what one model makes of the images, or of the texts
 
 
 class Composed(nn.Module):
@@ -90,7 +90,7 @@ class Stages(Composed):
         for number, model in enumerate(models):
             for what in ("size", "mean", "std", "resize", "resample"):
                 if getattr(model.config.image, what) != getattr(first.image, what):
-                    raise UserError(f"stage {number} takes other pictures than stage 0: its image.{what} differs")
+                    raise UserError(f"stage {number} takes other images than stage 0: its image.{what} differs")
             if model.config.text.context != first.text.context or model.config.text.eos != first.text.eos:
                 raise UserError(f"stage {number} reads other texts than stage 0: their contexts or tokenizers differ")
 

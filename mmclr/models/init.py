@@ -26,7 +26,7 @@ MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resiz
 
 @config
 class InitConfig:
-    """A trained model to start from. Pictures may have another size, texts another length."""
+    """A trained model to start from. Images may have another size, texts another length."""
 
     source: str = ""  # a run, checkpoint, model folder or name: ours, transformers', open_clip's; empty: random weights
     parts: Literal["both", "image", "text"] = "both"  # scale, and an equal captioner, come along with both

@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ViT-B/32": _vit(768, 12, 32, text=512, embed=512),
     "ViT-B/16": _vit(768, 12, 16, text=512, embed=512),
     "ViT-L/14": _vit(1024, 24, 14, text=768, embed=768),
-    "icons": {  # the demo's: pictures of 32 pixels, names of a few words
+    "icons": {  # the demo's: images of 32 pixels, names of a few words
         "embed": 128,
         "image": {"size": 32, "patch": 8, "width": 128, "layers": 4, "heads": 4, "mlp": 512},
         "text": {"context": 16, "width": 128, "layers": 2, "heads": 4, "mlp": 512},

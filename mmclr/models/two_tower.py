@@ -81,7 +81,7 @@ class TwoTower(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return both embeddings, [b, D] and [n, D], and the captioner's states at all tokens but the last.
 
-        The states are [n, L - 1, width], zeros behind a text's end; of n texts every n / b belong to a picture.
+        The states are [n, L - 1, width], zeros behind a text's end; of n texts every n / b belong to an image.
         """
         assert self.captioner is not None, "the model was built without a captioner"
         seen = self.vision_model.tokens(pixels, keep)  # type: ignore[operator]

@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / "costs.json"
 HEAD = """## What they cost
 
 Time of a training step, and memory of the whole process beyond that before the first step, as multiples of those of
-`papers/clip.yaml`; measured on {device} with pictures of 32 px, batches of {batch} and the small towers of the preset
+`papers/clip.yaml`; measured on {device} with images of 32 px, batches of {batch} and the small towers of the preset
 `icons`, beside which heads, views and teachers weigh far more than beside large ones (`benchmarks/papers.py`).
 
 | config | time | memory |

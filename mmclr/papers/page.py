@@ -10,13 +10,13 @@ from mmclr.batch_fields import FIELDS
 from mmclr.papers import costs
 from mmclr.papers.entry import Entry
 
-# What a user must have beyond pictures with captions, by the feature that an objective asks for.
+# What a user must have beyond images with captions, by the feature that an objective asks for.
 BEYOND = {
-    "texts": "Several captions of a picture help (one works)",
+    "texts": "Several captions of an image help (one works)",
     "frozen_image": "A frozen image model (`teacher:`, or a locked tower)",
     "frozen_text": "A frozen text model (`teacher:`, or a locked tower)",
     "label": "Classes of the samples (`data.label:`)",
-    "clusters": "Clusters of the pictures (`mmclr data cluster`, `data.clusters:`)",
+    "clusters": "Clusters of the images (`mmclr data cluster`, `data.clusters:`)",
 }
 BEYOND |= {  # weights are 1 where the data say none
     name: f"{row.meaning[0].upper()}{row.meaning[1:]} (`data.fields.{name}:`)"
@@ -52,7 +52,7 @@ def page(found: list[Entry]) -> str:
 
 
 def _extra(entry: Entry) -> list[str]:
-    """Return the needs that pictures with captions do not meet."""
+    """Return the needs that images with captions do not meet."""
     return [name for name in entry.needs if name in BEYOND or vocabulary.FEATURES[name].provider not in _PLAIN]
 
 
@@ -72,7 +72,7 @@ def _section(entry: Entry) -> str:
         return SECTIONS[entry.room]
     extra = _extra(entry)
     if not extra:
-        return "Pictures with captions"
+        return "Images with captions"
     return "; ".join(BEYOND.get(name, vocabulary.FEATURES[name].meaning) for name in extra)
 
 

@@ -22,14 +22,14 @@ from mmclr.storage import checkpoints, written
 
 EXAMPLES = """examples:
   mmclr report runs/clip                                   the curves of a run -> runs/clip/report.html
-  mmclr report runs/clip results/*.json --out page.html    with evaluations, their intervals and their pictures
+  mmclr report runs/clip results/*.json --out page.html    with evaluations, their intervals and their images
 """
 TILES = 16  # numbers that still read as tiles
 MAPS = (
     (
         "plane",
         "map of the embeddings",
-        "The two main axes of pictures and texts together; two separate clouds are the modality gap.",
+        "The two main axes of images and texts together; two separate clouds are the modality gap.",
     ),
     ("umap", "map of neighbourhoods (UMAP)", "Near points are neighbours; distances between groups say little."),
 )
@@ -164,14 +164,14 @@ def add_result(page: Page, tree: Mapping[str, Any]) -> None:
 
 
 def add_examples(page: Page, path: Path) -> None:
-    """Add the pictures that an evaluation kept, where it kept some."""
+    """Add the images that an evaluation kept, where it kept some."""
     if not path.is_file():
         return
     kinds = json.loads(path.read_text("utf-8"))
     if kinds.get("finds"):
         page.gallery("What it finds", [_query(tree) for tree in kinds["finds"]], "From the best found to the worst.")
     if kinds.get("guesses"):
-        page.predictions("What it takes pictures for", [_prediction(tree) for tree in kinds["guesses"]])
+        page.predictions("What it takes images for", [_prediction(tree) for tree in kinds["guesses"]])
     if kinds.get("captions"):
         page.captions("What it writes", [_written(tree) for tree in kinds["captions"]], "Below, what people wrote.")
     if kinds.get("confusions"):

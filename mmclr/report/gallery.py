@@ -1,4 +1,4 @@
-"""Picture grids: a query and the pictures it finds; a picture and the classes it is taken for, or its caption."""
+"""Image grids: a query and the images it finds; an image and the classes it is taken for, or its caption."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from markupsafe import Markup
 
 from mmclr.display.html import render
-from mmclr.report.images import Picture, data_uri
+from mmclr.report.images import AnyImage, data_uri
 
 
 @dataclass(frozen=True)
 class Found:
-    """One picture that a query found."""
+    """One image that a query found."""
 
-    picture: Picture
+    picture: AnyImage
     right: bool | None = None  # whether it is a right answer; None: nobody knows
     name: str = ""
     score: float | None = None
@@ -24,28 +24,28 @@ class Found:
 
 @dataclass(frozen=True)
 class Query:
-    """One row: what was asked (a text, or a picture) and what was found, best first."""
+    """One row: what was asked (a text, or an image) and what was found, best first."""
 
     text: str
     found: Sequence[Found]
     note: str = ""
-    picture: Picture | None = None
+    picture: AnyImage | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture, its class, and the classes it is taken for with their probabilities, best first."""
+    """An image, its class, and the classes it is taken for with their probabilities, best first."""
 
-    picture: Picture
+    picture: AnyImage
     truth: str
     guesses: Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class Written:
-    """A picture, the caption that a model wrote of it, and a caption that people wrote."""
+    """An image, the caption that a model wrote of it, and a caption that people wrote."""
 
-    picture: Picture
+    picture: AnyImage
     caption: str
     truth: str
     right: bool = False  # whether the two say the same
@@ -62,7 +62,7 @@ def cards(predictions: Iterable[Prediction]) -> Markup:
 
 
 def captions(items: Iterable[Written]) -> Markup:
-    """Draw one card per picture: what was written, and below it the reference."""
+    """Draw one card per image: what was written, and below it the reference."""
     return render("cards.html", cards=[_written(item) for item in items])
 
 

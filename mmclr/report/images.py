@@ -1,4 +1,4 @@
-"""Pictures inlined as data URIs, so that the page needs no other file."""
+"""Images inlined as data URIs, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 
 from mmclr.data.samples.decode import open_image
 
-Picture = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
+AnyImage = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
 
-def data_uri(picture: Picture, side: int = SIDE) -> Markup:
+def data_uri(picture: AnyImage, side: int = SIDE) -> Markup:
     """Return `picture`, shrunk to at most `side` pixels, as a data URI."""
     image = to_image(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
@@ -26,8 +26,8 @@ def data_uri(picture: Picture, side: int = SIDE) -> Markup:
     return Markup("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii"))
 
 
-def to_image(picture: Picture) -> Image.Image:
-    """Return an RGB (or RGBA) PIL image of its own, whatever form the picture has."""
+def to_image(picture: AnyImage) -> Image.Image:
+    """Return an RGB (or RGBA) PIL image of its own, whatever form the image has."""
     if isinstance(picture, Image.Image):
         image = picture.copy()
     elif isinstance(picture, (bytes, bytearray)):

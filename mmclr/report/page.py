@@ -1,4 +1,4 @@
-"""The page: sections of numbers, curves, tables and pictures in one file that needs no network."""
+"""The page: sections of numbers, curves, tables and images in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ class Page:
         return self.add(title, tables.table(columns, rows), note)
 
     def gallery(self, title: str, queries: Iterable[Query], note: str = "") -> Page:
-        """Add a grid: each query and the pictures it finds."""
+        """Add a grid: each query and the images it finds."""
         return self.add(title, gallery.grid(queries), note)
 
     def predictions(self, title: str, predictions: Iterable[Prediction], note: str = "") -> Page:
-        """Add cards: each picture and the classes it is taken for."""
+        """Add cards: each image and the classes it is taken for."""
         return self.add(title, gallery.cards(predictions), note)
 
     def captions(self, title: str, items: Iterable[Written], note: str = "") -> Page:
-        """Add cards: each picture, the caption that was written of it, and a reference."""
+        """Add cards: each image, the caption that was written of it, and a reference."""
         return self.add(title, gallery.captions(items), note)
 
     def text(self, title: str, *paragraphs: str) -> Page:

@@ -49,7 +49,7 @@ TRAINING = (
     Panel(
         "share of time waiting for data",
         {"data_wait": "share"},
-        "Above 0.1 the loader is the bottleneck: more workers, or smaller pictures in the shards.",
+        "Above 0.1 the loader is the bottleneck: more workers, or smaller images in the shards.",
         smooth=6,
         limits={"0.1": 0.1},
     ),

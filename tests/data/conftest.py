@@ -10,7 +10,7 @@ from tests.data.made import write_shards
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return Tokenizer.train([f"picture number {n}" for n in range(100)], size=600, context=16)
+    return Tokenizer.train([f"image number {n}" for n in range(100)], size=600, context=16)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Shards made on the spot, pictures that tell their number, and streams taken apart for comparison."""
+"""Shards made on the spot, images that tell their number, and streams taken apart for comparison."""
 
 import hashlib
 import io
@@ -48,7 +48,7 @@ def pair(number, kind="png"):
     """The members of one sample."""
     return {
         kind: picture(number, kind={"jpg": "JPEG", "png": "PNG"}[kind]),
-        "txt": f"picture number {number}".encode(),
+        "txt": f"image number {number}".encode(),
         "json": json.dumps(
             {"number": number, "title": f"title {number}", "tags": [f"a{number}", f"b{number}"]}
         ).encode(),

@@ -91,7 +91,7 @@ def test_every_box_lies_on_the_canvas():
     sizes = np.tile((37, 23), (500, 1))
     on = canvas(Image.new("RGB", (37, 23)), 1, [how], RED)
     for recipe in draw(how, sizes, keys(500), 16):
-        cut(on, recipe, 16, "bilinear")  # Pillow refuses a box beyond the picture
+        cut(on, recipe, 16, "bilinear")  # Pillow refuses a box beyond the image
 
 
 def test_reduced_picture_gives_the_same_part():

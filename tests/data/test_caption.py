@@ -19,7 +19,7 @@ from tests.data.made import pair, picture, write_shards, write_tar
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, tokenizer):
-    """A folder with an untrained captioner, which says different things about different pictures."""
+    """A folder with an untrained captioner, which says different things about different images."""
     torch.manual_seed(1)
     tree = {"preset": "icons", "image": {"layers": 1}, "text": {"layers": 1}, "captioner": {"layers": 1}}
     t = tokenizer
@@ -65,8 +65,8 @@ def test_files_folders_and_shards(model, tmp_path, capsys):
         "/shards/00000.tar#000001",
         "/shards/00001.tar#000002",
     ]
-    assert "not a picture" in found[2]["error"]
-    assert "7 pictures, 1 of them unreadable" in capsys.readouterr().err
+    assert "not an image" in found[2]["error"]
+    assert "7 images, 1 of them unreadable" in capsys.readouterr().err
     paths = [tmp_path / name[1:] for name in (names[0], names[1], names[3])]
     assert [found[i]["caption"] for i in (0, 1, 3)] == mmclr.load(model).caption(paths)
     assert len({line.get("caption") for line in found}) > 3
@@ -85,7 +85,7 @@ def test_a_stopped_command_goes_on_as_if_it_had_not_been(model, tmp_path, how):
     part.write_text("".join(cut[:6]) + cut[6][:9])
     caption.main([*arguments, "--out", str(part)])
     assert part.read_text() == text
-    with pytest.raises(UserError, match="has captions of other pictures"):
+    with pytest.raises(UserError, match="has captions of other images"):
         caption.main([str(model), write_shards(tmp_path / "other", [3]), "--out", str(part)])
 
 
@@ -97,7 +97,7 @@ def test_captions_beside_the_originals(model, tmp_path, capsys):
     recaption.main([str(tmp_path / "in.tar"), str(out), "--model", str(model), "--samples", "3", "--batch", "2"])
     said = capsys.readouterr().out
     assert "2 shards, 4 samples with json:generated" in said
-    assert "1 sample without a caption: the picture cannot be decoded" in said
+    assert "1 sample without a caption: the image cannot be decoded" in said
     found, before = members(out), members(tmp_path)
     for name, data in before.items():
         if name.endswith(".json"):
@@ -109,11 +109,11 @@ def test_captions_beside_the_originals(model, tmp_path, capsys):
     assert found.keys() - before.keys() == {"c.json"}
     written = [json.loads(found[f"{key}.json"])["generated"] for key in "acd"]
     expected = mmclr.load(model)
-    pictures = []
+    images = []
     for number, key in ((1, "a"), (3, "c"), (4, "d")):
         (tmp_path / f"{key}.png").write_bytes(picture(number))
-        pictures.append(tmp_path / f"{key}.png")
-    assert written == expected.caption(pictures)
+        images.append(tmp_path / f"{key}.png")
+    assert written == expected.caption(images)
     arguments = [str(tmp_path / "in.tar"), str(tmp_path / "x"), "--model", str(model), "--field", "title"]
     with pytest.raises(UserError, match="its json has 'title' already; choose another --field"):
         recaption.main(arguments)
@@ -133,7 +133,7 @@ def test_a_run_can_train_on_both(model, tmp_path, tokenizer):
 
 def test_faults_are_said_in_a_sentence(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    for source, message in ((str(tmp_path / "empty"), "no pictures in this folder"), ("nowhere.jpg", "no such file")):
+    for source, message in ((str(tmp_path / "empty"), "no images in this folder"), ("nowhere.jpg", "no such file")):
         with pytest.raises(UserError, match=message):
             caption.main([str(model), source])
     encoders = tmp_path / "encoders"

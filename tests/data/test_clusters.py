@@ -32,7 +32,7 @@ WRITES = {
 
 @pytest.fixture
 def shards(tmp_path):
-    """Three shards of 30 samples whose number is in their text; the last of each has no picture."""
+    """Three shards of 30 samples whose number is in their text; the last of each has no image."""
     for shard in range(3):
         members = []
         for number in range(30 * shard, 30 * shard + 30):
@@ -318,11 +318,11 @@ def model(tmp_path, tokenizer):
 def test_the_command_labels_every_picture(shards, model, capsys):
     given = [f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "2", "--batch", "32"]
     cluster.main([*given, "--dry-run"])
-    assert "87 pictures would be embedded" in capsys.readouterr().out
+    assert "87 images would be embedded" in capsys.readouterr().out
     assert not list(shards.glob("*.arrow"))
     cluster.main(given)
     said = capsys.readouterr().out
-    assert "87 pictures in 4 clusters" in said
+    assert "87 images in 4 clusters" in said
     cluster.main([*given, "--json"])
     told = json.loads(capsys.readouterr().out)
     assert (told["images"], told["clusters"], told["unreadable"], len(told["files"])) == (87, 4, 0, 3)
@@ -333,7 +333,7 @@ def test_the_command_labels_every_picture(shards, model, capsys):
     assert labels.shape == (30, 2)
     assert labels[29].tolist() == [-1, -1]
     assert (made.facts["clusters"], str(made.kind)) == (4, "int32[2]")
-    with pytest.raises(UserError, match="only 87 readable pictures"):
+    with pytest.raises(UserError, match="only 87 readable images"):
         cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "400"])
     with pytest.raises(UserError, match="--top 5"):
         cluster.main([f"{shards}/*.tar", "--model", str(model), "--k", "4", "--top", "5"])

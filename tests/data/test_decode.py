@@ -1,4 +1,4 @@
-"""Every kind of picture becomes upright RGB; what cannot be decoded is a fault with its reason."""
+"""Every kind of image becomes upright RGB; what cannot be decoded is a fault with its reason."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault
 
 WHITE = (255, 255, 255)
@@ -28,7 +28,7 @@ def encode(image, kind, **options):
 
 
 def decode(data, shrink=1.0, background=WHITE, max_pixels=10**6, turbo=False):
-    return np.asarray(Picture(data, max_pixels, turbo).pixels(background, shrink)).astype(int)
+    return np.asarray(EncodedImage(data, max_pixels, turbo).pixels(background, shrink)).astype(int)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "MPO"])
@@ -76,9 +76,9 @@ def test_exif_turns(turn):
     exif[0x0112] = turn
     data = encode(photo(), "PNG", exif=exif)
     assert (decode(data) == np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))).all()
-    upright = Picture(data, 10**6)
+    upright = EncodedImage(data, 10**6)
     assert upright.size == upright.pixels(WHITE).size
-    half = Picture(encode(photo(), "JPEG", exif=exif), 10**6).pixels(WHITE, 2.0)
+    half = EncodedImage(encode(photo(), "JPEG", exif=exif), 10**6).pixels(WHITE, 2.0)
     assert half.size == tuple(side // 2 for side in upright.size)
 
 
@@ -88,11 +88,11 @@ def test_reduced_scale_is_near_the_whole(turbo):
         pytest.importorskip("simplejpeg")
     data = encode(photo((130, 97)), "JPEG", quality=95)
     for shrink, factor in ((1.9, 1), (2.0, 2), (3.9, 2), (4.1, 4), (100, 8)):
-        image = Picture(data, 10**6, turbo).pixels(WHITE, shrink)
+        image = EncodedImage(data, 10**6, turbo).pixels(WHITE, shrink)
         assert image.size == (-(-130 // factor), -(-97 // factor))
         reference = np.asarray(photo((130, 97)).resize(image.size, Image.Resampling.BOX)).astype(int)
         assert np.abs(np.asarray(image) - reference).mean() < 8
-    assert Picture(encode(photo((130, 97)), "PNG"), 10**6, turbo).pixels(WHITE, 8).size == (130, 97)
+    assert EncodedImage(encode(photo((130, 97)), "PNG"), 10**6, turbo).pixels(WHITE, 8).size == (130, 97)
 
 
 def bomb(width, height):
@@ -108,7 +108,7 @@ def bomb(width, height):
 @pytest.mark.parametrize("side", [100_000, 9_000, 1_001])
 def test_too_many_pixels_before_decoding(side):
     with pytest.raises(Fault) as fault:
-        Picture(bomb(side, side), 10**6)
+        EncodedImage(bomb(side, side), 10**6)
     assert fault.value.reason == "too_many_pixels"
 
 

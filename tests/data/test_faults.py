@@ -198,6 +198,6 @@ def test_lines_are_for_people():
     assert ledger.lines() == [
         "1 sample left out: the sample has none of the caption fields",
         "  b.tar, sample 0 (x): the sample has none of the caption fields: has png",
-        "2 samples met: the picture cannot be decoded",
-        "  a.tar, sample 3 (000003): the picture cannot be decoded: image file is truncated",
+        "2 samples met: the image cannot be decoded",
+        "  a.tar, sample 3 (000003): the image cannot be decoded: image file is truncated",
     ]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmclr.data.samples import decode
-from mmclr.data.samples.decode import MAX_PIXELS, Picture, flatten, open_image, upright
+from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage, flatten, open_image, upright
 from mmclr.data.samples.reader import plain
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.settings import DataConfig
@@ -31,7 +31,7 @@ XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d
 def fault_of(data, max_pixels=10**6, turbo=False):
     """Return the reason of the fault, None when the image has pixels."""
     try:
-        made = Picture(data, max_pixels, turbo)
+        made = EncodedImage(data, max_pixels, turbo)
         assert made.pixels(WHITE).size == made.size
     except Fault as fault:
         return f"{fault.reason}: {fault.detail}"
@@ -41,7 +41,7 @@ def fault_of(data, max_pixels=10**6, turbo=False):
 @pytest.mark.parametrize("kind", WHOLE)
 def test_whole_ones_are_opened(kind):
     assert fault_of(WHOLE[kind]) is None
-    assert Picture(WHOLE[kind], 10**6).format == ("JPEG" if kind == "MPO" else kind.split()[0])
+    assert EncodedImage(WHOLE[kind], 10**6).format == ("JPEG" if kind == "MPO" else kind.split()[0])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def damaged(kind, draw):
         with contextlib.suppress(Fault):
             plain(decode.as_stored(data, 10**6), 16)
         with contextlib.suppress(Fault):
-            Picture(data, 10**6).pixels(WHITE, 4.0)
+            EncodedImage(data, 10**6).pixels(WHITE, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def damaged(kind, draw):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_broken_exif_loses_no_pixels(kind, broken):
     options = {"lossless": True} if kind == "WEBP" else {}
-    got = Picture(encode(image(), kind, exif=broken, **options), 10**6).pixels(WHITE)
-    assert (np.asarray(got) == np.asarray(Picture(encode(image(), kind, **options), 10**6).pixels(WHITE))).all()
+    got = EncodedImage(encode(image(), kind, exif=broken, **options), 10**6).pixels(WHITE)
+    assert (np.asarray(got) == np.asarray(EncodedImage(encode(image(), kind, **options), 10**6).pixels(WHITE))).all()
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -110,7 +110,7 @@ def test_bytes_and_pillow_images_are_turned_alike(how, turn):
         data = whole[:-12] + late + whole[-12:]
     else:
         data = encode(image(), kind, exif=exif)
-    made = Picture(data, 10**6)
+    made = EncodedImage(data, 10**6)
     got = made.pixels(WHITE)
     assert made.size == got.size == ((32, 48) if turn >= 5 else (48, 32))
     assert (np.asarray(got) == np.asarray(flatten(upright(Image.open(io.BytesIO(data))), WHITE))).all()
@@ -181,11 +181,11 @@ def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
 
 MEASURE = """
 import sys
-from mmclr.data.samples.decode import MAX_PIXELS, Picture
+from mmclr.data.samples.decode import MAX_PIXELS, Image
 from mmclr.data.samples.reader import plain
 from tests.fuzz.guard import peak_bytes
 before = peak_bytes()
-plain(Picture(sys.stdin.buffer.read(), MAX_PIXELS).pixels((255, 255, 255)), 224)
+plain(EncodedImage(sys.stdin.buffer.read(), MAX_PIXELS).pixels((255, 255, 255)), 224)
 print(peak_bytes() - before)
 """
 

@@ -105,7 +105,7 @@ def test_samples_are_whole_and_show_something(packed):
 
 @needs_fonts
 def test_drawings_are_what_their_names_say(packed):
-    """Known shapes, as pictures: a filled heart has more ink than its outline, a plus is symmetric, a minus is flat."""
+    """Known shapes, as images: a filled heart has more ink than its outline, a plus is symmetric, a minus is flat."""
     train = samples(packed[0], "train")
     ink = {k: 255.0 - np.asarray(Image.open(io.BytesIO(s["png"]))) for k, s in train.items()}
     assert ink["mdi-heart"].sum() > 1.5 * ink["mdi-heart-outline"].sum()

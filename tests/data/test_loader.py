@@ -65,7 +65,7 @@ def test_batch_matches_what_is_stored(make_loader, tokenizer):
     assert batch.pixels.dtype == torch.uint8
     for row, key in enumerate(batch.keys):
         assert int(key) == batch.index[row] == batch.label[row]
-        text = f"picture number {int(key)}"
+        text = f"image number {int(key)}"
         assert batch.tokens[row, : batch.lengths[row]].tolist() == tokenizer.encode([text])[0]
     assert batch.tokens.shape[1] == batch.lengths.max()
     assert len(set(batch.image_id.tolist())) == 12
@@ -97,7 +97,7 @@ from mmclr.config import load
 from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.data.samples.text import Tokenizer
 from tests.data.made import RANDOM, rows
-tokenizer = Tokenizer.train([f"picture number {{n}}" for n in range(100)], size=600, context=16)
+tokenizer = Tokenizer.train([f"image number {{n}}" for n in range(100)], size=600, context=16)
 loader = Loader(load(DataConfig, {{"train": {shards!r}, "batch": 12, "workers": 2, **RANDOM}}), tokenizer, 24, 1)
 with open({str(log)!r}, "w") as out:
     for batch in loader:
@@ -216,7 +216,7 @@ def test_several_captions_and_views(make_loader):
 
 
 def test_views_tell_where_they_lie(make_loader):
-    """Pictures are a plane of colour over the place, so that the pixels of a view tell its box."""
+    """Images are a plane of colour over the place, so that the pixels of a view tell its box."""
     flipped = {"crop_scale": [0.2, 0.6], "flip": 0.5}
     batch = take(make_loader(views=3, view_augment=flipped, bucket=True), 1)[0]
     assert batch.view_boxes.shape == (12, 3, 4)

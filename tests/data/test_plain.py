@@ -31,7 +31,7 @@ def test_all_samples_in_order(shards):
     assert [len(b.keys) for b in batches] == [10] * 5 + [3]
     assert torch.cat([b.index for b in batches]).tolist() == list(range(53))
     assert torch.cat([b.label for b in batches]).tolist() == list(range(53))
-    assert [c for b in batches for c in b.captions] == [[f"picture number {n}"] for n in range(53)]
+    assert [c for b in batches for c in b.captions] == [[f"image number {n}"] for n in range(53)]
     assert [m["tags"][0] for b in batches for m in b.metadata] == [f"a{n}" for n in range(53)]
     again = list(read_all(shards, 16, batch=10, workers=2))
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(batches, again))
@@ -45,7 +45,7 @@ def test_ranks_share_the_batches(shards):
 
 def test_several_captions_and_none(shards, tmp_path):
     both = next(iter(read_all(shards, 16, caption={"txt": 1, "json:tags": 1})))
-    assert both.captions[2] == ["picture number 2", "a2", "b2"]
+    assert both.captions[2] == ["image number 2", "a2", "b2"]
     members = [("0.png", picture(0)), ("0.txt", b"one\ntwo\n"), ("1.png", picture(1))]
     path = str(write_tar(tmp_path / "a.tar", members))
     lines = list(read_all(path, 16, split="lines"))

@@ -80,7 +80,7 @@ def captions(url):
     return [shards.read(n).members["txt"].decode() for n in range(len(shards))]
 
 
-ALL = [f"picture number {n}" for n in range(20)]
+ALL = [f"image number {n}" for n in range(20)]
 
 
 @pytest.mark.parametrize("mode", ["", "plain", "no_head"])

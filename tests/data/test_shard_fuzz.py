@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mmclr import cli
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import open_index
@@ -34,7 +34,7 @@ def read(path):
     for number in range(len(shards)):
         try:
             sample = shards.read(number)
-            Picture(sample.image(), 1 << 20).pixels((0, 0, 0))
+            EncodedImage(sample.image(), 1 << 20).pixels((0, 0, 0))
             used.append((GOOD.get((sample.image(), sample.members["txt"])), sample.key[-3:]))
         except Fault as fault:
             ledger.add([shards.where(number)._replace(reason=fault.reason, detail=fault.detail)])

@@ -37,8 +37,8 @@ def pictures(folder, numbers):
 
 
 def rows(tmp_path):
-    pictures(tmp_path / "pictures", range(7))
-    return [{"image": f"pictures/{n}.png", "caption": f"picture number {n}", "number": n} for n in range(7)]
+    pictures(tmp_path / "images", range(7))
+    return [{"image": f"images/{n}.png", "caption": f"image number {n}", "number": n} for n in range(7)]
 
 
 def write_table(kind, tmp_path):
@@ -78,7 +78,7 @@ def test_pack_tables(kind, tmp_path, capsys):
     assert cli.main(["data", "pack", str(path), str(tmp_path / "out"), "--samples", "3", "--workers", "0"]) == 0
     assert "3 shards, 7 samples" in capsys.readouterr().out
     got = list(read_all(str(tmp_path / "out" / "*.tar"), 16, caption="txt"))[0]
-    assert got.captions == [[f"picture number {n}"] for n in range(7)]
+    assert got.captions == [[f"image number {n}"] for n in range(7)]
     assert [int(meta["number"]) for meta in got.metadata] == list(range(7))
     stored = [data for name, data in contents(tmp_path / "out") if name.endswith(".png")]
     assert stored == [picture(n) for n in range(7)]
@@ -88,11 +88,11 @@ def test_pack_folders(tmp_path, capsys):
     """img2dataset's files; and a folder per caption."""
     pictures(tmp_path / "files" / "00000", range(3))
     for n in range(3):
-        (tmp_path / "files" / "00000" / f"{n}.txt").write_text(f"a picture of {n}")
+        (tmp_path / "files" / "00000" / f"{n}.txt").write_text(f"an image of {n}")
         (tmp_path / "files" / "00000" / f"{n}.json").write_text(json.dumps({"url": f"http://x/{n}"}))
     cli.main(["data", "pack", str(tmp_path / "files"), str(tmp_path / "a"), "--workers", "2"])
     got = list(read_all(str(tmp_path / "a" / "*.tar"), 16))[0]
-    assert got.captions == [[f"a picture of {n}"] for n in range(3)]
+    assert got.captions == [[f"an image of {n}"] for n in range(3)]
     assert got.metadata[1] == {"path": "00000/1.png", "url": "http://x/1"}
     pictures(tmp_path / "named" / "red_fox", range(2))
     (tmp_path / "named" / "lonely.png").write_bytes(picture(9))
@@ -101,7 +101,7 @@ def test_pack_folders(tmp_path, capsys):
     assert list(read_all(str(tmp_path / "b" / "*.tar"), 16))[0].captions == [["red fox"]] * 2
     out = capsys.readouterr()
     assert "1 sample left out: the sample has none of the caption fields" in out.out
-    assert "1 sample left out: the picture cannot be decoded" in out.out
+    assert "1 sample left out: the image cannot be decoded" in out.out
     assert "broken.jpg" in out.out
 
 
@@ -158,10 +158,10 @@ def test_pack_goes_on_where_it_stopped(tmp_path):
 def test_pack_complains(tmp_path):
     path = write_table("csv", tmp_path)
     for source, columns, words in (
-        (path, ("picture", "caption"), "no column 'picture'"),
+        (path, ("photo", "caption"), "no column 'photo'"),
         (path, ("image", "capton"), "did you mean caption"),
         (tmp_path / "none.csv", ("image", "caption"), "no such file or folder"),
-        (tmp_path / "pictures" / "0.png", ("image", "caption"), "is asked for, not .png"),
+        (tmp_path / "images" / "0.png", ("image", "caption"), "is asked for, not .png"),
     ):
         with pytest.raises(UserError, match=words):
             list(read_records(str(source), columns))
@@ -283,11 +283,11 @@ def test_verify_lists_all(tmp_path, capsys):
     assert cli.main(["data", "verify", str(path), "--json", str(tmp_path / "list"), "--workers", "0"]) == 1
     out = capsys.readouterr().out
     assert "truncated" in out
-    assert "1 samples: the picture cannot be decoded" in out
+    assert "1 samples: the image cannot be decoded" in out
     assert "1 samples: the caption is empty" in out
     assert "5 samples: the sample has none of the caption fields" in out
     assert "1 samples have a key that was there before" in out
-    assert "2 pictures were there before" in out
+    assert "2 images were there before" in out
     listed = [json.loads(line) for line in (tmp_path / "list").read_text().splitlines()]
     assert sorted(entry["key"] for entry in listed if entry["reason"] == "no_caption") == ["5", "6", "7", "8", "9"]
 
@@ -300,7 +300,7 @@ def test_peek(tmp_path, capsys):
         assert image.width == 6 * 168 + 8
     cli.main(["data", "peek", shards, str(tmp_path / "sheet.html")])
     text = (tmp_path / "sheet.html").read_text()
-    assert all(f"picture number {n}" in text for n in range(9))
+    assert all(f"image number {n}" in text for n in range(9))
     assert text.count("data:image/png;base64,") == 9
     assert cli.main(["data", "peek", shards, str(tmp_path / "sheet.txt")]) == 2
     assert "name a .png or .html file" in capsys.readouterr().err

@@ -83,11 +83,11 @@ def test_any_terminal_takes_any_name(command, encoding, tmp_path):
 def test_everything_is_said_through_one_place():
     """A bare print or console would show what comes from data as it is."""
     allowed = {"mmclr/display/terminal.py", "mmclr/display/console.py", "mmclr/doctor/probe.py"}
-    json_of_papers, help_of_cli = ("mmclr/papers/catalogue.py", 1), ("mmclr/cli.py", 1)
+    json_and_help = {"mmclr/papers/catalogue.py": 1, "mmclr/cli.py": 1}
     for path in SOURCES:
         name, tree = path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
-        assert name in allowed or len(calls) <= dict([json_of_papers, help_of_cli]).get(name, 0), f"{name}: use say()"
+        assert name in allowed or len(calls) <= json_and_help.get(name, 0), f"{name}: use say()"
         assert name in allowed or "from rich.console" not in path.read_text(), f"{name}: take mmclr.display.console"
         assert "from_markup" not in path.read_text(), name
 

@@ -32,7 +32,7 @@ def png(size=32, seed=0):
 
 
 def sample(n, **changes):
-    members = {"png": png(seed=n), "txt": f"picture number {n}".encode(), "json": json.dumps({"n": n}).encode()}
+    members = {"png": png(seed=n), "txt": f"image number {n}".encode(), "json": json.dumps({"n": n}).encode()}
     return {name: data for name, data in {**members, **changes}.items() if data is not None}
 
 
@@ -79,7 +79,7 @@ def test_a_good_run(examine, tmp_path):
     text = "\n".join(found["ok"])
     for part in (
         "2 shards of train open and are whole",
-        "40 samples, each with a picture and a caption",
+        "40 samples, each with an image and a caption",
         "40 samples from all shards decode",
         "32 in the middle; the model sees 32",
         "10 steps of 8 pairs: 80 pairs, 2 epochs of 40 samples",

@@ -20,7 +20,7 @@ SHAPES = ["square", "bar", "frame", "cross"]
 
 
 def picture(number, size=(40, 40)):
-    """Encode a picture of its own: colour by number % 6, shape by number % 4, noise by number."""
+    """Encode an image of its own: colour by number % 6, shape by number % 4, noise by number."""
     rng = np.random.default_rng(number)
     pixels = rng.integers(200, 255, (size[1], size[0], 3), dtype=np.uint8)
     rows, columns = {"square": (8, 8), "bar": (16, 2), "frame": (4, 4), "cross": (2, 16)}[SHAPES[number % 4]]
@@ -73,7 +73,7 @@ def toy():
 
 @pytest.fixture
 def shards(tmp_path):
-    """60 pictures in two ordinary shards, with txt, json and cls."""
+    """60 images in two ordinary shards, with txt, json and cls."""
     for part in (0, 1):
         samples = {}
         for i in range(30 * part, 30 * part + 30):
@@ -113,7 +113,7 @@ def layout(tmp_path):
 def model_folder(tmp_path_factory):
     """A random model of 32 pixels and 16 dimensions, with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp("model")
-    words = [f"a picture of a {c} {s} no {i}" for i, (c, s) in enumerate((c, s) for c in COLOURS for s in SHAPES)]
+    words = [f"an image of a {c} {s} no {i}" for i, (c, s) in enumerate((c, s) for c in COLOURS for s in SHAPES)]
     tokenizer = Tokenizer.train(words * 3, 600, context=20)
     tree = {
         "embed": 16,

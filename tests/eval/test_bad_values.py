@@ -63,7 +63,7 @@ def shard(toy, path, changes):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer.train([f"picture number {n}" for n in range(100)], size=600, context=16)
+    return Tokenizer.train([f"image number {n}" for n in range(100)], size=600, context=16)
 
 
 def trained(path, tokenizer, **settings):
@@ -134,7 +134,7 @@ def test_all_that_is_bad_in_one_evaluation(toy, model_folder, tmp_path, capsys):
     assert tree["sizes"] == {"images": SAMPLES - 3, "captions": SAMPLES - 3}
     assert any("sample 1 (s01)" in line and "not UTF-8 at byte 3" in line for line in tree["faults"])
     said = capsys.readouterr().out
-    assert "skipped: 1 samples (the picture cannot be decoded)" in said
+    assert "skipped: 1 samples (the image cannot be decoded)" in said
     assert "kept: 1 samples" in said
     zero_shot.main([str(model_folder), "--data", path, "--label", "json:class", "--cache", "none", "--out", str(out)])
     assert json.loads(out.read_text())["skipped"] == {"bad_text": 2, "bad_image": 1}
@@ -174,4 +174,4 @@ def test_a_picture_that_is_missing_costs_its_instance(toy, model_folder, tmp_pat
     result = compositional.suite.run(Embedder.load(model_folder), compositional.suite.open(args), args)
     assert result.sizes["instances"] == 3
     assert result.skipped == {"bad_row": 1, "missing_file": 1, "bad_image": 1}
-    assert "2 instances are left out: a picture of theirs cannot be used" in result.notes
+    assert "2 instances are left out: an image of theirs cannot be used" in result.notes

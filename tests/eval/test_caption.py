@@ -113,7 +113,7 @@ def test_words_are_those_of_cocos_tokenizer():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model with an untrained captioner that tells pictures apart."""
+    """A model with an untrained captioner that tells images apart."""
     tokenizer = Tokenizer.train(["a red square 1", "a blue cross 22", "a green bar 3"] * 5, 560, context=16)
     t = tokenizer
     tree = {"preset": "icons", "image": {"layers": 1}, "text": {"layers": 1}, "captioner": {"layers": 1}}

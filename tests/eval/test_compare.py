@@ -61,7 +61,7 @@ def test_clusters_and_classes_are_kept():
 
 def test_results_of_other_sets_are_refused():
     one = result([1, 0])
-    with pytest.raises(UserError, match="other pictures"):
+    with pytest.raises(UserError, match="other images"):
         compare.compare(one, result([1, 0], hashes={"pictures": "9", "annotations": "2"}))
     with pytest.raises(UserError, match="no samples are kept of both"):
         compare.compare(one, Result("d", "m", "t", {"acc1": 0.5}, hashes=one.hashes))

@@ -26,7 +26,7 @@ WRITE = {
     "data verify": ["{here}/shards/0.tar", "--workers", "0", "--json", "{out}/faults.jsonl"],
     "data peek": ["{here}/shards/0.tar", "{out}/sheet.png", "--samples", "4"],
     "data tokenizer": ["{here}/shards/0.tar", "{out}/words", "--size", "560"],
-    "data pack": ["{here}/pictures", "{out}", "--workers", "0"],
+    "data pack": ["{here}/images", "{out}", "--workers", "0"],
     "data reshard": ["{here}/shards/0.tar", "{out}", "--samples", "7"],
     "data columns": ["export", "{here}/shards/0.tar", "n", "--out", "{out}/n.parquet"],
     "data to-eval": [*SET, "--out", "{out}", "--shards", "2"],
@@ -87,12 +87,12 @@ def here(tmp_path, shards, model_folder):
     for name in ("0.tar", "1.tar"):
         shutil.copy(tmp_path / name, here / "shards")
     shutil.copytree(model_folder, here / "model")
-    (here / "pictures").mkdir()
+    (here / "images").mkdir()
     from PIL import Image
 
     for i in range(3):
-        Image.new("RGB", (20, 20), (i, 9, 9)).save(here / "pictures" / f"{i}.png")
-        (here / "pictures" / f"{i}.txt").write_text(f"picture {i}")
+        Image.new("RGB", (20, 20), (i, 9, 9)).save(here / "images" / f"{i}.png")
+        (here / "images" / f"{i}.txt").write_text(f"image {i}")
     for index in open_indices([str(here / "shards/0.tar")]):
         with columns.write(index, "n", columns.Kind("int32")) as column:
             column.put([0], [7])
@@ -152,7 +152,7 @@ BROKEN = {  # what lies where a command reads
     "noise": bytes(range(256)) * 8,
     "text": b"{nothing: that\n any of them reads",
 }
-INPUTS = ("shards/0.tar", "shards/1.tar", "model/config.json", "pictures/0.png", "tasks.yaml", "results/a.json",
+INPUTS = ("shards/0.tar", "shards/1.tar", "model/config.json", "images/0.png", "tasks.yaml", "results/a.json",
           "results/b.json")  # fmt: skip
 
 

@@ -116,8 +116,8 @@ def test_the_suite_runs_on_a_set(shards, model_folder):
     assert "linear_separability" not in result.ci95
     both = open_set(shards, caption="txt", label="json:colour")
     assert geometry.run(embedder, both).metrics == result.metrics
-    pictures = geometry.run(embedder, ordinary(shards, caption="", label="json:colour"))
-    assert "alignment" not in pictures.metrics
+    images = geometry.run(embedder, ordinary(shards, caption="", label="json:colour"))
+    assert "alignment" not in images.metrics
 
 
 def test_one_pair_and_samples_without_a_class_are_no_infinity():

@@ -21,7 +21,7 @@ def embedder(model_folder):
 
 @pytest.fixture
 def folder(toy, tmp_path):
-    """Eight pictures, named as files, as COCO and as Visual Genome name them."""
+    """Eight images, named as files, as COCO and as Visual Genome name them."""
     for i in range(8):
         for name in (f"{i}.png", f"{i:012d}.jpg", f"{i}.jpg"):
             (tmp_path / name).write_bytes(toy.picture(i))
@@ -45,7 +45,7 @@ def test_judging_and_ties():
 
 
 def brute(embedder, found, folder):
-    """Share of instances in which every picture scores its own caption strictly highest."""
+    """Share of instances in which every image scores its own caption strictly highest."""
     right = []
     for instance in found:
         data, number = instances.pictures([instance], folder, "one")
@@ -103,7 +103,7 @@ def test_broken_files_get_a_sentence(folder, embedder):
     with pytest.raises(UserError, match="no such file"):
         instances.read(folder / "none.json")
     found = [instances.Instance((("gone.png", None),), ("a", "b"))]
-    with pytest.raises(UserError, match="gone.png: no such picture, and 0 more"):
+    with pytest.raises(UserError, match="gone.png: no such image, and 0 more"):
         compositional.run(embedder, found, folder, "x")
 
 
@@ -139,7 +139,7 @@ def test_a_box_is_padded_to_a_square_in_the_middle(toy):
 
 
 def test_the_cards_gallery():
-    """ref (2, 0), text (0, 1): in unit vectors the mix ties the target with one wrong picture at the top."""
+    """ref (2, 0), text (0, 1): in unit vectors the mix ties the target with one wrong image at the top."""
     images = torch.tensor([[0.6, 0.8], [1.0, 0], [0, 1], [0.8, 0.6]])
     gallery = [[0, 1, 2, 3]]
     reference, text = torch.tensor([[1.0, 0]]), torch.tensor([[0.0, 1]])

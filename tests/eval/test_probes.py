@@ -22,7 +22,7 @@ def embedder(model_folder):
 
 @pytest.fixture
 def halves(shards):
-    """Two sets of 30 pictures with the same six classes."""
+    """Two sets of 30 images with the same six classes."""
     data = ordinary(shards, caption="", label="json:colour")
     return data.subset(range(0, 60, 2), "other half"), data.subset(range(1, 60, 2), "other half")
 
@@ -45,7 +45,7 @@ def test_shots_take_so_many_of_each_class(embedder, halves):
     x, y = linear_probe._few(embedded, 2, seed=3)
     kinds = embedded.data.labels.unique()
     assert torch.bincount(y)[kinds].tolist() == [2] * len(kinds)
-    for row, label in zip(x, y):  # each picture with its own class
+    for row, label in zip(x, y):  # each image with its own class
         assert ((embedded.images == row).all(1) & (embedded.data.labels == label)).any()
 
 
@@ -95,7 +95,7 @@ def test_transport_has_the_cards_numbers():
 
 
 def cloud_set(spread):
-    """A set of 4 classes x 12 pictures whose `embeddings` are given by hand."""
+    """A set of 4 classes x 12 images whose `embeddings` are given by hand."""
     g = torch.Generator().manual_seed(0)
     labels = torch.arange(4).repeat_interleave(12)
     images = torch.nn.functional.normalize(torch.eye(4, 8)[labels] + spread * torch.randn(48, 8, generator=g), dim=1)
@@ -126,7 +126,7 @@ def test_episodes_find_what_is_apart_and_chance_where_all_is_one_point():
     result = few_shot.run(dead, data, ways=4, shots=1, queries=8, episodes=5)
     assert result.metrics["prompt_acc1"] == pytest.approx(0.25)
     assert result.metrics["prototype_acc1"] == pytest.approx(0.25)
-    with pytest.raises(UserError, match="5 classes of 21 pictures, and 0 of 4 classes have so many"):
+    with pytest.raises(UserError, match="5 classes of 21 images, and 0 of 4 classes have so many"):
         few_shot.run(dead, data, shots=1, queries=20)
 
 
@@ -146,7 +146,7 @@ def test_the_commands(shards, model_folder, tmp_path):
     out = tmp_path / "r.json"
     common = [str(model_folder), "--data", shards, "--label", "json:colour", "--out", str(out), "--cache", "none"]
     knn.main([*common, "--train", shards, "--k", "1"])
-    assert json.loads(out.read_text())["metrics"]["knn1_acc1"] == 1  # a picture is its own neighbour
+    assert json.loads(out.read_text())["metrics"]["knn1_acc1"] == 1  # an image is its own neighbour
     linear_probe.main([*common, "--train", shards, "--shots", "3"])
     assert json.loads(out.read_text())["task"] == "linear_probe"
     few_shot.main([*common, "--ways", "2", "--queries", "3", "--episodes", "3"])

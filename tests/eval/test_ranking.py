@@ -77,7 +77,7 @@ def test_relevance_by_id_is_every_equal_pair():
 
 
 def test_many_to_many_relations_need_no_ids():
-    """Picture 0 has captions a, b; picture 1 has b, c: no grouping by one id says this."""
+    """Image 0 has captions a, b; image 1 has b, c: no grouping by one id says this."""
     relevance = Relevance(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]))
     texts = torch.eye(3)
     images = torch.tensor([[0.1, 0.2, 0.9], [0.0, 0.3, 0.2]])

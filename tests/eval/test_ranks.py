@@ -1,4 +1,4 @@
-"""Several processes on one set: the same numbers as one, and each picture is computed once."""
+"""Several processes on one set: the same numbers as one, and each image is computed once."""
 
 import pytest
 from mmclr.eval.embed import ranks
@@ -10,7 +10,7 @@ from tests import ranks as processes
 
 
 def evaluate(folder, shards, cache):
-    """Run on each rank: the metrics, and how many pictures and texts this rank encoded."""
+    """Run on each rank: the metrics, and how many images and texts this rank encoded."""
     embedder = Embedder.load(folder, device="cpu", cache=cache, workers=1)
     counted = {"image": 0, "text": 0}
 

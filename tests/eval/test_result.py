@@ -21,7 +21,7 @@ def result():
         model="runs/a",
         task="zeroshot_retrieval",
         ties={"captions": 1},
-        skipped={"undecodable picture": 2},
+        skipped={"undecodable image": 2},
         notes=["acc5 is null: 3 classes"],
     )
 
@@ -66,5 +66,5 @@ def test_what_is_printed_says_ties_skipped_and_notes(result):
     with console.file:
         result.show(console)
         text = console.export_text()
-    for part in ("0.5625", "ties: 1 captions", "skipped: 2 samples (undecodable picture)", "acc5 is null"):
+    for part in ("0.5625", "ties: 1 captions", "skipped: 2 samples (undecodable image)", "acc5 is null"):
         assert part in text

@@ -1,4 +1,4 @@
-"""Retrieval through the whole line, against loops over transformers' features; which captions suit which pictures."""
+"""Retrieval through the whole line, against loops over transformers' features; which captions suit which images."""
 
 import json
 
@@ -111,7 +111,7 @@ def test_a_set_without_captions_is_refused(embedder, shards):
 def test_k_beyond_the_set_is_said(embedder, shards):
     result = retrieval.run(embedder, ordinary(shards), ks=(1, 100))
     assert result.metrics["image_retrieval_recall@100"] == 1
-    assert any("only 60 pictures" in note for note in result.notes)
+    assert any("only 60 images" in note for note in result.notes)
 
 
 def test_the_command_takes_clip_benchmarks_names(shards, model_folder, tmp_path, capsys):

@@ -16,7 +16,7 @@ from mmclr.errors import UserError
 
 @pytest.fixture
 def pictures(toy, tmp_path):
-    """Six pictures in two class folders."""
+    """Six images in two class folders."""
     root = tmp_path / "folder"
     for i in range(6):
         place = root / ("fire_truck" if i % 2 else "bus")
@@ -26,7 +26,7 @@ def pictures(toy, tmp_path):
 
 
 def same(one, two):
-    """Whether two sets hold the same pictures with the same annotations, in any order."""
+    """Whether two sets hold the same images with the same annotations, in any order."""
 
     def content(data):
         captions = [tuple(c) for c in data.captions] or [()] * len(data)
@@ -77,7 +77,7 @@ def test_a_table_of_files(pictures, toy):
     with pytest.raises(UserError, match="its columns are file, text; filepath and title are needed"):
         open_set(str(path))
     path.write_text("filepath,title\nnone.png,b")
-    with pytest.raises(UserError, match=r"none.png: no such picture, and 0 more; say where they lie: --images"):
+    with pytest.raises(UserError, match=r"none.png: no such image, and 0 more; say where they lie: --images"):
         open_set(str(path))
 
 
@@ -101,7 +101,7 @@ def test_karpathys_and_cocos_captions(pictures):
 def test_the_command(shards, tmp_path, capsys):
     out = tmp_path / "wds_tags"
     to_eval.main(["--data", shards, "--label", "json:tags", "--out", str(out), "--shards", "2"])
-    assert "60 pictures" in capsys.readouterr().out
+    assert "60 images" in capsys.readouterr().out
     assert (out / "dataset_type.txt").read_text() == "multilabel\n"
     assert np.array_equal(open_set(str(out)).labels.sum(1), torch.full((60,), 2))
 

@@ -18,7 +18,7 @@ from sklearn import metrics
 from mmclr.errors import UserError
 from tests import bounds
 
-TEMPLATES = ["a picture of a {c}", "{c}", "the {c} one"]
+TEMPLATES = ["an image of a {c}", "{c}", "the {c} one"]
 
 
 @pytest.fixture(scope="module")

@@ -72,8 +72,8 @@ def body(row, eos, longest):
 def written_alone(model, out, tmp_path):
     """Compare what an export writes in a process without mmclr with what its model writes; return the texts."""
     paths = [str(tmp_path / f"{i}.png") for i in range(4)]
-    for path, picture in zip(paths, pictures(32)):
-        picture.save(path)
+    for path, image in zip(paths, pictures(32)):
+        image.save(path)
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-c", ALONE, str(out), *paths]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True, env=env)

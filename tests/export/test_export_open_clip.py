@@ -23,8 +23,8 @@ from PIL import Image
 folder, captions = sys.argv[1], json.loads(sys.argv[2])
 model, _, transform = open_clip.create_model_and_transforms("local-dir:" + folder)
 tokenizer = open_clip.get_tokenizer("local-dir:" + folder)
-picture = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
-pixels, ids = transform(picture).unsqueeze(0), tokenizer(captions)
+image = Image.fromarray((np.arange(40 * 50 * 3) % 251).astype(np.uint8).reshape(40, 50, 3))
+pixels, ids = transform(image).unsqueeze(0), tokenizer(captions)
 model.eval()
 with torch.no_grad():
     image, text = model.encode_image(pixels, normalize=True), model.encode_text(ids, normalize=True)

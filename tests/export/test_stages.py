@@ -41,7 +41,7 @@ def pictures(n=4):
 
 
 def test_the_number_of_the_card():
-    """Picture features (1, 0) and (.6, .8), a text's (.8, .6) twice: the cosine is .88, the mean of .8 and .96."""
+    """Image features (1, 0) and (.6, .8), a text's (.8, .6) twice: the cosine is .88, the mean of .8 and .96."""
     join = Stages.join
     image = join(None, [torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])], "image")
     text = join(None, [torch.tensor([[0.8, 0.6]])] * 2, "text")

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmclr.config import load
 from mmclr.data import columns as column_files
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.fields import Field
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Fault
@@ -99,7 +99,7 @@ def _look(shards: Shards, number: int) -> None:
     """Take everything out of a sample. Raises Fault."""
     sample = shards.read(number)
     with contextlib.suppress(Fault):
-        Picture(sample.image(), 1 << 24).pixels((0, 0, 0))
+        EncodedImage(sample.image(), 1 << 24).pixels((0, 0, 0))
     for field in FIELDS:
         with contextlib.suppress(Fault):
             Field(field).texts(sample)

@@ -70,7 +70,7 @@ def test_the_first_feature_is_positive():
 PROVIDER_ROW = (
     "mmclr/vocabulary.py",
     '    "frozen_image": Feature(\n',
-    '    "upright_image": Feature("[b, D]", "upright", "image features, first one positive", _unit("b", "D")),\n',
+    '    "upright_image": Feature("[b, D]", "upright", "image features, first one positive", unit("b", "D")),\n',
 )
 FIELD_ROW = (
     "mmclr/batch_fields.py",
@@ -240,7 +240,7 @@ __all__ = ["Image", "Text", "describe", "fill_tower"]
     "tests/models/test_mine.py": """import json
 
 from mmclr.config import check
-from mmclr.models.clip.towers import ModelConfig
+from mmclr.models.config import ModelConfig
 from mmclr.models.resolve import resolve
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

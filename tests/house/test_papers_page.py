@@ -46,7 +46,7 @@ def test_sections_go_by_what_data_there_is():
     """Objectives for plain pairs come first, then one more need at a time."""
     keys = [entry.key for entry in papers.entries()]
     assert keys.index("clip") < keys.index("cacr") < keys.index("cwcl") < keys.index("supcon_label")
-    assert page.page(papers.entries()).index("## Pictures with captions") < page.page(papers.entries()).index(
+    assert page.page(papers.entries()).index("## Images with captions") < page.page(papers.entries()).index(
         "## A frozen image model"
     )
 

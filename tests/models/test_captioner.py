@@ -25,7 +25,7 @@ KINDS = pytest.mark.parametrize(("queries", "tied"), [(0, True), (3, False)])
 
 
 def make(queries=0, tied=True, seed=3, loud=True):
-    """A model; `loud` makes its random captions depend on picture and place, and end at different ones."""
+    """A model; `loud` makes its random captions depend on image and place, and end at different ones."""
     torch.manual_seed(seed)
     model = TwoTower(check(ModelConfig, {**TREE, "captioner": {"layers": 2, "queries": queries, "tied": tied}}))
     if loud:
@@ -86,7 +86,7 @@ def test_packed_equals_padded_in_value_and_gradient(queries, tied, captions):
 
 
 def test_what_depends_on_what():
-    """States see the picture and the past; embeddings never see the decoder; captions do not see their padding."""
+    """States see the image and the past; embeddings never see the decoder; captions do not see their padding."""
     model = make()
     pixels, (tokens, lengths) = pictures(3), texts(3)
     lengths[:] = 9

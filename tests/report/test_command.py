@@ -1,4 +1,4 @@
-"""`mmclr report` puts a run's curves and evaluations with their pictures on one page."""
+"""`mmclr report` puts a run's curves and evaluations with their images on one page."""
 
 import base64
 import io

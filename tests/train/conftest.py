@@ -1,4 +1,4 @@
-"""A tiny run: 60 pictures of coloured squares in three shards, a model that trains in seconds."""
+"""A tiny run: 60 images of coloured squares in three shards, a model that trains in seconds."""
 
 import io
 import tarfile
@@ -41,7 +41,7 @@ def shards(tmp_path_factory):
 
 
 def label(folder):
-    """Write cluster labels beside the shards: two of four clusters of each picture, and a coarser kind for batches."""
+    """Write cluster labels beside the shards: two of four clusters of each image, and a coarser kind for batches."""
     indices = open_indices([str(folder / f"{shard:05d}.tar") for shard in range(3)])
     numbers = np.arange(60, dtype=np.int32).reshape(3, 20, 1)
     clusters.write(indices, "clusters", np.concatenate([numbers % 4, (numbers + 1) % 4], 2), {"clusters": 4})

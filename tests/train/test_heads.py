@@ -117,7 +117,7 @@ def test_results_and_caches_tell_heads_apart(run, shards, tmp_path):
         assert found[head].to_dict()["head"] == head
     fresh = retrieval.run(Embedder.load(run, device="cpu", head="linear"), open_set(shards))
     assert fresh.metrics == found["linear"].metrics
-    assert len(list(tmp_path.iterdir())) == 6  # pictures and texts of each
+    assert len(list(tmp_path.iterdir())) == 6  # images and texts of each
 
 
 @pytest.mark.parametrize(

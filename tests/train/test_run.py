@@ -149,7 +149,7 @@ def test_a_folder_has_one_writer(settings, tmp_path, monkeypatch):
         ("objectives.clip.image_wieght=1", "objectives.clip.image_wieght: unknown key; did you mean image_weight?"),
         ("epochs=3", "exactly one of steps, epochs, samples"),
         ("tokenizer=nowhere", "nowhere: no tokenizer.json there"),
-        ("model.image.patch=7", "not a multiple of patch"),
+        ("model.image.patch=7", "is not a multiple of image.patch 7"),
         ("precision=fp16", "fp16 needs a GPU"),
     ],
 )

@@ -29,7 +29,7 @@ def served(tmp_path):
     folder.mkdir()
     with tarfile.open(folder / "a.tar", "w") as archive:
         for number in range(40):
-            for name, member in ((f"{number}.png", png(number)), (f"{number}.txt", f"picture {number}".encode())):
+            for name, member in ((f"{number}.png", png(number)), (f"{number}.txt", f"image {number}".encode())):
                 info = tarfile.TarInfo(name)
                 info.size = len(member)
                 archive.addfile(info, io.BytesIO(member))

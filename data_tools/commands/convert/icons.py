@@ -224,10 +224,10 @@ def _png(mask: Image.Image, size: int) -> bytes:
     # Most glyphs fill the box; one that is small in its em square (a dot) stays small beside the others.
     scale = inner / max(*mask.size, 0.8 * 4 * size)
     ink = mask.resize([max(1, round(side * scale)) for side in mask.size], Image.Resampling.BOX)
-    picture = Image.new("L", (size, size), 255)
-    picture.paste(0, ((size - ink.width) // 2, (size - ink.height) // 2), ink)
+    image = Image.new("L", (size, size), 255)
+    image.paste(0, ((size - ink.width) // 2, (size - ink.height) // 2), ink)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -15,7 +15,7 @@ from mmclr.data_tools.lib.shard_writer import ShardWriter
 from PIL import Image
 from rich.progress import track
 
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.stream.workers import run_ahead
@@ -28,15 +28,15 @@ EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": 
 def main(argv: list[str]) -> int:
     """Pack; the status is 1 when nothing could be packed, 2 when too much was left out."""
     parser = argparse.ArgumentParser(
-        description="Write pictures and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
-        "pictures (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
-        "format is this), a .csv, .tsv, .jsonl or .parquet with columns for picture and caption, or a Hugging Face "
+        description="Write images and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
+        "images (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
+        "format is this), a .csv, .tsv, .jsonl or .parquet with columns for image and caption, or a Hugging Face "
         "dataset saved to disk. A shard appears when it is complete; the same command goes on where it stopped.",
         epilog="example: mmclr data pack photos.csv shards --image filepath --caption title --short-side 256",
     )
     parser.add_argument("source")
     parser.add_argument("out", help="folder for the shards")
-    parser.add_argument("--image", default="image", help="column of the picture: a path, or bytes (default image)")
+    parser.add_argument("--image", default="image", help="column of the image: a path, or bytes (default image)")
     parser.add_argument("--caption", default="caption", help="column or json field of the caption (default caption)")
     parser.add_argument("--samples", type=int, default=10_000, help="samples in a shard (default 10000)")
     parser.add_argument("--megabytes", type=int, default=1000, help="or until it has this size (default 1000)")
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         type=int,
         default=0,
         metavar="PX",
-        help="write larger pictures smaller, as JPEG, so that training decodes less (0 = as they are)",
+        help="write larger images smaller, as JPEG, so that training decodes less (0 = as they are)",
     )
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG then (default 92)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read and encode (default 2)")
@@ -121,7 +121,7 @@ class Encoder:
         return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
     def _picture(self, data: bytes) -> tuple[str, bytes]:
-        picture = Picture(data, DataConfig.max_pixels)
+        picture = EncodedImage(data, DataConfig.max_pixels)
         short = min(picture.size)
         if not self.short_side or short <= self.short_side:
             image = picture.pixels((255, 255, 255))  # an image that cannot be decoded has no place in a shard

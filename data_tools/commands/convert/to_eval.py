@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     data = options.dataset(args)
     reads = [*filter(None, str(args.data).split("::")), *filter(None, [args.images])]
     root = layout.write(data, args.out, split=args.split, shards=args.shards, reads=reads)
-    say(f"written: {root} ({len(data)} pictures)")
+    say(f"written: {root} ({len(data)} images)")
     for line in data.ledger.lines(met="left out"):
         say(line)
 

@@ -28,32 +28,32 @@ EXAMPLES = """examples:
       mmclr train papers/mlcd.yaml 'data.train=shards/*.tar' data.clusters=clusters
   mmclr data cluster 'shards/*.tar' --model runs/stage0 --k 10 --name stage0     for batches from one cluster (mcl):
       mmclr train papers/mcl.yaml 'data.train=shards/*.tar' 'data.pure=[stage0]'
-Memory: 4 D bytes a picture for the embeddings, and 4 D k for the centres.
+Memory: 4 D bytes an image for the embeddings, and 4 D k for the centres.
 """
 
 
 def main(argv: list[str]) -> None:
     """`mmclr data cluster SHARDS --model MODEL`."""
     parser = argparse.ArgumentParser(
-        description="Embed every picture of shards with a model, find k centres by k-means (by cosine), and write the "
-        "numbers of the nearest centres of each picture as a column beside each shard, SHARD.NAME.arrow.",
+        description="Embed every image of shards with a model, find k centres by k-means (by cosine), and write the "
+        "numbers of the nearest centres of each image as a column beside each shard, SHARD.NAME.arrow.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("--model", required=True, help="a run, checkpoint, model folder, export or name")
     parser.add_argument("--k", type=int, default=1000, help="clusters (default 1000)")
-    parser.add_argument("--top", type=int, default=1, help="nearest clusters that each picture gets (default 1)")
+    parser.add_argument("--top", type=int, default=1, help="nearest clusters that each image gets (default 1)")
     parser.add_argument("--name", default="clusters", help="of the labels; FOLDER/NAME writes them to another folder")
     parser.add_argument(
         "--fit",
         type=int,
         default=0,
         metavar="N",
-        help="pictures from which the centres are found, at least k (default 256 k, at most all)",
+        help="images from which the centres are found, at least k (default 256 k, at most all)",
     )
     parser.add_argument("--iterations", type=int, default=30, help="of k-means, at most (default 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pictures to begin from")
+    parser.add_argument("--seed", type=int, default=0, help="of the images to begin from")
     parser.add_argument(
         "--features",
         default="",
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
         help="keep the embeddings as this column, and read those that are there: a call that was ended goes on",
     )
     parser.add_argument("--dtype", default="float32", choices=["float16", "float32"], help="of kept embeddings")
-    parser.add_argument("--batch", type=int, default=256, help="pictures at a time")
+    parser.add_argument("--batch", type=int, default=256, help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--json", action="store_true", help="say what was made as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="open all and check the places, embed and write nothing")
@@ -84,11 +84,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         columns.check(shards.indices, name)  # before hours of work
     encoder, column = embedding.load(args.model, args.device, args.features, args.dtype)
     if args.dry_run:
-        line = f"{len(shards):,} pictures would be embedded, and {len(shards.indices)} files {args.name} written"
+        line = f"{len(shards):,} images would be embedded, and {len(shards.indices)} files {args.name} written"
         return {"dry_run": True, "images": len(shards), "shards": len(shards.indices), "lines": [line]}
     vectors, kept = embedding.embed(encoder, shards, args.batch, ledger, column)
     if len(vectors) < args.k:
-        raise UserError(f"--k {args.k}: there are only {len(vectors)} readable pictures")
+        raise UserError(f"--k {args.k}: there are only {len(vectors)} readable images")
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
     facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
     paths = write(shards, args.name, labels, kept, facts)
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "unreadable": unreadable,
         "files": [str(path) for path in paths],
         "lines": [
-            f"{len(vectors):,} pictures in {args.k} clusters of {least} to {most}, mean cosine to the centre "
-            f"{cosine:.3f}; {unreadable} pictures unreadable",
+            f"{len(vectors):,} images in {args.k} clusters of {least} to {most}, mean cosine to the centre "
+            f"{cosine:.3f}; {unreadable} images unreadable",
             *(f"  {line}" for line in ledger.lines(met="left out")),
             f"written: {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
         ],
@@ -120,7 +120,7 @@ def assign(x: Tensor, k: int, top: int, fit: int, iterations: int, seed: int) ->
 
 
 def write(shards: Shards, name: str, labels: Tensor, kept: Sequence[int], facts: dict[str, object]) -> list[Path]:
-    """Write the labels [n, top] of the pictures with the numbers `kept`, and -1 for all other samples."""
+    """Write the labels [n, top] of the images with the numbers `kept`, and -1 for all other samples."""
     whole = [np.full((len(index), labels.shape[1]), -1, np.int32) for index in shards.indices]
     for number, row in zip(kept, labels.numpy()):
         shard, place = shards.locate(number)

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     """`mmclr data caption SHARDS OUT --model MODEL`."""
     parser = argparse.ArgumentParser(
         description="Write samples of shards into new shards, a generated caption added to the json of each. Keys and "
-        "all other members stay as they are; a sample whose picture cannot be read gets none and is counted. Training "
+        "all other members stay as they are; a sample whose image cannot be read gets none and is counted. Training "
         "then takes either: data.caption={txt: 0.5, json:generated: 0.5}. The same command goes on where it stopped.",
         epilog="example: mmclr data caption 'shards/*.tar' captioned --model runs/coca --top-p 0.9",
     )
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="samples in a shard (default 10000)")
     parser.add_argument("--megabytes", type=int, default=1000, help="or until it has this size (default 1000)")
     add_arguments(parser)
-    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default 64)")
+    parser.add_argument("--batch", type=int, default=64, help="images at a time (default 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_args(argv)
     urls, how = expand(args.shards), decoding(args)

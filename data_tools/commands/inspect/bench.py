@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmclr.config import load
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.shards import Sample, bounds
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     costs, rate = stages(loader), through(loader, own["seconds"])
     if args.json:
         each = {name: 1 / cost for name, cost in costs.items()}
-        print(json.dumps({"samples_per_second": {**each, "loader": rate}, "workers": config.workers}))
+        say(json.dumps({"samples_per_second": {**each, "loader": rate}, "workers": config.workers}))
         return
     for line in report(costs, rate, config.workers, own["rate"]):
         say(line)
@@ -64,7 +64,7 @@ def stages(loader: Loader, samples: int = 256) -> dict[str, float]:
         raise UserError(f"none of the first {len(numbers)} samples can be used; mmclr data verify says why")
 
     def decode(sample: Any) -> Any:
-        picture = Picture(sample.image(), config.max_pixels, config.decoder == "turbo")
+        picture = EncodedImage(sample.image(), config.max_pixels, config.decoder == "turbo")
         return picture.pixels(config.background, min(picture.size) / size)
 
     out["decode"] = _each(stored, decode)
@@ -97,7 +97,7 @@ def report(costs: dict[str, float], rate: float, workers: int, wanted: float) ->
     lines.append(f"all       {one:>9,.0f} samples/s on one core; {slowest} takes {costs[slowest] * one:.0%} of it")
     lines.append(f"loader   {rate:>10,.0f} samples/s with {workers} workers on {os.cpu_count()} cores")
     if slowest == "decode":
-        lines.append("smaller stored pictures help most: mmclr data pack or reshard with --short-side; decoder=turbo")
+        lines.append("smaller stored images help most: mmclr data pack or reshard with --short-side; decoder=turbo")
     if wanted:
         need = int(np.ceil(wanted / one))
         enough = "is enough" if rate >= wanted else f"is not enough: about {need} workers and cores are needed"
@@ -112,7 +112,7 @@ def _usable(loader: Loader, number: int, only_read: bool = False) -> Sample | No
     try:
         sample = loader.parts[part].read(number - int(begins[part]))
         if not only_read:
-            Picture(sample.image(), loader.config.max_pixels).pixels(loader.config.background)
+            EncodedImage(sample.image(), loader.config.max_pixels).pixels(loader.config.background)
             loader.assembler.chooser.candidates(sample)
     except Fault:
         return None

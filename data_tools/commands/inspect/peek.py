@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import open_indices
@@ -30,7 +30,7 @@ from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.storage import written
 
-SIDE, TEXT, GAP = 160, 54, 8  # pixels: of a picture, of its caption below, between pictures
+SIDE, TEXT, GAP = 160, 54, 8  # pixels: of an image, of its caption below, between images
 LINE = 26  # letters
 KIND = "contact sheet"
 
@@ -46,7 +46,7 @@ class Look(NamedTuple):
 def main(argv: list[str]) -> None:
     """Write a contact sheet."""
     parser = argparse.ArgumentParser(
-        description="Show random samples of shards: pictures with their captions, as a PNG or an HTML page.",
+        description="Show random samples of shards: images with their captions, as a PNG or an HTML page.",
         epilog="example: mmclr data peek 'shards/*.tar' sheet.png --samples 40",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
@@ -76,7 +76,7 @@ def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -
     for number in permute(positions(0, count), len(shards), key(np.full(count, seed))).tolist():
         try:
             sample = shards.read(number)
-            picture = Picture(sample.image(), DataConfig.max_pixels)
+            picture = EncodedImage(sample.image(), DataConfig.max_pixels)
             image = picture.pixels((255, 255, 255), min(picture.size) / SIDE)
             image.thumbnail((SIDE, SIDE))
             yield Look(image, [text for _, texts in chooser.candidates(sample) for text in texts], sample.key)
@@ -85,7 +85,7 @@ def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -
 
 
 def sheet(found: Sequence[Look], columns: int = 8) -> Image.Image:
-    """Return pictures in a grid, each with its first caption below."""
+    """Return images in a grid, each with its first caption below."""
     columns = min(columns, max(len(found), 1))
     rows = -(-len(found) // columns)
     size = (columns * (SIDE + GAP) + GAP, rows * (SIDE + TEXT + GAP) + GAP)

@@ -14,7 +14,7 @@ from mmclr.data_tools.lib import contents
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity, text_id
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import ShardIndex, open_indices
@@ -30,7 +30,7 @@ PERCENTILES = (0, 5, 50, 95, 100)
 def main(argv: list[str]) -> None:
     """Print statistics of shards."""
     parser = argparse.ArgumentParser(
-        description="Say what tar shards hold: samples and members, sizes and formats of pictures, lengths of captions "
+        description="Say what tar shards hold: samples and members, sizes and formats of images, lengths of captions "
         "in words and tokens, repeats. Counts of samples are exact; the rest is from a random part.",
         epilog="example: mmclr data stats 'shards/*.tar' --caption json:title",
     )
@@ -59,7 +59,7 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
     numbers = permute(positions(0, count), len(shards), key(np.zeros(count, np.int64)))
     sizes, bytes_ = [], []
     formats: Counter[str] = Counter()
-    pictures: Counter[Any] = Counter()
+    images: Counter[Any] = Counter()
     texts: list[str] = []
     captions_each = []
     for number in np.sort(numbers).tolist():
@@ -67,16 +67,16 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
         try:
             sample = shards.read(number)
             data = sample.image()
-            picture = Picture(data, 1 << 40)
+            image = EncodedImage(data, 1 << 40)
             found = [text for _, part in chooser.candidates(sample, lost) for text in part]
         except Fault as fault:
             ledger.add([shards.entry(number, fault)])
             continue
         ledger.add(shards.entry(number, fault) for fault in lost)
-        sizes.append(picture.size)
+        sizes.append(image.size)
         bytes_.append(len(data))
-        formats[picture.format] += 1
-        pictures[identity(data)] += 1
+        formats[image.format] += 1
+        images[identity(data)] += 1
         captions_each.append(len(found))
         texts += found
     width, height = np.array(sizes).reshape(-1, 2).T
@@ -99,7 +99,7 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
             }.items()
             if len(values)
         },
-        "images that repeat another": sum(n - 1 for n in pictures.values()),
+        "images that repeat another": sum(n - 1 for n in images.values()),
         "captions that repeat another": sum(n - 1 for n in same.values()),
         "context": tokenizer.context,
         "captions that fill the context": int((tokens >= tokenizer.context).sum()),

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import REASONS, Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import addresses
@@ -36,7 +36,7 @@ class Report(NamedTuple):
     problems: list[tuple[str, int, str]]  # shard, byte, what
     faults: list[Entry]  # half samples, then those that cannot be decoded, and members that belong to no sample
     same_key: int  # samples whose key another sample of the same shard has
-    same_picture: int  # samples whose picture another sample has, byte for byte
+    same_picture: int  # samples whose image another sample has, byte for byte
 
     @property
     def sound(self) -> bool:
@@ -47,8 +47,8 @@ class Report(NamedTuple):
 def main(argv: list[str]) -> int:
     """Verify shards; the status is 1 when something is wrong."""
     parser = argparse.ArgumentParser(
-        description="Read every sample of tar shards, decode its picture and its caption, and list what cannot be "
-        "used: truncated shards, damaged headers, half samples, undecodable pictures, empty or unreadable captions.",
+        description="Read every sample of tar shards, decode its image and its caption, and list what cannot be "
+        "used: truncated shards, damaged headers, half samples, undecodable images, empty or unreadable captions.",
         epilog="example: mmclr data verify 'shards/*.tar' --caption json:title --workers 8",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
@@ -80,23 +80,23 @@ def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0
     checker = _Checker(shards, caption)
     starts = range(0, len(shards), TOGETHER)
     faults: list[Entry] = []
-    pictures: Counter[int] = Counter()
+    images: Counter[int] = Counter()
     jobs = run_ahead(checker, starts, workers)
     for found, seen in track(jobs, "verify", len(starts), transient=True, disable=not sys.stderr.isatty()):
         faults += found
-        pictures.update(seen)
+        images.update(seen)
     return Report(
         samples=len(shards),
         problems=[(addresses.identity(index.url), at, what) for index in indices for at, what in index.problems],
         faults=[entry for entries in ledger.examples.values() for entry in entries if not _place(entry)] + faults,
         same_key=sum(sum(n - 1 for n in Counter(index.keys()).values()) for index in indices),
-        same_picture=sum(count - 1 for count in pictures.values()),
+        same_picture=sum(count - 1 for count in images.values()),
     )
 
 
 def lines(report: Report, most: int = 20) -> Iterator[str]:
     """Yield what people should read."""
-    yield f"{report.samples:,} samples with a picture and a caption"
+    yield f"{report.samples:,} samples with an image and a caption"
     for shard, at, what in report.problems:
         yield f"{shard}: at byte {at:,}: {what}"
     for reason, count in Counter(entry.reason for entry in report.faults).items():
@@ -109,7 +109,7 @@ def lines(report: Report, most: int = 20) -> Iterator[str]:
     if report.same_key:
         yield f"note: {report.same_key:,} samples have a key that was there before in their shard; all are used"
     if report.same_picture:
-        yield f"note: {report.same_picture:,} pictures were there before, byte for byte"
+        yield f"note: {report.same_picture:,} images were there before, byte for byte"
     yield "all of them can be used" if report.sound else "training goes on without these samples and counts them"
 
 
@@ -119,7 +119,7 @@ def _place(entry: Entry) -> bool:
 
 
 class _Checker:
-    """Reads TOGETHER samples from a number on; returns their faults and the ids of their pictures."""
+    """Reads TOGETHER samples from a number on; returns their faults and the ids of their images."""
 
     def __init__(self, shards: Shards, caption: str) -> None:
         self.shards = shards
@@ -127,13 +127,13 @@ class _Checker:
         self.max_pixels = DataConfig.max_pixels
 
     def __call__(self, start: int) -> tuple[list[Entry], list[int]]:
-        faults, pictures = [], []
+        faults, images = [], []
         for number in range(start, min(start + TOGETHER, len(self.shards))):
             try:
                 sample = self.shards.read(number)
-                pictures.append(identity(sample.image()))
-                Picture(sample.image(), self.max_pixels).pixels((255, 255, 255))
+                images.append(identity(sample.image()))
+                EncodedImage(sample.image(), self.max_pixels).pixels((255, 255, 255))
                 self.chooser.candidates(sample)
             except Fault as fault:
                 faults.append(self.shards.where(number)._replace(reason=fault.reason, detail=fault.detail))
-        return faults, pictures
+        return faults, images

@@ -65,7 +65,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "brightness": (lambda i, s, rng: ImageEnhance.Brightness(i).enhance(s), (1.2, 1.4, 1.6, 1.8, 2.0)),  # factor
     "contrast": (lambda i, s, rng: ImageEnhance.Contrast(i).enhance(s), (0.6, 0.45, 0.3, 0.2, 0.1)),  # factor
     "grey": (lambda i, s, rng: ImageEnhance.Color(i).enhance(s), (0.8, 0.6, 0.4, 0.2, 0.0)),  # colour that is left
-    "occlusion": (_occlude, (0.2, 0.3, 0.4, 0.5, 0.6)),  # side of a grey box, share of the picture's
+    "occlusion": (_occlude, (0.2, 0.3, 0.4, 0.5, 0.6)),  # side of a grey box, share of the image's
 }
 
 
@@ -73,7 +73,7 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
     """Measure acc1 clean and under each corruption (mean over strengths), their mean, and the share that is kept."""
     data.need_classes()
     if data.multilabel:
-        raise UserError(f"{data.name}: pictures of several classes have no accuracy to lose; name a label of one class")
+        raise UserError(f"{data.name}: images of several classes have no accuracy to lose; name a label of one class")
     began = time.perf_counter()
     clean = zero_shot.run(embedder, data)
     hits = {}
@@ -100,7 +100,7 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
 
 
 def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:
-    """Return the set with its pictures spoilt; the noise of a picture depends on its key alone."""
+    """Return the set with its images spoilt; the noise of an image depends on its key alone."""
     how, strengths = CORRUPTIONS[name]
 
     def read(number: int) -> bytes:

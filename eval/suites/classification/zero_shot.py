@@ -18,9 +18,9 @@ from mmclr.eval.suite import Suite, about
 
 
 def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
-    """Measure acc1, acc5 and mean per-class recall; mean average precision where a picture has several classes.
+    """Measure acc1, acc5 and mean per-class recall; mean average precision where an image has several classes.
 
-    `show` pictures become examples.
+    `show` images become examples.
     """
     data.need_classes()
     began = time.perf_counter()
@@ -54,14 +54,14 @@ def _single(embedded: Embedded, weights: torch.Tensor) -> Measured:
     notes = [] if ranks.size >= 5 else [f"acc5 is null: there are {ranks.size} classes"]
     absent = ranks.size - len(labels.unique())
     if absent:
-        notes.append(f"{absent} of {ranks.size} classes have no picture; mean_per_class_recall leaves them out")
+        notes.append(f"{absent} of {ranks.size} classes have no image; mean_per_class_recall leaves them out")
     return measured, {"images": ranks.n_tied}, notes
 
 
 def _several(embedded: Embedded, weights: torch.Tensor) -> Measured:
     targets = embedded.data.classes
     absent = int((targets.sum(0) == 0).sum())
-    notes = [f"{absent} of {targets.shape[1]} classes have no picture and count 0"] if absent else []
+    notes = [f"{absent} of {targets.shape[1]} classes have no image and count 0"] if absent else []
     measured: dict[str, Measurement | None] = {
         "mean_average_precision": scores.mean_average_precision(embedded.images @ weights.T, targets)
     }

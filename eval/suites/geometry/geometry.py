@@ -29,7 +29,7 @@ Measured = dict[str, Measurement | float | None]
 
 
 def run(embedder: Embedder, data: EvalSet) -> Result:
-    """Measure pictures, and their first captions where there are captions; tolerance where there are classes."""
+    """Measure images, and their first captions where there are captions; tolerance where there are classes."""
     began = time.perf_counter()
     embedded = embedder.pictures(data)
     data, images = embedded.data, embedded.images
@@ -175,7 +175,7 @@ def _mean(values: Tensor) -> Measurement:
 
 EXAMPLES = """examples:
   mmclr eval geometry runs/clip --data 'test-{00000..00003}.tar'
-  mmclr eval geometry runs/clip --data wds_cifar10            (a classification: pictures only, and tolerance)
+  mmclr eval geometry runs/clip --data wds_cifar10            (a classification: images only, and tolerance)
 
 uniformity: -8 spread out .. 0 one point. centroid_distance: 0 .. 2. linear_separability: 0.5 mixed .. 1 apart.
 effective_negatives: how many wrong answers share the gradient at the model's temperature, 1 .. N - 1.

@@ -22,7 +22,7 @@ NEGATIVES = 255
 
 
 def run(embedder: Embedder, data: EvalSet, *, negatives: int = NEGATIVES) -> Result:
-    """Measure InfoNCE of pictures and their first captions at the model's temperature, each against `negatives`."""
+    """Measure InfoNCE of images and their first captions at the model's temperature, each against `negatives`."""
     data.need_captions()
     began = time.perf_counter()
     embedded = embedder.pictures(data)

@@ -1,4 +1,4 @@
-"""Show what other temperatures would make of a model's embeddings: the loss, and who shares its gradient.
+"""Show what other temperatures would make of a model's embeddings, in loss and gradient.
 
 Wang and Liu, Understanding the Behaviour of Contrastive Loss, CVPR 2021, arXiv 2012.09740. The share of wrong answer j
 in the gradient of anchor i is r_ij = softmax over j != i of s_ij / tau. Small temperatures give all of it to the
@@ -31,7 +31,7 @@ KINDS = ("loss", "effective_negatives", "hardest_share")
 
 
 def run(embedder: Embedder, data: EvalSet, *, temperatures: Sequence[float] = TEMPERATURES) -> Result:
-    """Measure pictures against their first captions at several temperatures, on embeddings made once."""
+    """Measure images against their first captions at several temperatures, on embeddings made once."""
     data.need_captions()
     began = time.perf_counter()
     embedded = embedder.pictures(data)

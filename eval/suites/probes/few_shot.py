@@ -117,7 +117,7 @@ def _classes(embedded: Embedded, least: int, ways: int) -> list[tuple[int, Tenso
     enough = [(c, members) for c, members in rooms if len(members) >= least]
     if len(enough) < ways:
         raise UserError(
-            f"{embedded.data.name}: an episode takes {ways} classes of {least} pictures, and {len(enough)} of "
+            f"{embedded.data.name}: an episode takes {ways} classes of {least} images, and {len(enough)} of "
             f"{len(rooms)} classes have so many; ask for fewer --ways, --shots or --queries"
         )
     return enough

@@ -39,10 +39,10 @@ def run(
     judge: Embedder | None = None,
     show: int = 0,
 ) -> Result:
-    """Measure what the model writes about a set's pictures.
+    """Measure what the model writes about a set's images.
 
     With `until`, only what stands before it is compared, in captions and references; the perplexity is of whole
-    references. `show` pictures with their captions become examples.
+    references. `show` images with their captions become examples.
     """
     data.need_captions()
     began = time.perf_counter()
@@ -85,7 +85,7 @@ def compare(
 
 
 def write(embedder: Embedder, writer: Writer, data: EvalSet, how: Decoding) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Return N captions, and of each picture's references the sum of -log p [N] and the number of tokens [N]."""
+    """Return N captions, and of each image's references the sum of -log p [N] and the number of tokens [N]."""
     mine, captions, costs = ranks.part(len(data)), list[str](), list[Tensor]()
     with bar(f"captions of {data.name}", len(mine)) as advance:
         for numbers, pixels in _batches(embedder, data, mine):
@@ -100,7 +100,7 @@ def write(embedder: Embedder, writer: Writer, data: EvalSet, how: Decoding) -> t
 
 
 def _batches(embedder: Embedder, data: EvalSet, part: range) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield numbers of pictures and their normalised pixels; all can be decoded, since all were embedded."""
+    """Yield numbers of images and their normalised pixels; all can be decoded, since all were embedded."""
     start = part.start
     for batch in decoded(data, part, embedder.transform, embedder.batch, embedder.workers, ()):
         rows = {digest: row for row, digest in enumerate(batch.new)}
@@ -110,7 +110,7 @@ def _batches(embedder: Embedder, data: EvalSet, part: range) -> Iterator[tuple[l
 
 
 def _costs(embedder: Embedder, pixels: Tensor, references: list[Sequence[str]]) -> Tensor:
-    """Return of each picture's references the sum of -log p and the number of tokens, their ends counted, [b, 2]."""
+    """Return of each image's references the sum of -log p and the number of tokens, their ends counted, [b, 2]."""
     owner = [row for row, texts in enumerate(references) for _ in texts]
     tokens, lengths = embedder.tokenizer([text for texts in references for text in texts])
     out = torch.zeros(len(references), 2, dtype=torch.float64)
@@ -129,7 +129,7 @@ def _clip_score(pictures: Embedded, judge: Embedder, captions: Sequence[str]) ->
 
 
 def examples(data: EvalSet, captions: Sequence[str], until: str, count: int) -> list[dict[str, object]]:
-    """Return pictures, evenly through the set, with what was written, a reference, and whether they agree."""
+    """Return images, evenly through the set, with what was written, a reference, and whether they agree."""
     some = np.linspace(0, len(data) - 1, min(count, len(data))).round().astype(int).tolist()
     right = compare(captions, data.captions, until)["exact"]
     assert right is not None

@@ -31,10 +31,10 @@ def run(
     ledger: Ledger | None = None,
     max_faults: float = MAX_FAULTS,
 ) -> Result:
-    """Measure text_acc (each picture prefers its caption), image_acc (each caption its picture) and acc (both).
+    """Measure text_acc (each image prefers its caption), image_acc (each caption its image) and acc (both).
 
-    With one picture to an instance there is only text_acc. An instance without one of its pictures is left out and
-    said, its picture counted beside what `ledger` has.
+    With one image to an instance there is only text_acc. An instance without one of its images is left out and
+    said, its image counted beside what `ledger` has.
     """
     if not instances:
         raise UserError(f"{name}: there is no instance")
@@ -44,7 +44,7 @@ def run(
     number, all_of_them = rows_of(numbers, embedded.data), len(instances)
     instances = [instance for instance in instances if all(source in number for source in instance.pictures)]
     if not instances:
-        raise UserError(f"{name}: no instance has all of its pictures; say where they lie: --images")
+        raise UserError(f"{name}: no instance has all of its images; say where they lie: --images")
     texts = list(dict.fromkeys(text for instance in instances for text in instance.captions))
     vectors, row = embedder.texts(texts, "captions"), {text: i for i, text in enumerate(texts)}
     outcomes = []
@@ -60,7 +60,7 @@ def run(
     said = about(embedder, embedded, prompts=text_hash("\0".join(texts)))
     left_out = all_of_them - len(instances)
     notes = ["a tie counts as wrong"] + (["mean over groups of the means inside them"] if strata is not None else [])
-    notes += [f"{left_out} instances are left out: a picture of theirs cannot be used"] if left_out else []
+    notes += [f"{left_out} instances are left out: an image of theirs cannot be used"] if left_out else []
     return Result.of(
         {key: Measurement(values, strata=strata, unit="instances") for key, values in chosen.items()},
         task="image_caption_selection",
@@ -73,9 +73,9 @@ def run(
 
 
 def judge(scores: torch.Tensor) -> tuple[bool, bool, bool]:
-    """Say whether all pictures pick their caption, all captions their picture, and whether a tie was met.
+    """Say whether all images pick their caption, all captions their image, and whether a tie was met.
 
-    scores [I, C]: picture i belongs to caption i; the captions beyond I are wrong for all.
+    scores [I, C]: image i belongs to caption i; the captions beyond I are wrong for all.
     """
     own = scores.diagonal()[: len(scores)]
     apart = ~torch.eye(*scores.shape, dtype=torch.bool)

@@ -50,7 +50,7 @@ BASELINES: Mapping[str, Combine] = {
 
 @dataclass(frozen=True)
 class Template:
-    """One question: pictures are (file, box or None)."""
+    """One question: images are (file, box or None)."""
 
     reference: tuple[str, Any]
     gallery: tuple[tuple[str, Any], ...]  # the target first
@@ -68,12 +68,12 @@ def run(
 ) -> Result:
     """Measure each task with each combiner; the average over tasks is the mean of their recalls.
 
-    A template without one of its pictures is left out and said, the picture counted beside what `ledger` has.
+    A template without one of its images is left out and said, the image counted beside what `ledger` has.
     """
     began = time.perf_counter()
     sources = list(dict.fromkeys(s for ts in tasks.values() for t in ts for s in (t.reference, *t.gallery)))
     if not any(os.path.isfile(images / file) for file, _ in sources):
-        raise UserError(f"{images / sources[0][0]}: no such picture; say where they lie: --images")
+        raise UserError(f"{images / sources[0][0]}: no such image; say where they lie: --images")
     keys = [str(source) for source in sources]
     counts = counted(ledger or Ledger())
     data = EvalSet(name, lambda i: _load(images, sources[i]), keys, max_faults=max_faults, **counts).check()
@@ -82,7 +82,7 @@ def run(
     whole = {task: [t for t in ts if all(s in number for s in (t.reference, *t.gallery))] for task, ts in tasks.items()}
     left_out = sum(map(len, tasks.values())) - sum(map(len, whole.values()))
     if empty := [task for task, templates in whole.items() if not templates]:
-        raise UserError(f"{name}: no template of {empty[0]} has all of its pictures; say where they lie: --images")
+        raise UserError(f"{name}: no template of {empty[0]} has all of its images; say where they lie: --images")
     tasks, everything = whole, [t for templates in whole.values() for t in templates]
     measured: dict[str, Measurement | float | None] = {}
     ties = 0
@@ -107,7 +107,7 @@ def run(
         task="conditional_retrieval",
         ties={"templates": ties},
         sizes={"images": len(embedded.data), "templates": len(everything), "tasks": len(tasks)},
-        notes=[f"{left_out} templates are left out: a picture of theirs cannot be used"] if left_out else [],
+        notes=[f"{left_out} templates are left out: an image of theirs cannot be used"] if left_out else [],
         seconds=round(time.perf_counter() - began, 3),
         **about(embedder, embedded, prompts=text_hash("\0".join(t.condition for t in everything))),
     )
@@ -169,7 +169,7 @@ def _load(root: Path, source: tuple[str, Any]) -> bytes:
     try:
         encoded = read_image(root / file)
     except Fault as fault:
-        said = f"{root / file}: say where pictures lie: --images"
+        said = f"{root / file}: say where images lie: --images"
         raise (Fault(fault.reason, said) if fault.reason == "missing_file" else fault) from None
     if box is None:
         return encoded
@@ -190,7 +190,7 @@ def _ranks(queries: Tensor, images: Tensor, galleries: Sequence[Sequence[int]]) 
 
 EXAMPLES = """examples:
   mmclr eval conditional runs/clip --data genecis/focus_object.json --images coco/val2017
-  mmclr eval conditional runs/clip --data genecis/ --images pictures/      (all four tasks, and their average)
+  mmclr eval conditional runs/clip --data genecis/ --images images/      (all four tasks, and their average)
 """
 
 

@@ -22,16 +22,16 @@ from mmclr.eval.suite import Suite, about
 
 KS = (1, 5, 10)
 RELATIONS = {
-    "pair": "a caption's one right picture is its own, as in CLIP_benchmark",
-    "caption": "equal captions are one query, and every picture that has it is right",
+    "pair": "a caption's one right image is its own, as in CLIP_benchmark",
+    "caption": "equal captions are one query, and every image that has it is right",
 }
 
 
 def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: str = "pair", show: int = 0) -> Result:
-    """Measure recall@k of pictures for captions (image_retrieval) and of captions for pictures (text_retrieval).
+    """Measure recall@k of images for captions (image_retrieval) and of captions for images (text_retrieval).
 
     A hit is any right answer among the first k, by its chance where scores tie. Intervals treat captions of one
-    picture as one unit, and the gallery as given. `show` queries, from the best found to the worst, become examples.
+    image as one unit, and the gallery as given. `show` queries, from the best found to the worst, become examples.
     """
     data.need_captions()
     began = time.perf_counter()
@@ -65,7 +65,7 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
 
 
 def queries(data: EvalSet, relation: str) -> tuple[list[str], Relevance]:
-    """Return the texts that are ranked, and which pictures are right for each."""
+    """Return the texts that are ranked, and which images are right for each."""
     texts = [text for captions in data.captions for text in captions]
     counts = torch.tensor([len(captions) for captions in data.captions])
     owner = torch.repeat_interleave(torch.arange(len(data)), counts)
@@ -80,9 +80,9 @@ def notes(to_image: Ranks, to_text: Ranks, relation: str, ks: Sequence[int]) -> 
     """Say what a reader must know to compare the numbers."""
     out = [f"relation {relation}: {RELATIONS[relation]}"]
     if max(ks) > to_image.size:
-        out.append(f"there are only {to_image.size} pictures: recall@k with k beyond that is 1")
+        out.append(f"there are only {to_image.size} images: recall@k with k beyond that is 1")
     if to_image.n_tied > len(to_image.tied) // 2:
-        out.append("more than half of the captions tie with a wrong picture: the model maps many inputs to one point")
+        out.append("more than half of the captions tie with a wrong image: the model maps many inputs to one point")
     return out
 
 

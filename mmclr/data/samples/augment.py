@@ -1,4 +1,4 @@
-"""Random crops and colours of training pictures. Every draw is a function of (seed, epoch, sample, view, stage)."""
+"""Random crops and colours of training images. Every draw is a function of (seed, epoch, sample, view, stage)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ RESAMPLING = {
 
 @config
 class Augment:
-    """How a training picture is changed. The defaults are open_clip's: a crop of at least 0.9 of the area."""
+    """How a training image is changed. The defaults are open_clip's: a crop of at least 0.9 of the area."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)  # share of the area that is kept
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop
-    shift: float = 0.0  # the picture moves by up to this share of its size; the background shows
+    shift: float = 0.0  # the image moves by up to this share of its size; the background shows
     zoom: tuple[float, float] = (1.0, 1.0)  # and is magnified by a factor of this range
     flip: float = 0.0  # probability of mirroring left and right
     brightness: float = 0.0  # factor within 1 -+ this
-    contrast: float = 0.0  # factor within 1 -+ this, about the picture's mean grey
+    contrast: float = 0.0  # factor within 1 -+ this, about the image's mean grey
     saturation: float = 0.0  # factor within 1 -+ this
     hue: float = 0.0  # turn within -+ this, in turns (0.5 = the other side of the colour circle)
     colour: float = 1.0  # probability of the four above
@@ -58,7 +58,7 @@ class Augment:
 
     @property
     def reach(self) -> float:
-        """How far a crop may reach beyond the picture, as a share of its size."""
+        """How far a crop may reach beyond the image, as a share of its size."""
         return self.shift + max(0.0, (1 / self.zoom[0] - 1) / 2)
 
     @property
@@ -68,7 +68,7 @@ class Augment:
 
 
 class Recipe(NamedTuple):
-    """What is done to one picture."""
+    """What is done to one image."""
 
     box: tuple[float, float, float, float]  # left, top, right, bottom in its pixels; may reach beyond it
     flip: bool
@@ -81,13 +81,13 @@ class Recipe(NamedTuple):
         return min(right - left, bottom - top) / size
 
     def place(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return the box in shares of a picture of `size`; left and right change places where it is mirrored."""
+        """Return the box in shares of an image of `size`; left and right change places where it is mirrored."""
         left, top, right, bottom = (edge / size[at % 2] for at, edge in enumerate(self.box))
         return (right, top, left, bottom) if self.flip else (left, top, right, bottom)
 
 
 def draw(augment: Augment, sizes: NDArray[np.int64], keys: Words, image_size: int) -> list[Recipe]:
-    """Draw what happens to pictures of `sizes` [b, 2] (width, height); keys [b] tell them apart."""
+    """Draw what happens to images of `sizes` [b, 2] (width, height); keys [b] tell them apart."""
     count = len(keys)
     boxes = _moved(augment, _crops(augment, sizes, keys), keys).tolist()
     flips = (uniform(key(keys, FLIP), 1)[:, 0] < augment.flip).tolist() if augment.flip else [False] * count
@@ -131,7 +131,7 @@ def _crops(augment: Augment, sizes: NDArray[np.int64], keys: Words) -> Floats:
 
 
 def _moved(augment: Augment, box: Floats, keys: Words) -> Floats:
-    """Shift and zoom: the box moves the other way and shrinks as the picture grows."""
+    """Shift and zoom: the box moves the other way and shrinks as the image grows."""
     if not augment.shift and augment.zoom == (1.0, 1.0):
         return box
     draws = uniform(key(keys, MOVE), 3)
@@ -143,15 +143,15 @@ def _moved(augment: Augment, box: Floats, keys: Words) -> Floats:
 
 
 class Canvas(NamedTuple):
-    """A decoded picture with a margin of background, from which views are cut."""
+    """A decoded image with a margin of background, from which views are cut."""
 
     image: Image.Image
-    factor: int  # by which the picture is smaller than its file says
+    factor: int  # by which the image is smaller than its file says
     margin: tuple[int, int]  # left and right, above and below
 
 
 def canvas(image: Image.Image, factor: int, augments: Sequence[Augment], background: Colour) -> Canvas:
-    """Put an RGB picture on a canvas as large as the boxes of any of `augments` may reach."""
+    """Put an RGB image on a canvas as large as the boxes of any of `augments` may reach."""
     reach = max(how.reach for how in augments)
     margin = math.ceil(reach * image.width), math.ceil(reach * image.height)
     if margin == (0, 0):

@@ -13,7 +13,7 @@ from mmclr.data.samples.skipped import REASONS, Fault
 
 __all__ = ["Chooser", "Field", "TextEdits", "edit", "extensions", "identity", "text_id"]
 
-FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of pictures are below
+FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of images are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
 STOP_WORDS = """
 a an and are as at be been being but by for from had has have he her his i in into is it its my of on or our she so

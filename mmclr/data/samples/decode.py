@@ -65,7 +65,7 @@ LARGEST = 1 << 40  # pixels: more than any format has
 MAX_PIXELS = 64_000_000  # where nothing else is said: these take less than 1 GiB, whatever their format
 
 
-class Picture:
+class EncodedImage:
     """An image of which only the header is read until `pixels` is called."""
 
     def __init__(self, data: bytes, max_pixels: int, turbo: bool = False) -> None:
@@ -252,4 +252,4 @@ def _what(data: bytes) -> str:
     other = "HEIC" if data[4:8] == b"ftyp" else other
     if other:
         return f"{other}, which is not opened; convert it to one of {', '.join(OPENED)}"
-    return f"not a picture of {', '.join(OPENED)}: {len(data)} bytes that begin with {data[:8]!r}"
+    return f"not an image of {', '.join(OPENED)}: {len(data)} bytes that begin with {data[:8]!r}"

@@ -1,7 +1,7 @@
 """Every sample once, in its stored order, through the plain transform: what an evaluation reads.
 
 The pixels equal open_clip's evaluation transform to the bit (short side resized with antialiased bicubic, centre
-crop, RGB) for pictures without transparency and without an EXIF turn, which are handled here and ignored there.
+crop, RGB) for images without transparency and without an EXIF turn, which are handled here and ignored there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmclr.data.samples import values
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import MAX_PIXELS, Colour, Picture
+from mmclr.data.samples.decode import MAX_PIXELS, Colour, EncodedImage
 from mmclr.data.samples.fields import Field, extensions, tree
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
@@ -105,7 +105,7 @@ class Reader:
 
     def _sample(self, at: int, lost: list[Fault]) -> tuple[Any, list[str], str, dict[str, Any], int]:
         sample = self.shards.read(at)
-        image = Picture(sample.image(), self.max_pixels).pixels(self.background)
+        image = EncodedImage(sample.image(), self.max_pixels).pixels(self.background)
         texts = self._chooser.candidates(sample, lost) if self._chooser else []
         label = int(values.read("class", self._label, sample)) if self._label else -1
         metadata = _metadata(sample.members.get("json"))
@@ -119,7 +119,7 @@ def read_all(urls: str | Sequence[str], image_size: int, **settings: Any) -> Rea
 
 
 def plain(image: Image.Image, size: int, resample: str = "bicubic", resize: str = "crop") -> Image.Image:
-    """Resize the short side of a picture to `size` and cut out the middle; resize "squash": both sides to `size`."""
+    """Resize the short side of an image to `size` and cut out the middle; resize "squash": both sides to `size`."""
     if resize == "squash":
         return image.resize((size, size), Image.Resampling[resample.upper()])
     width, height = image.size

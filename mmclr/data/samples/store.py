@@ -11,7 +11,7 @@ import numpy as np
 from mmclr.data.samples import augment
 from mmclr.data.samples.augment import Augment, Canvas
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.field_readers import Reader
 from mmclr.data.samples.fields import identity
 from mmclr.data.samples.skipped import Entry, Fault
@@ -24,10 +24,10 @@ ABOUT = 1500  # bytes of Python's objects around a sample
 
 
 class Stored(NamedTuple):
-    """A sample: its picture, and everything about it that the batch holds."""
+    """A sample: its image, and everything about it that the batch holds."""
 
     size: tuple[int, int]  # width, height
-    picture: Picture | Canvas  # its header, or its pixels when it is kept in memory
+    picture: EncodedImage | Canvas  # its header, or its pixels when it is kept in memory
     texts: list[tuple[float, list[str]]]
     image_id: int
     fields: dict[str, Any]  # values of the batch fields, by name
@@ -44,7 +44,7 @@ class Stored(NamedTuple):
 class Store:
     """Gives samples by their numbers over all sources.
 
-    With cache: decoded, whole pictures and token ids stay in memory once decoded, until `cache_bytes` are full: each
+    With cache: decoded, whole images and token ids stay in memory once decoded, until `cache_bytes` are full: each
     sample is wanted once per epoch, so that none is more worth keeping than another. What is given is the same.
     """
 
@@ -78,8 +78,8 @@ class Store:
                 sizes[at] = self.parts[part].bytes_of(number_ - int(self.begins[part]))
         return sizes
 
-    def canvas(self, picture: Picture, shrink: float) -> Canvas:
-        """Decode a picture, smaller by at most `shrink` unless it is to be kept. Raises Fault."""
+    def canvas(self, picture: EncodedImage, shrink: float) -> Canvas:
+        """Decode an image, smaller by at most `shrink` unless it is to be kept. Raises Fault."""
         image = picture.pixels(self.config.background, 1.0 if self.keeps else shrink)
         factor = max(1, round(picture.size[0] / image.width))
         return augment.canvas(image, factor, self.augments, self.config.background)
@@ -124,7 +124,7 @@ class Store:
             if isinstance(found, Fault):
                 raise found
             stored = self._parse(found, number_)
-            if self.keeps and isinstance(stored.picture, Picture):
+            if self.keeps and isinstance(stored.picture, EncodedImage):
                 stored = stored._replace(picture=self.canvas(stored.picture, 1.0))
                 if self._take(stored.cost):
                     self._stored[number_] = stored
@@ -133,13 +133,13 @@ class Store:
             return self.entry(number_, fault)
 
     def _parse(self, sample: Sample, number_: int) -> Stored:
-        """Read the header of the picture, the captions and the batch fields of a sample. Raises Fault."""
+        """Read the header of the image, the captions and the batch fields of a sample. Raises Fault."""
         data = sample.image()
-        picture = Picture(data, self.config.max_pixels, self.config.decoder == "turbo")
+        image = EncodedImage(data, self.config.max_pixels, self.config.decoder == "turbo")
         lost: list[Fault] = []
         texts = self.chooser.candidates(sample, lost)
         values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
-        return Stored(picture.size, picture, texts, identity(data), values, sample.key, tuple(lost))
+        return Stored(image.size, image, texts, identity(data), values, sample.key, tuple(lost))
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""

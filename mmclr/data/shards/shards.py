@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     members: dict[str, bytes]
 
     def image(self) -> bytes:
-        """Return the bytes of the picture. Raises Fault."""
+        """Return the bytes of the image. Raises Fault."""
         for extension in IMAGES:
             if extension in self.members:
                 check_image(len(self.members[extension]), extension)
@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 class Shards:
     """The usable samples of shards, numbered 0 to len - 1 in the order of the shards.
 
-    A sample is usable when it has a picture and one of `captions` (extensions); the others are counted in `ledger`.
+    A sample is usable when it has an image and one of `captions` (extensions); the others are counted in `ledger`.
     With `subset` (sorted uids, see subset.py) only the samples that it names. Of a member that is longer than any value
     may be, no more is read than tells so, unless members are to be given `whole`, to be copied.
     """

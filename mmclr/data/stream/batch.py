@@ -22,9 +22,9 @@ NO_TARGET = -100  # what torch's cross-entropy passes by
 class Batch:
     """This rank's rows of a global batch. b rows, M captions per image, L tokens of the longest caption.
 
-    V further views of each picture, T further forms of each first caption.
+    V further views of each image, T further forms of each first caption.
 
-    A row of weight 0 whose picture and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
+    A row of weight 0 whose image and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
     epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0: it counts in no mean, and is
     still a negative of others.
     """
@@ -38,8 +38,8 @@ class Batch:
     keys: list[str]
     fields: dict[str, Tensor]  # those of the table in `batch_fields` that the run has: label, weights, ...
     image_box: Tensor | None = None  # float32 [b, 4], left, top, right, bottom of what is seen in shares of the image
-    views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each picture
-    view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the picture
+    views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each image
+    view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the image
     text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
     text_view_lengths: Tensor | None = None  # int64 [b, T]
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows

@@ -14,7 +14,7 @@ from mmclr.data.random import Words, key
 from mmclr.data.samples import augment
 from mmclr.data.samples.augment import Recipe
 from mmclr.data.samples.captions import Chooser, text_id
-from mmclr.data.samples.decode import Picture
+from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.field_readers import Reader, arrays
 from mmclr.data.samples.skipped import Entry, Fault
 from mmclr.data.samples.store import Store, Stored
@@ -27,7 +27,7 @@ from mmclr.errors import UserError
 
 SUBSTITUTE, TEXT = -1, -2  # stages of the draws that belong to no view
 ATTEMPTS = 20  # substitutes for one row before the run ends
-TOGETHER = 128  # pictures whose draws are made at once
+TOGETHER = 128  # images whose draws are made at once
 ROOM = 1 << 28  # bytes of theirs, as stored
 
 
@@ -120,9 +120,9 @@ class Assembler:
         return bad
 
     def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Recipe]) -> None:
-        """Put the views of a picture into their places. Raises Fault."""
+        """Put the views of an image into their places. Raises Fault."""
         canvas = stored.picture
-        if isinstance(canvas, Picture):
+        if isinstance(canvas, EncodedImage):
             canvas = self.store.canvas(canvas, min(recipe.shrink(self.image_size) for recipe in recipes))
         for view, recipe in enumerate(recipes):
             pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         "--measure-on",
         default="",
         metavar="SHARDS",
-        help="find pictures by caption there, with both, to see what int8 costs",
+        help="find images by caption there, with both, to see what int8 costs",
     )
     args = parser.parse_args(argv)
     source = Source.open(args.checkpoint, args.weights, head=args.head)

@@ -19,8 +19,8 @@ from mmclr.models.ensemble import Stages
 def main(argv: list[str]) -> None:
     """`mmclr export stages RUN RUN ... OUT`."""
     parser = argparse.ArgumentParser(
-        description="Put the embeddings of several models side by side, so that the similarity of a picture and a text "
-        "is the mean of what the models say: the stages of MCL, or any models with the same tokenizer and pictures. "
+        description="Put the embeddings of several models side by side, so that the similarity of an image and a text "
+        "is the mean of what the models say: the stages of MCL, or any models with the same tokenizer and images. "
         "The folder is loaded back and compared before it gets its name.",
         epilog="example: mmclr export stages runs/stage0 runs/stage1 stages, and then mmclr eval retrieval stages ...",
     )

@@ -1,4 +1,4 @@
-"""Tell a picture's clusters from all others, with a class matrix that no rank holds whole."""
+"""Tell an image's clusters from all others, with a class matrix that no rank holds whole."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, by which classes move
 
 
 class MLCD(Objective, key="mlcd"):
-    """Classify pictures among clusters that were found beforehand; several are right, and told apart from the others.
+    """Classify images among clusters that were found beforehand; several are right, and told apart from the others.
 
     An et al., Multi-label Cluster Discrimination for Visual Representation Learning, ECCV 2024, arXiv 2407.17331. With
-    unit classes w, s_ic = scale * (<w_c, image_i> - [c in P_i] margin), P_i the picture's clusters and N a random share
+    unit classes w, s_ic = scale * (<w_c, image_i> - [c in P_i] margin), P_i the image's clusters and N a random share
     of the others, drawn anew each step:
     L = mean_i [ log(1 + sum_{c in P_i} exp(-s_ic)) + log(1 + sum_{c in N} exp s_ic) ].
     Reduces to: softplus(-s_p) + softplus(s_n), for one positive and one negative.
     Differs from the paper: scale and margin, which it does not print, are those of PartialFC; a class that is drawn is
-    a negative of every picture that is not in it. Classes are no weights but state, k (3 D + 1) float32 shared out
+    a negative of every image that is not in it. Classes are no weights but state, k (3 D + 1) float32 shared out
     among ranks: those that were looked at move after each step, by Adam at `lr`, whatever the weight of this term.
     """
 
@@ -76,7 +76,7 @@ class MLCD(Objective, key="mlcd"):
         return F.pad(drawn, (0, -count % parallel.world()), value=-1)
 
     def _loss(self, of_right: Tensor, of_wrong: Tensor) -> Tensor:
-        """Return each picture's loss, [b], from -s of its positives [b, C] and the log-sum-exp of its negatives [b]."""
+        """Return each image's loss, [b], from -s of its positives [b, C] and the log-sum-exp of its negatives [b]."""
         if not self.joint:
             zero = torch.zeros_like(of_wrong)[:, None]
             return torch.cat([zero, of_right], 1).logsumexp(1) + F.softplus(of_wrong)

@@ -28,14 +28,14 @@ class CTVIS(Objective, key="ctvis"):
     16 D + 12 bytes a row, shared out among ranks; a newcomer takes the row of what it collides with.
     """
 
-    key_by: Literal["image_id", "caption_id", "index"] = "image_id"  # what shares a memory: pictures, captions, none
+    key_by: Literal["image_id", "caption_id", "index"] = "image_id"  # what shares a memory: images, captions, none
     capacity: int = 262_144  # rows of the memory; no more than 4 for each sample are made
     memory: float = 0.5  # share of the anchors whose positive comes from memory too, 0 to 1
     aux_weight: float = 0.0  # weight of the cosines' squared errors, >= 0
     noise: float = 0.001  # share of the updates that are spoilt, 0 to 1
     spoil: Literal["other", "jitter"] = "other"  # with another sample's embedding, or with Gaussian noise
     sigma: float = 0.05  # length of that noise
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         for name in ("memory", "noise"):

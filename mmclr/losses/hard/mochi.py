@@ -29,7 +29,7 @@ class MoCHi(Objective, key="mochi"):
     s: int = 16  # mixes of two negatives, per anchor
     t: int = 0  # mixes of a negative with the anchor itself (the paper's s'), per anchor
     begin: float = 0.1  # share of the training before the first mix, 0 to 1
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         if self.n < 1 or min(self.s, self.t) < 0:

@@ -24,7 +24,7 @@ class CACR(Objective, key="cacr"):
     t_pull: float = 1.0  # how much the farther captions of an image pull more, >= 0
     t_push: float = 2.0  # how much the closer negatives push more, >= 0
     detach_weights: bool = True  # p and q are constants; false: gradients flow through them
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def forward(self, image: Tensor, texts: Tensor, image_id: Tensor, caption_id: Tensor, weights: Tensor) -> Tensor:
         text = texts[:, 0]

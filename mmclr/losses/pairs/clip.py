@@ -18,12 +18,12 @@ class Clip(Objective, key="clip"):
     2010.00747. With s_ij = scale * <image_i, text_j>:
     L = mean_i [ w * softplus(log sum_{j != i} exp s_ij - s_ii) + (1-w) * softplus(log sum_{j != i} exp s_ji - s_ii) ]
     Reduces to: cross-entropy of the softmax over all captions and all images (the same value, without cancellation).
-    Differs from the paper: pairs with equal pictures or equal captions are not negatives of each other.
+    Differs from the paper: pairs with equal images or equal captions are not negatives of each other.
     """
 
     image_weight: float = 0.5  # w, weight of the image-to-text direction, 0 to 1
     label_smoothing: float = 0.0  # share of the target that goes evenly to all that are told apart, 0 to 1
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
     keep_mib: int = 16  # memory for tiles that the backward need not make again, MiB
 
     def __post_init__(self) -> None:

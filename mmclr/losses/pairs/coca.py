@@ -8,7 +8,7 @@ from mmclr.losses.objective import Objective
 
 
 class Caption(Objective, key="caption", cost="local"):
-    """Tell each token of a caption from the picture and the tokens before it.
+    """Tell each token of a caption from the image and the tokens before it.
 
     Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models, TMLR 2022, arXiv 2205.01917.
     L = sum over the tokens t of the global batch of share_t * CE(caption_states_t . caption_words, target_t),

@@ -20,7 +20,7 @@ class DCL(Objective, key="dcl"):
     """
 
     intra: bool = False  # images are negatives of images and captions of captions, too
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def forward(
         self, image: Tensor, text: Tensor, scale: Tensor, image_id: Tensor, caption_id: Tensor, weights: Tensor

@@ -29,7 +29,7 @@ class GroCo(Objective, key="groco"):
     k: int = 10  # closest negatives of each anchor, >= 1
     steepness: float = 1.0  # how sure a comparison is, > 0
     negatives: Literal["other", "own", "both"] = "other"  # of the anchor's other modality, its own, or k of either
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.steepness <= 0:

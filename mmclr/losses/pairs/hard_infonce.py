@@ -18,13 +18,13 @@ class HardInfoNCE(Objective, key="hard_infonce"):
     <image_i, text_j> and N_i the k columns j != i with the largest s_ij:
     L = mean_i softplus(log sum_{j in N_i} exp s_ij - s_ii), averaged with the same over captions.
     Reduces to: clip, for k >= B - 1.
-    Differs from the paper: both directions of the image-text matrix instead of a memory bank; equal pictures and
+    Differs from the paper: both directions of the image-text matrix instead of a memory bank; equal images and
     equal captions are left out before the hardest are chosen; ties go to the lower index.
     """
 
     k: int = 0  # negatives per anchor; 0: the share alpha of them
     alpha: float = 0.0819  # share of the B - 1 negatives, rounded up, above 0 to 1; the paper's 4095 of 50,000
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         if self.k < 0 or not 0 < self.alpha <= 1:

@@ -16,11 +16,11 @@ class SigLIP(Objective, key="siglip"):
     L = mean_i [ softplus(-l_ii) + sum_{j != i} softplus(l_ij) ] with l_ij = scale * <image_i, text_j> + bias.
     Start with scale 10 and bias -10 (model.scale, model.bias), so that B negatives do not drown one positive.
     Reduces to: binary cross-entropy over the B x B matrix, divided by B.
-    Differs from the paper: pairs with equal pictures or equal captions are left out unless they are the pair itself;
+    Differs from the paper: pairs with equal images or equal captions are left out unless they are the pair itself;
     a negative pair counts the mean of its two samples' weights.
     """
 
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def forward(
         self,

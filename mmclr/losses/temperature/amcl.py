@@ -36,7 +36,7 @@ class AMCL(Objective, key="amcl"):
     beta: float = 1e-4  # weight of the temperatures' penalty, >= 0
     form: Literal["softmax", "top"] = "softmax"  # all negatives, or the k closest
     k: int = 100  # negatives of the form "top"
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         if not 0 < self.tau_min <= self.tau_max:

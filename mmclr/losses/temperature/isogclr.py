@@ -32,7 +32,7 @@ class ISogCLR(Objective, key="isogclr"):
     eta: float = 0.03  # step of the temperatures; 0: they stay (SogCLR)
     beta: float = 0.9  # share of the newest gradient in the one that they follow, above 0 to 1
     clip: float = 5.0  # bound of their gradients
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def __post_init__(self) -> None:
         if not 0 < self.tau_min <= self.tau <= self.tau_max:

@@ -1,4 +1,4 @@
-"""Patches of two crops of a picture that show the same place say the same."""
+"""Patches of two crops of an image that show the same place say the same."""
 
 import math
 from typing import Literal
@@ -18,13 +18,13 @@ class PixPro(Objective, key="pixpro", cost="local"):
     """Predict each patch of one crop, smoothed over alike patches, as a slow teacher sees the place in another crop.
 
     Xie et al., Propagate Yourself, CVPR 2021, arXiv 2011.10043. With patches x of a view, x' of the teacher, through
-    heads and of unit norm, m_jk = 1 for patches of two views whose centres in the picture lie within `near` bins:
+    heads and of unit norm, m_jk = 1 for patches of two views whose centres in the image lie within `near` bins:
     y_j = unit(sum_k max(<x_j, x_k>, 0)^power t(x)_k),  s(1, 2) = sum_jk m_jk <y_j, x'_k> / (sum_jk m_jk + 1e-6):
     L = -2 mean_i [ s(1, 2) + s(2, 1) ], mean over pairs of views. PixContrast: a patch is told from those far from it,
     -log(sum_near exp(<x_j, x'_k> / tau) / sum_all), mean over patches with a near one, then over directions.
     Its weight is 0.25. Wants data.views: 2; gives the image tower a sense of place, texts have no part in it.
     Reduces to: -4, where both crops are one and every patch is unlike all others.
-    Differs from the paper: a vision transformer's patches, projected; LayerNorm in heads; means are by picture first.
+    Differs from the paper: a vision transformer's patches, projected; LayerNorm in heads; means are by image first.
     """
 
     loss: Literal["propagate", "plain", "contrast"] = "propagate"  # plain: no smoothing; contrast: PixContrast
@@ -64,7 +64,7 @@ class PixPro(Objective, key="pixpro", cost="local"):
         return F.normalize(alike.pow(self.power) @ F.normalize(self.smoothed(x), dim=-1), dim=-1)
 
     def _agree(self, x: Tensor, goal: Tensor, near: Tensor) -> Tensor:
-        """Return the loss of each picture [b]: tokens x, goal [b, P, width] of two views, near [b, P, P]."""
+        """Return the loss of each image [b]: tokens x, goal [b, P, width] of two views, near [b, P, P]."""
         cosines = x @ goal.mT
         if self.loss != "contrast":
             return -2 * (cosines * near).sum((1, 2)) / (near.sum((1, 2)) + 1e-6)
@@ -76,7 +76,7 @@ class PixPro(Objective, key="pixpro", cost="local"):
 
 
 def _centres(boxes: Tensor, patches: int) -> tuple[Tensor, Tensor]:
-    """Return the centres [b, V, P, 2] of the patches of views in shares of the picture, and their sizes [b, V, 2]."""
+    """Return the centres [b, V, P, 2] of the patches of views in shares of the image, and their sizes [b, V, 2]."""
     grid = math.isqrt(patches)
     corner, bins = boxes[..., :2], (boxes[..., 2:] - boxes[..., :2]) / grid  # negative across where it is mirrored
     place = torch.arange(grid, device=boxes.device, dtype=boxes.dtype) + 0.5

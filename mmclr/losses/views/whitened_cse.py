@@ -32,7 +32,7 @@ class WhitenedCSE(Objective, key="whitened_cse"):
     tail: bool = True  # a layer and tanh behind the whitening
     shared: bool = True  # images and captions are shuffled alike
     momentum: float = 0.99  # of the running averages of mean and covariance
-    duplicates: Duplicates = "mask"  # what equal captions or equal pictures are to each other
+    duplicates: Duplicates = "mask"  # what equal captions or equal images are to each other
 
     def setup(self, facts: Facts) -> None:
         how = Whiten(group=self.group, eps=self.eps, detach=self.detach, tail=self.tail, momentum=self.momentum)

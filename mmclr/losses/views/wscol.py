@@ -1,4 +1,4 @@
-"""Weak views teach strong ones: what a slow teacher makes of the plain picture, the model shall see in changed ones."""
+"""Weak views teach strong ones: what a slow teacher makes of the plain image, the model shall see in changed ones."""
 
 import math
 

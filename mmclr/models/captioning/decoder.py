@@ -1,7 +1,7 @@
-"""The captioning decoder: blocks on top of the causal text tower that also look at the picture.
+"""The captioning decoder: blocks on top of the causal text tower that also look at the image.
 
 Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models, TMLR 2022, arXiv 2205.01917. Unlike there,
-texts have no class token behind them and pictures no contrastive pooler: both encoders stay a plain CLIPModel.
+texts have no class token behind them and images no contrastive pooler: both encoders stay a plain CLIPModel.
 This form is for training, on packed texts; `generation` has the same decoder with a key and value cache.
 
 In a model's folder it lies in captioner/, so that what is beside it is what it would be without.
@@ -29,7 +29,7 @@ FOLDER, PREFIX = "captioner", "captioner."
 
 
 class Memory(nn.Module):
-    """What the decoder sees of a picture: its tokens (the class token, too), or what learnt queries take from them."""
+    """What the decoder sees of an image: its tokens (the class token, too), or what learnt queries take from them."""
 
     def __init__(self, c: CaptionerConfig, text: TextConfig, seen: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class CrossAttention(nn.Module):
 
 
 class Layer(Recomputable):
-    """A block of the text tower's kind, then attention to the picture and a second MLP, each added to its input."""
+    """A block of the text tower's kind, then attention to the image and a second MLP, each added to its input."""
 
     def __init__(self, text: TextConfig, seen: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Layer(Recomputable):
 
 
 class Captioner(Tower):
-    """Causal text states and a picture's tokens -> states from which the next tokens are told."""
+    """Causal text states and an image's tokens -> states from which the next tokens are told."""
 
     part = "captioner"
 
@@ -124,14 +124,14 @@ class Captioner(Tower):
         return "the captioner"
 
     def forward(self, read: Tensor, layout: Packed, tokens: Tensor) -> Tensor:
-        """States of packed texts [N, width] and pictures' tokens [b, 1 + P, seen] -> states [N, width].
+        """States of packed texts [N, width] and images' tokens [b, 1 + P, seen] -> states [N, width].
 
-        Texts are in groups of equal size, one per picture: of n texts the i-th belongs to picture i * b // n.
+        Texts are in groups of equal size, one per image: of n texts the i-th belongs to image i * b // n.
         """
-        picture = layout.order * len(tokens) // len(layout.order)
+        image = layout.order * len(tokens) // len(layout.order)
         seen = self.memory(tokens)
         for layer in self.layers:
-            read = layer(read, seen, layout, picture)
+            read = layer(read, seen, layout, image)
         return self.final_layer_norm(read)
 
 

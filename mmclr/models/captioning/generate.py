@@ -70,9 +70,9 @@ def to_generate(model: TwoTower) -> Any:
 
 @torch.no_grad()
 def log_probabilities(model: TwoTower, pixels: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Return the log-probability of each token but the first, given those before it and the picture: [n, L - 1].
+    """Return the log-probability of each token but the first, given those before it and the image: [n, L - 1].
 
-    Of the n texts [n, L] every n / b belong to one of the pictures [b, 3, H, W]; behind a text's end are zeros.
+    Of the n texts [n, L] every n / b belong to one of the images [b, 3, H, W]; behind a text's end are zeros.
     """
     states, words = model.encode_pairs(pixels, tokens, lengths)[2], model.words()
     followed = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]

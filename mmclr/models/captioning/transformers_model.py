@@ -56,7 +56,7 @@ class Attention(nn.Module):
         return (k, v) if cache is None else cache.self_attention_cache.update(k, v, self.number)
 
     def _seen(self, seen: Tensor | None, cache: EncoderDecoderCache | None) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the picture: computed once, then taken from the cache."""
+        """Return keys and values of the image: computed once, then taken from the cache."""
         if cache is not None and cache.is_updated.get(self.number):
             layer: Any = cache.cross_attention_cache.layers[self.number]
             return layer.keys, layer.values
@@ -170,7 +170,7 @@ class TextTower(nn.Module):
 
 
 class Memory(nn.Module):
-    """What the decoder sees of a picture: its tokens, or what learnt queries take from them."""
+    """What the decoder sees of an image: its tokens, or what learnt queries take from them."""
 
     def __init__(self, image: dict[str, Any], text: dict[str, Any], queries: int) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Memory(nn.Module):
 
 
 class Layer(nn.Module):
-    """A causal block, then attention to the picture and a second MLP."""
+    """A causal block, then attention to the image and a second MLP."""
 
     def __init__(self, text: dict[str, Any], seen: int, number: int) -> None:
         super().__init__()

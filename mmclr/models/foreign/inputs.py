@@ -21,6 +21,6 @@ def fill(tokens: Tensor, lengths: Tensor, context: int, pad: int) -> Tensor:
 
 
 def refuse_dropped_patches(keep: Tensor | None) -> None:
-    """Raise where patches are to be dropped before a tower that takes whole pictures."""
+    """Raise where patches are to be dropped before a tower that takes whole images."""
     if keep is not None:
         raise UserError("patch_dropout works with our own image towers only; set patch_dropout: 0")

@@ -67,7 +67,7 @@ def _text(model: Tree, activation: str) -> Tree:
 
 def _foreign_image(model: Tree) -> Tree:
     c = {**VISION, **model["vision_cfg"]}
-    patch = c["patch_size"] if isinstance(c["layers"], int) else 32  # what a ResNet divides its pictures by
+    patch = c["patch_size"] if isinstance(c["layers"], int) else 32  # what a ResNet divides its images by
     return {"size": _size(c), "patch": patch, "width": model["embed_dim"], "foreign": _foreign(model, "vision_cfg")}
 
 
@@ -84,7 +84,7 @@ def _foreign_text(model: Tree) -> Tree:
 def _size(c: Tree) -> int:
     sides = {c["image_size"]} if isinstance(c["image_size"], int) else set(c["image_size"])
     if len(sides) > 1:
-        raise UserError(f"{CONFIG}: pictures of {c['image_size']} pixels; only square ones are read here")
+        raise UserError(f"{CONFIG}: images of {c['image_size']} pixels; only square ones are read here")
     return int(sides.pop())
 
 
@@ -122,7 +122,7 @@ def _pixels(tree: Tree, where: str) -> Tree:
     modes = {"shortest": "crop", "squash": "squash"}
     mode = tree.get("resize_mode", "shortest")
     if mode not in modes:
-        raise UserError(f"{where}: pictures are resized by their {mode} side; only {', '.join(modes)} are read here")
+        raise UserError(f"{where}: images are resized by their {mode} side; only {', '.join(modes)} are read here")
     return {
         "mean": tree.get("mean", MEAN),
         "std": tree.get("std", STD),

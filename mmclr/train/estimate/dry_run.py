@@ -69,7 +69,7 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
 
 
 def scrambled(batch: Batch, t: Trainer) -> Batch:
-    """Return the batch with noise for pictures and random words between the first and the last of each text."""
+    """Return the batch with noise for images and random words between the first and the last of each text."""
     pixels = torch.randint(0, 256, batch.pixels.shape, dtype=torch.uint8)
     views = None if batch.views is None else torch.randint(0, 256, batch.views.shape, dtype=torch.uint8)
     places = torch.arange(batch.tokens.shape[1])

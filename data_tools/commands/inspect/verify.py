@@ -96,7 +96,7 @@ def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0
 
 def lines(report: Report, most: int = 20) -> Iterator[str]:
     """Yield what people should read."""
-    yield f"{report.samples:,} samples with an image and a caption"
+    yield f"{report.samples:,} samples with a picture and a caption"  # these words since 0.1: scripts look for them
     for shard, at, what in report.problems:
         yield f"{shard}: at byte {at:,}: {what}"
     for reason, count in Counter(entry.reason for entry in report.faults).items():

@@ -20,9 +20,8 @@ class _Moved:
 
     def __init__(self) -> None:
         self.names = dict(line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines())
-        self.modules = {
-            old for old in self.names if old.rpartition(".")[2].islower()
-        }  # the others are classes, constants
+        # the others are classes and constants
+        self.modules = {old for old in self.names if old.rpartition(".")[2].islower()}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return a spec for an old name, None for any other."""

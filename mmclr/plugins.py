@@ -9,6 +9,7 @@ A file is imported as `mmclr.plugins.STEM_DIGEST`, which worker processes find a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.abc
@@ -23,6 +24,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, MutableMappi
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mmclr import discovery
 from mmclr.errors import UserError
 
 T = TypeVar("T")
@@ -173,6 +175,19 @@ def load_installed() -> None:
             except UserError:
                 _looked = False
                 raise
+
+
+def catalogue(package: str, registry: Mapping[str, T]) -> dict[str, T]:
+    """Return the parts of a registry by key, sorted: ours, found by walking `package`, and those of plugins."""
+    _walk(package)
+    load_installed()
+    return dict(sorted(registry.items()))
+
+
+@functools.cache
+def _walk(package: str) -> None:
+    for module in discovery.modules(package):
+        importlib.import_module(module)
 
 
 def register(kind: str, registry: MutableMapping[str, T], key: str, part: T) -> None:

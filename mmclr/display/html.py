@@ -1,4 +1,4 @@
-"""HTML and SVG from the templates of mmclr/templates, in which everything that is no template is escaped."""
+"""HTML and SVG from the templates beside this file, in which everything that is no template is escaped."""
 
 from __future__ import annotations
 

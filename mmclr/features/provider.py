@@ -21,15 +21,13 @@ order of draws: a batch that is larger than memory is computed in parts, and twi
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping, Set
-from functools import cache
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
-from mmclr import discovery, plugins, vocabulary
+from mmclr import plugins, vocabulary
 from mmclr.config import ConfigError, check, nearest
 from mmclr.losses.objective import Facts, fields_of
 from mmclr.models.two_tower import TwoTower
@@ -93,17 +91,9 @@ class Provider(nn.Module):
 _REGISTRY: dict[str, type[Provider]] = {}
 
 
-@cache
-def _walk() -> None:
-    for module in discovery.modules(__name__.rpartition(".")[0]):
-        importlib.import_module(module)
-
-
 def catalogue() -> Mapping[str, type[Provider]]:
     """Return every provider by key: ours, found by walking this folder, and those of plugins."""
-    _walk()
-    plugins.load_installed()
-    return dict(sorted(_REGISTRY.items()))
+    return plugins.catalogue(__name__.rpartition(".")[0], _REGISTRY)
 
 
 def build_providers(tree: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Provider]:

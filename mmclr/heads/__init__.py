@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-from mmclr import discovery, plugins
+from mmclr import plugins
 from mmclr.config import ConfigError, check, nearest
 from mmclr.heads.head import HEADS, Head, HeadConfig
 
@@ -16,15 +14,7 @@ __all__ = ["Head", "HeadConfig", "build", "catalogue"]
 
 def catalogue() -> Mapping[str, type[HeadConfig]]:
     """Return every kind of head by key: ours, found by walking this folder, and those of plugins."""
-    _walk()
-    plugins.load_installed()
-    return dict(sorted(HEADS.items()))
-
-
-@cache
-def _walk() -> None:
-    for module in discovery.modules(__name__):
-        importlib.import_module(module)
+    return plugins.catalogue(__name__, HEADS)
 
 
 def build(tree: Mapping[str, Any], where: str = "head") -> HeadConfig:

@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import dataclass_transform
 
-from mmclr import discovery, parallel, plugins, vocabulary
+from mmclr import parallel, plugins, vocabulary
 from mmclr.config import ConfigError, check, config, nearest
 from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import Kept, samples_alone
@@ -167,15 +165,7 @@ _REGISTRY: dict[str, type[Objective]] = {}
 
 def catalogue() -> Mapping[str, type[Objective]]:
     """Return every objective by key: ours, found by walking the rooms, and those of plugins."""
-    _walk()
-    plugins.load_installed()
-    return dict(sorted(_REGISTRY.items()))
-
-
-@cache
-def _walk() -> None:
-    for module in discovery.modules(__name__.rpartition(".")[0]):
-        importlib.import_module(module)
+    return plugins.catalogue(__name__.rpartition(".")[0], _REGISTRY)
 
 
 def build(key: str, fields: Mapping[str, Any], where: str = "objectives") -> Objective:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from mmclr import discovery, plugins
+from mmclr import plugins
 from mmclr.config import ConfigError, check, nearest
 from mmclr.reweighters.reweighter import REWEIGHTERS, Reweighter, factors
 
@@ -16,15 +14,7 @@ __all__ = ["Reweighter", "build", "catalogue", "factors"]
 
 def catalogue() -> Mapping[str, type[Reweighter]]:
     """Return every reweighter by key: ours, found by walking this folder, and those of plugins."""
-    _walk()
-    plugins.load_installed()
-    return dict(sorted(REWEIGHTERS.items()))
-
-
-@cache
-def _walk() -> None:
-    for module in discovery.modules(__name__):
-        importlib.import_module(module)
+    return plugins.catalogue(__name__, REWEIGHTERS)
 
 
 def build(tree: Mapping[str, Any] | Sequence[Mapping[str, Any]], where: str = "reweight") -> tuple[Reweighter, ...]:

@@ -14,15 +14,13 @@ global stream. An order names its key, states its settings as annotated fields, 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, ClassVar
 
 import pydantic
 from typing_extensions import dataclass_transform
 
-from mmclr import discovery, plugins
+from mmclr import plugins
 from mmclr.config import ConfigError, check, nearest
 from mmclr.data.random import Words
 from mmclr.data.shards.index import Ints
@@ -88,17 +86,9 @@ class Order:
         raise NotImplementedError
 
 
-@cache
-def _walked() -> None:
-    for module in discovery.modules(orders.__name__):
-        importlib.import_module(module)
-
-
 def catalogue() -> dict[str, type[Order]]:
     """Return all orders by key: ours, found by walking their room, and those of plugins."""
-    _walked()
-    plugins.load_installed()
-    return dict(sorted(_REGISTRY.items()))
+    return plugins.catalogue(orders.__name__, _REGISTRY)
 
 
 def build(tree: str | Mapping[str, Any], where: str = "order") -> Order:

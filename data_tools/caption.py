@@ -15,7 +15,7 @@ from typing import IO
 from PIL import Image
 from rich.progress import Progress
 
-from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import IMAGES, Shards

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage, flatten, upright
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage, flatten, upright
 from mmclr.data.samples.reader import normalise, plain
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer

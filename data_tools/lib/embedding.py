@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmclr.data import columns
 from mmclr.data.columns import Kind
-from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.addresses import identity

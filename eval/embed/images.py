@@ -14,7 +14,7 @@ from mmclr.eval.sets.evaluation_set import EvalSet
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.reader import plain
 from mmclr.data.samples.skipped import Fault
 

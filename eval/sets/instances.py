@@ -12,8 +12,8 @@ from typing import Any
 from mmclr.eval.sets.evaluation_set import MAX_FAULTS, EvalSet, counted
 from PIL import Image
 
+from mmclr.data.pixels.decode import MAX_PIXELS, as_stored
 from mmclr.data.samples import fields
-from mmclr.data.samples.decode import MAX_PIXELS, as_stored
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.tabular.rows import Row, read_image
 from mmclr.data.tabular.tables import json_rows

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mmclr.batch_fields import FIELDS, KINDS, fault
 from mmclr.config import ConfigError, config, nearest
-from mmclr.data.samples.augment import Augment
+from mmclr.data.pixels.augment import Augment
 from mmclr.data.samples.captions import TextEdits
 from mmclr.data.stream.order import Order, build
 

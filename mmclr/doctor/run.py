@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mmclr.config import ConfigError, load
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples import field_readers
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import REASONS, Entry, Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import open_index

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from mmclr.data.samples.decode import open_image
+from mmclr.data.pixels.decode import open_image
 
 AnyImage = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen

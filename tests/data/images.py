@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mmclr.data.samples.decode import OPENED
+from mmclr.data.pixels.decode import OPENED
 
 
 def image(size=(48, 32)):

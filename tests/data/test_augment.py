@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mmclr.config import load
+from mmclr.data.pixels.augment import Augment, Canvas, Recipe, canvas, cut, draw
 from mmclr.data.random import key
-from mmclr.data.samples.augment import Augment, Canvas, Recipe, canvas, cut, draw
 
 RED = (200, 30, 30)
 

@@ -16,9 +16,9 @@ from mmclr import batch_fields, vocabulary
 from mmclr.batch_fields import FIELDS, KINDS
 from mmclr.config import ConfigError, check
 from mmclr.data import columns
+from mmclr.data.pixels.augment import Augment, draw
 from mmclr.data.random import key
 from mmclr.data.samples import values
-from mmclr.data.samples.augment import Augment, draw
 from mmclr.data.samples.field_readers import check_asked
 from mmclr.data.samples.fields import Field, identity
 from mmclr.data.samples.skipped import Fault

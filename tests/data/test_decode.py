@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmclr.data.samples.decode import EncodedImage
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault
 
 WHITE = (255, 255, 255)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmclr.data.samples import decode
-from mmclr.data.samples.decode import MAX_PIXELS, EncodedImage, flatten, open_image, upright
+from mmclr.data.pixels import decode
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage, flatten, open_image, upright
 from mmclr.data.samples.reader import plain
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.settings import DataConfig
@@ -181,7 +181,7 @@ def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
 
 MEASURE = """
 import sys
-from mmclr.data.samples.decode import MAX_PIXELS, Image
+from mmclr.data.pixels.decode import MAX_PIXELS, Image
 from mmclr.data.samples.reader import plain
 from tests.fuzz.guard import peak_bytes
 before = peak_bytes()

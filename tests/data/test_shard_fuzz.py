@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mmclr import cli
-from mmclr.data.samples.decode import EncodedImage
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import open_index

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmclr.config import load
 from mmclr.data import columns as column_files
-from mmclr.data.samples.decode import EncodedImage
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.fields import Field
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Fault

@@ -15,7 +15,7 @@ from mmclr.data_tools.lib.shard_writer import ShardWriter
 from PIL import Image
 from rich.progress import track
 
-from mmclr.data.samples.decode import EncodedImage
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.stream.workers import run_ahead

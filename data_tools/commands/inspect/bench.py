@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmclr.config import load
-from mmclr.data.samples.decode import EncodedImage
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.shards import Sample, bounds

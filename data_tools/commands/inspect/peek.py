@@ -14,10 +14,10 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import open_indices

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from mmclr.data_tools.lib import contents
 
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity, text_id
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import ShardIndex, open_indices

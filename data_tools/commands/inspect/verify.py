@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from rich.progress import track
 
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.skipped import REASONS, Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards import addresses

@@ -22,7 +22,7 @@ from mmclr.eval.suite import Suite
 from mmclr.eval.suites.classification import zero_shot
 from PIL import Image, ImageEnhance, ImageFilter
 
-from mmclr.data.samples.decode import MAX_PIXELS, as_stored
+from mmclr.data.pixels.decode import MAX_PIXELS, as_stored
 from mmclr.data.samples.skipped import Fault
 from mmclr.errors import UserError
 

@@ -30,8 +30,8 @@ from mmclr.eval.sets.instances import Box, cut, rows_of
 from mmclr.eval.suite import Suite, about
 from torch import Tensor
 
+from mmclr.data.pixels.decode import open_image
 from mmclr.data.samples import fields
-from mmclr.data.samples.decode import open_image
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.tabular.rows import Row, read_image
 from mmclr.data.tabular.tables import json_rows

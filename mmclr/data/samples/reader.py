@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmclr.data.pixels.decode import MAX_PIXELS, Colour, EncodedImage
 from mmclr.data.samples import values
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import MAX_PIXELS, Colour, EncodedImage
 from mmclr.data.samples.fields import Field, extensions, tree
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices

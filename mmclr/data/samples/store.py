@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmclr.data.samples import augment
-from mmclr.data.samples.augment import Augment, Canvas
+from mmclr.data.pixels import augment
+from mmclr.data.pixels.augment import Augment, Canvas
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.samples.captions import Chooser
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.field_readers import Reader
 from mmclr.data.samples.fields import identity
 from mmclr.data.samples.skipped import Entry, Fault

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mmclr.data.pixels import augment
+from mmclr.data.pixels.augment import Recipe
+from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.random import Words, key
-from mmclr.data.samples import augment
-from mmclr.data.samples.augment import Recipe
 from mmclr.data.samples.captions import Chooser, text_id
-from mmclr.data.samples.decode import EncodedImage
 from mmclr.data.samples.field_readers import Reader, arrays
 from mmclr.data.samples.skipped import Entry, Fault
 from mmclr.data.samples.store import Store, Stored

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from mmclr.config import config
+from mmclr.data.pixels.decode import Colour
 from mmclr.data.random import Words, key, uniform
-from mmclr.data.samples.decode import Colour
 
 TRIES = 10  # at a crop that fits, before the largest one in the middle is taken
 BOX, MOVE, FLIP, COLOUR, GREY, BLUR = range(6)  # stages

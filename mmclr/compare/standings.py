@@ -26,7 +26,9 @@ from mmclr.eval.commands.compare import compare
 from mmclr.eval.result import Result
 from mmclr.report import Page, charts
 
-COLUMNS = ("config", "value", "low", "high", "difference", "from", "to", "clear", "time", "final loss", "seeds")
+COLUMNS = (
+    "config", "value", "low", "high", "difference", "from", "to", "detectable", "clear", "time", "final loss", "seeds",
+)  # fmt: skip
 TERMS = ("config", "objective", "first", "last", "fell")
 
 
@@ -42,6 +44,7 @@ class Row:
     time: float | None = None  # per sample, as a multiple of the first config's
     loss: float | None = None
     seeds: int = 0
+    lower: bool = False  # is better
     others: dict[str, float] = field(default_factory=dict)  # means of every other metric
     terms: dict[str, tuple[float, float]] = field(default_factory=dict)  # each objective, at first and at last
 
@@ -52,10 +55,19 @@ class Row:
             self.difference_interval is not None and not self.difference_interval[0] <= 0 <= self.difference_interval[1]
         )
 
+    @property
+    def detectable(self) -> float | None:
+        """Return the smallest difference that these seeds and samples could have told from 0."""
+        return (
+            None
+            if self.difference_interval is None
+            else (self.difference_interval[1] - self.difference_interval[0]) / 2
+        )
+
     def cells(self) -> list[Any]:
         """Return the values of COLUMNS."""
         low, high = self.difference_interval or (None, None)
-        mark = {True: "better" if (self.difference or 0) > 0 else "worse", False: ""}[self.clear]
+        mark = {True: "worse" if self.lower == ((self.difference or 0) > 0) else "better", False: ""}[self.clear]
         return [
             self.name,
             self.mean,
@@ -63,6 +75,7 @@ class Row:
             self.difference,
             low,
             high,
+            self.detectable,
             mark,
             self.time,
             self.loss,
@@ -80,10 +93,12 @@ class Standings:
     curves: dict[str, tuple[list[float], list[float]]]
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], metric: str) -> Standings:
-        """Collect what the trials have."""
-        names = list(dict.fromkeys(t.name for t in trials))
-        results = {name: {t.seed: r for t in trials if t.name == name and (r := _merged(t))} for name in names}
+    def of(cls, trials: Sequence[Trial], metric: str, measures: Sequence[str] = ("retrieval",)) -> Standings:
+        """Collect what the trials have of all measures. `metric` sorts them; with a - before it, the lowest is best."""
+        names, lower, metric = list(dict.fromkeys(t.name for t in trials)), metric[:1] == "-", metric.removeprefix("-")
+        results = {
+            name: {t.seed: r for t in trials if t.name == name and (r := _merged(t, measures))} for name in names
+        }
         missing = {name: [t.seed for t in trials if t.name == name and t.seed not in results[name]] for name in names}
         base = names[0]
         if not results[base]:
@@ -98,10 +113,12 @@ class Standings:
         ]
         first = rows[0].time
         for row in rows:
-            row.time = first / row.time if first and row.time else None
+            row.time, row.lower = first / row.time if first and row.time else None, lower
         curves = {t.name: _curve(t) for t in reversed(trials) if t.seed in results[t.name]}
         failed = {name: seeds for name, seeds in missing.items() if seeds}
-        return cls(metric, [rows[0], *sorted(rows[1:], key=lambda row: -row.mean)], failed, curves)
+        return cls(
+            metric, [rows[0], *sorted(rows[1:], key=lambda row: row.mean if lower else -row.mean)], failed, curves
+        )
 
     def show(self, console: Console) -> None:
         """Print the table."""
@@ -117,7 +134,7 @@ class Standings:
         for column in ("value", "interval", "change", "interval", "", "time"):  # 80 characters hold them
             table.add_column(column, no_wrap=True, justify="right" if column in ("value", "time") else "left")
         for row in self.rows:
-            name, value, low, high, difference, start, end, mark, time, *_ = row.cells()
+            name, value, low, high, difference, start, end, _, mark, time, *_ = row.cells()
             table.add_row(
                 name,
                 f"{value:.3f}",
@@ -180,25 +197,34 @@ class Standings:
         return page.charts("Training, the first seed", figures)
 
 
-def _merged(trial: Trial) -> Result | None:
-    """Return the trial's retrieval result with the metrics of its classification, if there is one."""
-    result, classes = trial.result(), trial.result("zero_shot")
-    if result is not None and classes is not None:
-        result.metrics.update(classes.metrics)
-        result.measurements.update(classes.measurements)
-    return result
+def _merged(trial: Trial, measures: Sequence[str]) -> Result | None:
+    """Return one result with the metrics of all measures, None where one is missing.
+
+    A metric that an earlier measure has, too, is called MEASURE/METRIC.
+    """
+    merged = trial.result(measures[0])
+    for measure in measures[1:]:
+        more = trial.result(measure)
+        if merged is None or more is None:
+            return None
+        merged.hashes.update({f"{measure} {key}": value for key, value in more.hashes.items()})
+        names = {name: f"{measure}/{name}" if name in merged.metrics else name for name in more.metrics}
+        merged.metrics.update({names[name]: value for name, value in more.metrics.items()})
+        merged.measurements.update({names[name]: value for name, value in more.measurements.items()})
+    return merged
 
 
 def _row(name: str, own: dict[int, Result], base: dict[int, Result], metric: str, trials: list[Trial]) -> Row:
-    values = [result.metrics[metric] or 0.0 for result in own.values()]
-    widest = max((i[1] - i[0]) / 2 for r in own.values() if (i := r.measurements[metric].interval()))
-    row = Row(name, statistics.fmean(values), _interval(values, widest), seeds=len(values))
+    values = [_value(result, metric) for result in own.values()]
+    samples = [m for r in own.values() if (m := r.measurements.get(metric))]
+    widest = max((_half(m.interval()) for m in samples), default=0.0)
+    row = Row(
+        name, statistics.fmean(values), _interval(values, widest, all(m.share for m in samples) and samples != [])
+    )
+    row.seeds = len(values)
     shared = sorted(own.keys() & base.keys())
     if own is not base and shared:
-        pairs = [{d.metric: d for d in compare(_one(base[s], metric), _one(own[s], metric))}[metric] for s in shared]
-        row.difference = statistics.fmean(d.difference for d in pairs)
-        half = statistics.fmean((d.interval[1] - d.interval[0]) / 2 for d in pairs if d.interval)
-        row.difference_interval = _interval([d.difference for d in pairs], half, shares=False)
+        row.difference, row.difference_interval = _difference(own, base, metric, shared)
     rates = [rate for t in trials if (rate := t.samples_per_second())]
     row.time = statistics.median(rates) if rates else None
     losses = [rows[-1]["loss"] for t in trials if (rows := t.log())]
@@ -208,10 +234,33 @@ def _row(name: str, own: dict[int, Result], base: dict[int, Result], metric: str
         name: tuple(statistics.fmean(own[name][end] for own in terms if name in own) for end in (0, 1))  # type: ignore
         for name in terms[0]
     }
-    row.others = {
-        m: statistics.fmean(r.metrics[m] or 0.0 for r in own.values()) for m in next(iter(own.values())).metrics
-    }
+    row.others = {m: statistics.fmean(_value(r, m) for r in own.values()) for m in next(iter(own.values())).metrics}
     return row
+
+
+def _difference(
+    own: dict[int, Result], base: dict[int, Result], metric: str, seeds: list[int]
+) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean difference of the seeds that both have, and its interval.
+
+    Samples are paired where the metric has them; of a number without samples there is only what seeds say, of one
+    seed nothing.
+    """
+    if not all(metric in result.measurements for s in seeds for result in (own[s], base[s])):
+        values = [_value(own[s], metric) - _value(base[s], metric) for s in seeds]
+        return statistics.fmean(values), _interval(values, 0.0, shares=False) if len(values) > 1 else None
+    pairs = [{d.metric: d for d in compare(_one(base[s], metric), _one(own[s], metric))}[metric] for s in seeds]
+    half = statistics.fmean(_half(d.interval) for d in pairs)
+    values = [d.difference for d in pairs]
+    return statistics.fmean(values), _interval(values, half, shares=False)
+
+
+def _value(result: Result, metric: str) -> float:
+    return result.metrics.get(metric) or 0.0
+
+
+def _half(interval: tuple[float, float] | None) -> float:
+    return (interval[1] - interval[0]) / 2 if interval else 0.0
 
 
 def _one(result: Result, metric: str) -> Result:

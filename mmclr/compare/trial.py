@@ -7,6 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,17 @@ from typing import Any
 import yaml
 
 from mmclr import plugins
+from mmclr.compare.measure import Measure
 from mmclr.config import load
 from mmclr.display.secrets import redact_tree
 from mmclr.errors import UserError
 from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.result import Result
-from mmclr.eval.sets.sources import open_set
-from mmclr.eval.suites.classification import zero_shot
-from mmclr.eval.suites.retrieval import retrieval
 from mmclr.report.curves import read
 from mmclr.storage import written
 from mmclr.train.run import RunConfig
 
+OPTIONS = "options of a measure"
 PROBE = 30  # steps that tell how fast a config is, for budgets in minutes
 
 
@@ -61,11 +61,11 @@ class Trial:
     overrides: tuple[str, ...]
     head: str = ""  # objective behind whose head it is evaluated
 
-    def run(self, test: str, relation: str, label: str) -> str | None:
+    def run(self, measures: Sequence[Measure]) -> str | None:
         """Train and evaluate, unless that is done; return what went wrong, if anything did."""
         try:
             self._train()
-            self._evaluate(test, relation, label)
+            self._evaluate(measures)
         except UserError as error:
             return str(error)
         return None
@@ -74,13 +74,13 @@ class Trial:
         """Return the config with the overrides, of one step's length; raises ConfigError."""
         return load(RunConfig, self.config, [*self.overrides, "steps=1", "epochs=null", "samples=null"])
 
-    def result(self, suite: str = "retrieval") -> Result | None:
-        """The evaluation, or None where it failed."""
-        path = self._place(suite)
+    def result(self, measure: str) -> Result | None:
+        """Return the result of a measure, None where it failed."""
+        path = self._place(measure)
         return Result.load(path) if path.is_file() else None
 
-    def _place(self, suite: str) -> Path:
-        return self.folder / ("eval" + f"-{self.head}" * bool(self.head)) / f"{suite}.json"
+    def _place(self, measure: str) -> Path:
+        return self.folder / ("eval" + f"-{self.head}" * bool(self.head)) / f"{measure}.json"
 
     def log(self) -> list[dict[str, Any]]:
         """The rows of the training's log."""
@@ -141,11 +141,21 @@ class Trial:
         if done.returncode:
             raise UserError("\n".join(done.stderr.strip().splitlines()[-5:]) or f"ended with status {done.returncode}")
 
-    def _evaluate(self, test: str, relation: str, label: str) -> None:
-        suites = {"retrieval": lambda e: retrieval.run(e, open_set(test), relation=relation)}
-        if label:
-            suites["zero_shot"] = lambda e: zero_shot.run(e, open_set(test, label=label))
-        todo = [suite for suite in suites if self.result(suite) is None]
+    def _evaluate(self, measures: Sequence[Measure]) -> None:
+        todo = [measure for measure in measures if not self._measured(measure)]
         embedder = Embedder.load(self.folder, head=self.head or "post") if todo else None
-        for suite in todo:
-            suites[suite](embedder).save(self._place(suite))
+        for measure in todo:
+            assert embedder is not None
+            place = self._place(measure.name)
+            measure.run(embedder).save(place)
+            written.write(place.with_suffix(".options.json"), json.dumps(redact_tree(list(measure.options))), OPTIONS)
+
+    def _measured(self, measure: Measure) -> bool:
+        """Return whether its result is there. Raises UserError where that is of other options."""
+        place = self._place(measure.name)
+        told = place.with_suffix(".options.json")
+        if not place.is_file():
+            return False
+        if told.is_file() and json.loads(told.read_text()) != redact_tree(list(measure.options)):
+            raise UserError(f"{place}: is of other options of {measure.suite}; remove it, or name another --out")
+        return True

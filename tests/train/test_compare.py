@@ -65,6 +65,28 @@ def test_means_and_paired_differences_over_seeds():
     assert "| base | own | 1.0000 | 1.5000 | no |" in table.to_markdown()
 
 
+def test_lower_is_better_and_numbers_without_samples():
+    """A metric that is one number has the seeds' interval alone; -NAME sorts and judges the other way round."""
+
+    class Number(Fake):
+        def result(self, suite="retrieval"):
+            if suite == "retrieval":
+                return super().result(suite)
+            return Result.of({"r": self.loss, "error": self.loss}, dataset="d", model=self.name, task="probe")
+
+    errors = {"base": [5.0, 5.1, 5.2], "good": [4.0, 4.2, 4.1], "bad": [6.0, 6.1, 6.2]}
+    runs = [Number(name, s, hits(0.4, s), loss=x) for name, xs in errors.items() for s, x in enumerate(xs)]
+    table = Standings.of(runs, "-error", ["retrieval", "probe"])
+    assert [row.name for row in table.rows] == ["base", "good", "bad"]
+    assert [row.cells()[8] for row in table.rows] == ["", "better", "worse"]
+    good, differences = table.rows[1], np.subtract(errors["good"], errors["base"])
+    half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / np.sqrt(3)
+    assert good.detectable == pytest.approx(half)
+    assert good.difference_interval == pytest.approx((differences.mean() - half, differences.mean() + half))
+    assert good.others["r"] != good.others["probe/r"] == pytest.approx(4.1)  # two measures have a metric r
+    assert Standings.of(runs[:1], "error", ["retrieval", "probe"]).rows[0].mean == 5.0
+
+
 def test_the_table_fits_a_narrow_terminal():
     names = ["base", "improved_vl_baselines"]
     runs = [Fake(name, s, hits(0.3 + 0.3 * k, 10 * s + k)) for s in range(2) for k, name in enumerate(names)]
@@ -130,6 +152,14 @@ def test_what_nothing_can_come_of_is_told_before_training(shards, tmp_path):
         main(["debug.yaml", f"data.train={shards}", *out, "--test", "nothing.tar"])
     with pytest.raises(UserError, match="no usable sample in 3 shards"):
         main(["debug.yaml", f"data.train={shards}", *out, "--test", shards, "--label", "json:kind"])
+    for suite, fault in {
+        "kn": "--suite kn: there is no suite 'kn'; did you mean knn",
+        "knn: --label json:kind": "--suite knn: .*required: --train",
+        "knn: --train 'x": "No closing quotation",
+        "knn: --train none.tar --label json:kind": "no sample has json",
+    }.items():
+        with pytest.raises(UserError, match=fault):
+            main(["debug.yaml", f"data.train={shards}", *out, "--test", shards, "--suite", suite])
     with pytest.raises(UserError, match="debug, with which the others are compared: .*lrr: unknown key"):
         main(["debug.yaml", "siglip.yaml", f"data.train={shards}", *out, "--test", shards, "optim.lrr=2"])
 
@@ -149,6 +179,8 @@ def test_the_whole_command(shards, tmp_path, capfd):
         str(tmp_path / "out"),
         "--head",
         "headed=clip",
+        "--suite",
+        "geometry",
         f"data.train={shards}",
     ]
     assert main(command) == 1  # broken.yaml failed
@@ -161,6 +193,7 @@ def test_the_whole_command(shards, tmp_path, capfd):
     assert rows.keys() == {"debug", "siglip", "headed"}
     assert tree["failed"] == {"broken": [0]}
     assert rows["siglip"]["difference"] is not None
+    assert rows["siglip"]["metrics"]["image_effective_rank"] > 1  # of the suite that was asked for
     first, last = rows["siglip"]["terms"]["siglip"]
     log = [json.loads(line) for line in (tmp_path / "out" / "siglip" / "seed-0" / "log.jsonl").read_text().splitlines()]
     values = [row["siglip"] for row in log if "siglip" in row]

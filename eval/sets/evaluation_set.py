@@ -31,6 +31,7 @@ class EvalSet:
     keys: Sequence[str] = field(repr=False)  # [N]
     captions: Sequence[Sequence[str]] = ()  # [N], one or more strings each; empty where the set has none
     labels: Tensor | None = None  # int64 [N] class numbers, or [N, C] of 0 and 1 for several classes
+    targets: Tensor | None = None  # float64 [N], a number of each
     classnames: Sequence[str] = ()
     templates: Templates = PLAIN
     language: str = "en"
@@ -99,6 +100,7 @@ class EvalSet:
             keys=[self.keys[i] for i in numbers],
             captions=[self.captions[i] for i in numbers] if self.captions else (),
             labels=None if self.labels is None else self.labels[list(numbers)],
+            targets=None if self.targets is None else self.targets[list(numbers)],
             where=None if where is None else (lambda i: where(numbers[i])),
         )
 
@@ -123,7 +125,8 @@ class EvalSet:
         """Tell whether two results used the same keys, captions and labels."""
         labels = [] if self.labels is None else self.labels.tolist()
         captions = [list(texts) for texts in self.captions]
-        return text_hash(repr((list(self.keys), captions, labels)))
+        targets = [] if self.targets is None else [self.targets.tolist()]  # of others the hash is what it was
+        return text_hash(repr((list(self.keys), captions, labels, *targets)))
 
 
 def text_hash(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from mmclr.eval.sets.evaluation_set import (
     strange_classes,
 )
 
-from mmclr.data.samples import fields
+from mmclr.data.samples import fields, values
 from mmclr.data.samples.fields import Field
 from mmclr.data.samples.meant import meant
 from mmclr.data.samples.skipped import Fault, Ledger
@@ -38,15 +39,16 @@ def ordinary(
     *,
     caption: str = "txt",
     label: str = "",
+    target: str = "",
     classnames: Sequence[str] = (),
     templates: Templates = PLAIN,
     name: str = "",
 ) -> EvalSet:
     """Read shards with KEY.jpg and KEY.txt, KEY.json or KEY.cls.
 
-    `caption` (may be empty) and `label` are an extension (txt, cls) or a field of the json (json:subgroup, json:a.b).
-    The classes are `classnames`, or the sorted distinct values of a json label; lists of values make a set of several
-    classes.
+    `caption` (may be empty), `label` and `target` (a number) are an extension (txt, cls) or a field of the json
+    (json:subgroup, json:a.b). The classes are `classnames`, or the sorted distinct values of a json label; lists of
+    values make a set of several classes.
     """
     if label == "cls" and not classnames:
         raise UserError("a .cls member holds a number; say what the classes are called with --classnames FILE")
@@ -55,15 +57,21 @@ def ordinary(
         wanted[caption] = captions
     if label and label != caption:
         wanted[label] = class_number if label == "cls" else class_value
+    if target and target in wanted:
+        raise UserError(f"{target} is named for two things; a target is a number, and neither caption nor class")
+    if target:
+        wanted[target] = number
     table = read(expand(urls), wanted, name or (urls if isinstance(urls, str) else urls[0]))
     if label:
-        number = list(wanted).index(label)
-        table = table.of_numbers(number, len(classnames)) if label == "cls" else table.of_names(number, classnames)
+        at = list(wanted).index(label)
+        table = table.of_numbers(at, len(classnames)) if label == "cls" else table.of_names(at, classnames)
     parts: dict[str, Any] = {"captions": table.column(0)} if caption else {}
+    if target:
+        parts["targets"] = torch.tensor(table.column(list(wanted).index(target)), dtype=torch.float64)
     if label:
-        values = table.column(number)
-        classnames = classnames or distinct(values)
-        labels = torch.tensor(values, dtype=torch.int64) if label == "cls" else many_hot(values, classnames)
+        said = table.column(at)
+        classnames = classnames or distinct(said)
+        labels = torch.tensor(said, dtype=torch.int64) if label == "cls" else many_hot(said, classnames)
         parts |= {"labels": labels, "classnames": classnames, "templates": templates}
     return table.make(**parts)
 
@@ -89,6 +97,12 @@ def class_number(sample: Sample, field: str, lost: list[Fault]) -> int | None:
     """Read the number of a class."""
     value = Field(field).value(sample)
     return None if value is None else fields.label(value, field, words=False)
+
+
+def number(sample: Sample, field: str, lost: list[Fault]) -> float | None:
+    """Read a finite number."""
+    found = values.read("number", Field(field), sample)
+    return None if math.isnan(found) else float(found)
 
 
 def class_value(sample: Sample, field: str, lost: list[Fault]) -> Any:

@@ -20,6 +20,7 @@ def open_set(
     split: str = "test",
     caption: str | None = None,
     label: str = "",
+    target: str = "",
     classnames: Sequence[str] = (),
     templates: Templates | None = None,
     images: Path | None = None,
@@ -29,7 +30,7 @@ def open_set(
 ) -> EvalSet:
     """Open shards, CLIP_benchmark's layout, a folder of class folders, a .csv or a .json of captions.
 
-    Captions of shards are in `caption`; where none is named, in txt, and with a `label` they are not read.
+    Captions of shards are in `caption`; where none is named, in txt, and with a `label` or `target` they are not read.
     `templates` and `language` replace what the source says; `encoding` is a .csv's. Raises UserError, also when more
     than `max_faults` of the samples are damaged (judged from the thousandth on); fewer are left out and counted.
     """
@@ -50,15 +51,20 @@ def open_set(
     elif path.suffix.lower() == ".json" and path.is_file():
         found = files.captions_json(path, images=images, split=split, name=name)
     else:
-        wanted = caption if caption is not None else "" if label else "txt"
+        wanted = caption if caption is not None else "" if label or target else "txt"
         urls = sorted(map(str, path.glob("*.tar"))) if path.is_dir() else data
         found = shards.ordinary(
             urls,
             caption=wanted,
             label=label,
+            target=target,
             classnames=classnames,
             templates=ours,
             name=name or (path.name if path.is_dir() else ""),
+        )
+    if target and found.targets is None:
+        raise UserError(
+            f"{data}: a target ({target}) is read from shards; mmclr data pack makes some, and keeps numbers"
         )
     found = replace(found, language=language, max_faults=max_faults, templates=templates or found.templates)
     return found.check()

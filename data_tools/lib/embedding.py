@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmclr.eval.embed.embedder import folder_hash
+from mmclr.eval.embed.embedder import facts
 from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
@@ -19,13 +19,11 @@ from mmclr.data.columns import Kind
 from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
-from mmclr.data.shards.addresses import identity
 from mmclr.data.shards.index import ShardIndex
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.workers import run_ahead
 from mmclr.display.console import Console
 from mmclr.encoder import WHITE, Encoder
-from mmclr.errors import UserError
 from mmclr.load_model import open_model
 
 Advance = Callable[[int], object]
@@ -42,12 +40,10 @@ class Kept(NamedTuple):
 def load(model: str | Path, device: str, keep: str = "", dtype: str = "float32") -> tuple[Encoder, Kept | None]:
     """Open a model, and say in which column its embeddings are kept (None without `keep`)."""
     found = open_model(model)
-    image = found.model.config.image
     encoder = Encoder(found.model, Tokenizer.load(found.folder, found.model.config.text.context), device)
     if not keep:
         return encoder, None
-    transform = f"{image.size} px, {image.resize}, {image.resample}"
-    return encoder, Kept(keep, dtype, {"model": folder_hash(found.folder, *found.files), "transform": transform})
+    return encoder, Kept(keep, dtype, facts(found))
 
 
 def embed(
@@ -62,7 +58,7 @@ def embed(
     ledger = ledger if ledger is not None else Ledger()
     if kept:
         for index in shards.indices:
-            _refuse_others(index, kept)
+            columns.refuse_others(index, kept.name, kept.facts)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
         bar = bars.add_task("embedding", total=len(shards))
 
@@ -116,16 +112,6 @@ def _read(
     none = Fault("unreadable", f"it has no embedding in {found.path.name}")
     ledger.add(shards.entry(numbers[at], none) for at in np.flatnonzero(missing).tolist())
     return torch.from_numpy(mine[~missing]), [numbers[at] for at in np.flatnonzero(~missing).tolist()]
-
-
-def _refuse_others(index: ShardIndex, kept: Kept) -> None:
-    """Raise UserError where a column that belongs to the shard was made by something else."""
-    if columns.holds(index, kept.name) and not columns.holds(index, kept.name, kept.facts):
-        path = columns.look(index, kept.name).path
-        raise UserError(
-            f"{path}: the column {kept.name} of {identity(index.url)} was made by another model, or is something else; "
-            "give these embeddings another name"
-        )
 
 
 def _image(shards: Shards, number: int) -> Image.Image | Fault:

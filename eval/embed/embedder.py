@@ -27,7 +27,7 @@ from mmclr import parallel
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.load_model import open_model
+from mmclr.load_model import Trained, open_model
 from mmclr.models.clip import prefix_tree
 from mmclr.models.clip.towers import TextTower
 from mmclr.models.ensemble import Composed
@@ -213,6 +213,13 @@ class Embedded:
     data: EvalSet
     images: Tensor
     hash: str  # of the images' bytes
+
+
+def facts(found: Trained) -> dict[str, str]:
+    """Return what a column of a model's embeddings, or of what is made of them, says of the model: hash, transform."""
+    image = found.model.config.image
+    transform = f"{image.size} px, {image.resize}, {image.resample}"
+    return {"model": folder_hash(found.folder, *found.files), "transform": transform}
 
 
 def folder_hash(folder: Path, *more: Path) -> str:

@@ -33,7 +33,8 @@ class Foreign:
         library, _, name = self.source.partition(":")
         known = libraries.names()
         if self.library not in known:
-            raise ValueError(f"library: there is no {self.library!r}{nearest(self.library, known)}")
+            told = f"library: there is no {self.library!r}{nearest(self.library, known).rstrip('?')}"
+            raise ValueError(f"{told}; where a plugin brings it, name the plugin: --plugins own.py")
         if self.source and not self.architecture and (library not in known or not name):
             forms = " or ".join(f"{known_one}:FOLDER_OR_NAME" for known_one in known)
             raise ValueError(f"source: {self.source!r} says no library; write {forms}")

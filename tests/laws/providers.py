@@ -65,7 +65,7 @@ def define() -> type[Provider]:
 def forget(key: str = "test_pool") -> None:
     """Take back what `define` did."""
     provider._REGISTRY.pop(key, None)
-    vocabulary.FEATURES.pop("pooled_views", None)
+    vocabulary._ROWS.pop("pooled_views", None)
 
 
 class Asking(nn.Module):

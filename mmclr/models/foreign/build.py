@@ -14,7 +14,7 @@ from torch import nn
 from mmclr.config import merge
 from mmclr.errors import UserError
 from mmclr.models.config import Foreign, ImageConfig, TextConfig
-from mmclr.models.foreign.libraries import library
+from mmclr.models.foreign.libraries import ADDED, library
 from mmclr.models.formats import find
 from mmclr.models.presets import is_prefixed
 from mmclr.models.tower import Tower
@@ -54,6 +54,8 @@ def fill_tower(part: str, tower: nn.Module, foreign: Foreign) -> None:
 
 
 def _folder(source: str) -> Path:
-    """Return the folder that a source names, after the name of its library."""
+    """Return the folder that a source names, after the name of its library; of a plugin's library whatever it names."""
     name = source.partition(":")[2]
+    if source.partition(":")[0] in ADDED:
+        return Path(name)
     return find.find(name if Path(name).is_dir() or not is_prefixed(source) else source)

@@ -10,11 +10,11 @@ print(model.similarity(images, texts))                       # [2, 2], cosines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage, flatten, upright
-from mmclr.data.samples.reader import normalise, plain
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
+from mmclr.data.samples.reader import normalise
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
@@ -34,8 +35,15 @@ from mmclr.models.ensemble import Composed
 from mmclr.models.two_tower import TwoTower
 
 Array = NDArray[np.float32]
-AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
-WHITE = (255, 255, 255)  # behind transparent pixels, as in training
+
+
+class Prepared(NamedTuple):
+    """An image at the model's size, as `Encoder.prepare` makes it."""
+
+    pixels: NDArray[Any]
+
+
+AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor | Prepared
 
 
 class Encoder:
@@ -60,6 +68,15 @@ class Encoder:
         found = open_model(source, weights, head)
         return cls(found.model, Tokenizer.load(found.folder, found.model.config.text.context), device)
 
+    @cached_property
+    def medium(self) -> Medium:
+        """How this model's images are read."""
+        return choose(self.model.config.image)
+
+    def prepare(self, data: bytes, beside: Mapping[str, bytes] | None = None) -> Prepared:
+        """Decode a file's bytes to the model's size, in any thread; `beside` are the sample's members. Raises Fault."""
+        return Prepared(self.medium.plain(self.medium.open(data, beside)))
+
     @property
     def scale(self) -> float:
         """Inverse temperature: softmax(scale * similarity) are the probabilities that training aims at."""
@@ -83,9 +100,9 @@ class Encoder:
     ) -> Array | Tensor:
         """Return unit-norm embeddings [n, D] in float32.
 
-        An image is a path, a PIL image, or an array or tensor of uint8: [H, W, 3], [3, H, W], or [H, W] for grey. A
-        float tensor [n, 3, size, size] is taken as pixels that are already normalised. `output="torch"` gives a
-        tensor on the CPU. Raises UserError with the number of an image that cannot be read.
+        An image is a path, a PIL image, an array or tensor of uint8 ([H, W, 3], [3, H, W], or [H, W] for grey), or what
+        `prepare` made. A float tensor [n, 3, size, size] is taken as pixels that are already normalised.
+        `output="torch"` gives a tensor on the CPU. Raises UserError with the number of an image that cannot be read.
         """
         if isinstance(images, Tensor) and images.is_floating_point():
             several: Any = images if images.ndim == 4 else images[None]
@@ -140,9 +157,8 @@ class Encoder:
     def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:
         c = self.model.config.image
         numbers = range(start, min(start + count, len(images)))
-        made = [plain(_read(images[i], i), c.size, c.resample, c.resize) for i in numbers]
-        stacked = torch.from_numpy(np.stack([np.asarray(image) for image in made])).permute(0, 3, 1, 2)
-        return normalise(stacked, c.mean, c.std)
+        made = np.stack([_read(self.medium, images[i], i) for i in numbers])
+        return normalise(self.medium.batched(made), c.mean, c.std)
 
     @torch.inference_mode()
     def _run(self, encode: Callable[..., Tensor], parts: Any, count: int, progress: bool) -> Tensor:
@@ -154,19 +170,14 @@ class Encoder:
         return torch.cat(rows)
 
 
-def _read(image: AnyImage, number: int) -> Image.Image:
-    """Return any kind of image as upright RGB."""
+def _read(medium: Medium, image: AnyImage, number: int) -> NDArray[Any]:
+    """Return any kind of image at the model's size."""
     try:
+        if isinstance(image, Prepared):
+            return image.pixels
         if isinstance(image, (str, Path)):
-            return EncodedImage(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
-        if isinstance(image, Image.Image):
-            return flatten(upright(image), WHITE)
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
-            raise ValueError(f"{array.dtype} of shape {list(array.shape)}; give uint8 [H, W, 3], [3, H, W] or [H, W]")
-        if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
-            array = array.transpose(1, 2, 0)
-        return flatten(Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array), WHITE)
+            return medium.plain(medium.open(Path(image).read_bytes()))
+        return medium.plain(medium.given(image))
     except Fault as fault:
         raise UserError(f"image {number} ({image}): {fault.detail}") from None
     except (OSError, ValueError, TypeError) as error:
@@ -175,7 +186,7 @@ def _read(image: AnyImage, number: int) -> Image.Image:
 
 def _as_list(images: Any) -> Sequence[AnyImage]:
     """Return one image as a list of one."""
-    single = isinstance(images, (str, Path, Image.Image)) or (
+    single = isinstance(images, (str, Path, Image.Image, Prepared)) or (
         isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4
     )
     return [images] if single else list(images)

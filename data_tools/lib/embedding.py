@@ -10,20 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmclr.eval.embed.embedder import facts
-from PIL import Image
 from rich.progress import Progress
 from torch import Tensor
 
 from mmclr.data import columns
 from mmclr.data.columns import Kind
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import ShardIndex
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.workers import run_ahead
 from mmclr.display.console import Console
-from mmclr.encoder import WHITE, Encoder
+from mmclr.encoder import Encoder, Prepared
 from mmclr.load_model import open_model
 
 Advance = Callable[[int], object]
@@ -88,8 +86,8 @@ def embed(
 def _computed(
     encoder: Encoder, shards: Shards, numbers: Sequence[int], batch: int, ledger: Ledger, advance: Advance
 ) -> tuple[Tensor, list[int]]:
-    def read(first: int) -> list[tuple[int, Image.Image | Fault]]:
-        return [(number, _image(shards, number)) for number in numbers[first : first + batch]]
+    def read(first: int) -> list[tuple[int, Prepared | Fault]]:
+        return [(number, _image(encoder, shards, number)) for number in numbers[first : first + batch]]
 
     rows, kept = list[Tensor](), list[int]()
     for found in run_ahead(read, range(0, len(numbers), batch), workers=0):
@@ -114,9 +112,10 @@ def _read(
     return torch.from_numpy(mine[~missing]), [numbers[at] for at in np.flatnonzero(~missing).tolist()]
 
 
-def _image(shards: Shards, number: int) -> Image.Image | Fault:
+def _image(encoder: Encoder, shards: Shards, number: int) -> Prepared | Fault:
     """Return an image, a Fault where there is none that can be read."""
     try:
-        return EncodedImage(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
+        sample = shards.read(number)
+        return encoder.prepare(sample.image(encoder.medium.members), sample.members)
     except Fault as fault:
         return fault

@@ -12,11 +12,11 @@ from PIL import Image
 from mmclr.data import columns
 from mmclr.data.columns import Kind
 from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
+from mmclr.data.pixels.photo import WHITE
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.workers import run_ahead
-from mmclr.encoder import WHITE
 from mmclr.scorers.scorer import Scorer, scores
 
 KIND = Kind("float32")

@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmclr.eval.embed import ranks
-from mmclr.eval.embed.images import Transform, decoded
+from mmclr.eval.embed.images import decoded
 from mmclr.eval.embed.store import DIGEST, Store
 from mmclr.eval.progress import bar
 from mmclr.eval.sets.evaluation_set import EvalSet
@@ -24,6 +25,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import parallel
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
@@ -82,17 +85,17 @@ class Embedder:
         ranks.wait()  # all have read the same store before the first writes to it
         return loaded
 
-    @property
-    def transform(self) -> Transform:
+    @cached_property
+    def medium(self) -> Medium:
         """How an image becomes pixels."""
-        image = self.model.config.image
-        return Transform(image.size, image.resize, image.resample)
+        return choose(self.model.config.image)
 
     @property
     def transform_hash(self) -> str:
         """Tell whether two models see the same pixels."""
         image = self.model.config.image
-        return hashlib.sha256(f"{self.transform} {image.mean} {image.std}".encode()).hexdigest()[:16]
+        how = f"Transform(size={image.size}, resize={image.resize!r}, resample={image.resample!r}){self.medium.note}"
+        return hashlib.sha256(f"{how} {image.mean} {image.std}".encode()).hexdigest()[:16]
 
     @property
     def scale(self) -> float:
@@ -138,7 +141,7 @@ class Embedder:
         faults: dict[int, Fault] = {}
         part = ranks.part(len(data))
         with bar(f"images of {data.name}", len(part)) as advance:
-            for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
+            for batch in decoded(data, part, self.medium, self.batch, self.workers, store):
                 if batch.new:
                     with self._computing():
                         rows = self._encode_pixels(batch.pixels.to(self.device))
@@ -218,7 +221,7 @@ class Embedded:
 def facts(found: Trained) -> dict[str, str]:
     """Return what a column of a model's embeddings, or of what is made of them, says of the model: hash, transform."""
     image = found.model.config.image
-    transform = f"{image.size} px, {image.resize}, {image.resample}"
+    transform = f"{image.size} px, {image.resize}, {image.resample}{choose(image).note}"
     return {"model": folder_hash(found.folder, *found.files), "transform": transform}
 
 

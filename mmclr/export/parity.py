@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.reader import normalise, plain
+from mmclr.data.pixels.plain import plain
+from mmclr.data.samples.reader import normalise
 from mmclr.errors import UserError
 from mmclr.export import captioner
 from mmclr.export.format import Format

@@ -53,7 +53,7 @@ class Parts:
         run = run.resolved()
         self.run, self.accelerator = run, accelerator
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
-        self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world())
+        self.loader = Loader(run.data, t, run.model.image, run.seed, parallel.rank(), parallel.world())
         self.steps = run.total_steps(self.loader.samples)
         terms, own = build_terms(run.objectives, run.micro_batch), build_providers(run.providers)
         wanted = needs(terms).union(*(provider.asks for provider in own.values()))

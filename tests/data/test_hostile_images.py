@@ -175,7 +175,7 @@ def test_thin_images_are_their_middle(size, monkeypatch):
 @pytest.mark.parametrize("size", [(60, 2000), (1999, 61), (37, 37), (64, 900)])
 def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
     whole = np.asarray(plain(image(size), 48)).astype(int)
-    monkeypatch.setattr("mmclr.data.samples.reader.THIN", 0)
+    monkeypatch.setattr("mmclr.data.pixels.plain.THIN", 0)
     assert np.abs(np.asarray(plain(image(size), 48)).astype(int) - whole).max() <= 1
 
 

@@ -46,6 +46,29 @@ class Foreign:
 
 
 @config
+class ArrayConfig:
+    """Arrays in place of images: [T, C] (time series, sensors), [N, C] (residues, nodes), or rows [C] of a table."""
+
+    channels: Count  # C, values of a step; or of a row
+    length: Count  # steps that the model sees; 1: rows, each value of which is a token
+    patch: Count = 1  # steps of a token
+
+    def __post_init__(self) -> None:
+        if self.length % self.patch:
+            raise ValueError(f"length {self.length} is not a multiple of patch {self.patch}: choose one that is")
+
+    @property
+    def row(self) -> bool:
+        """Whether it is rows of a table."""
+        return self.length == 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens an array of this length has, the class token apart."""
+        return self.channels if self.row else self.length // self.patch
+
+
+@config
 class ImageConfig:
     """A vision transformer."""
 
@@ -57,11 +80,30 @@ class ImageConfig:
     mlp: Count = 3072  # hidden units
     activation: Activation = "gelu"
     eps: float = 1e-5  # of the layer norms
-    mean: tuple[float, float, float] = MEAN  # subtracted from pixels in [0, 1]
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, ...] = MEAN  # [C], subtracted from pixels in [0, 1]; of arrays from their numbers, 0 by default
+    std: tuple[float, ...] = STD  # [C], what they are divided by then; of arrays 1 by default
     resize: Literal["crop", "squash"] = "crop"  # evaluation: the short side to size and the middle; or both sides
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
+    array: ArrayConfig | None = None  # arrays in place of images, instead of size, patch, resize, resample
+
+    def __post_init__(self) -> None:
+        if self.array is not None and self.foreign is not None:
+            raise ValueError("array: it is for our own tower; leave out foreign, or array")
+        channels = 3 if self.array is None else self.array.channels
+        for name, known, unknown in (("mean", MEAN, 0.0), ("std", STD, 1.0)):
+            given = getattr(self, name)
+            if self.array is not None and tuple(given) == known:
+                object.__setattr__(self, name, (unknown,) * channels)
+            elif len(given) != channels:
+                raise ValueError(f"{name}: {len(given)} numbers for {channels} channels; give one for each")
+        if min(self.std) <= 0:
+            raise ValueError("std: a channel is divided by it, so each is above 0")
+
+    @property
+    def patches(self) -> int:
+        """How many tokens an image or array has, the class token apart."""
+        return self.array.tokens if self.array is not None else (self.size // self.patch) ** 2
 
 
 @config
@@ -109,6 +151,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.captioner is not None and (self.image.foreign or self.text.foreign):
             raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
+        if self.captioner is not None and self.image.array:
+            raise ValueError("captioner: it writes of images, and image.array takes arrays; leave out one of them")
         if self.preset is None or self.preset in PRESETS:
             _check_sizes(self.image, self.text)
 
@@ -138,7 +182,7 @@ class ModelConfig:
 
 def _check_sizes(image: ImageConfig, text: TextConfig) -> None:
     """Raise ValueError where the sizes of our own towers do not fit together."""
-    if image.foreign is None and image.size % image.patch:
+    if image.foreign is None and image.array is None and image.size % image.patch:
         raise ValueError(f"image.size {image.size} is not a multiple of image.patch {image.patch}: choose one that is")
     for part, c in (("image", image), ("text", text)):
         if c.foreign is None and c.width % c.heads:

@@ -88,7 +88,7 @@ class Stages(Composed):
         super().__init__(models, sum(model.config.embed for model in models))
         first = models[0].config
         for number, model in enumerate(models):
-            for what in ("size", "mean", "std", "resize", "resample"):
+            for what in ("size", "mean", "std", "resize", "resample", "array"):
                 if getattr(model.config.image, what) != getattr(first.image, what):
                     raise UserError(f"stage {number} takes other images than stage 0: its image.{what} differs")
             if model.config.text.context != first.text.context or model.config.text.eos != first.text.eos:

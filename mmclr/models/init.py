@@ -21,7 +21,7 @@ PREFIXES = {"image": ("vision_model.", "visual_projection."), "text": ("text_mod
 PROJECTIONS = ("visual_projection.", "text_projection.")
 IMAGE_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
-MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resize", "resample"}
+MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resize", "resample", "array"}
 
 
 @config
@@ -58,7 +58,8 @@ def _fill(model: TwoTower, c: InitConfig) -> None:
         taken += ("logit_scale", *(("logit_bias",) if model.logit_bias is not None else ()))
         taken += (decoder.PREFIX,) if there.captioner == model.config.captioner is not None else ()
     own = model.state_dict()
-    weights = {name: _fit(name, value, own) for name, value in weights.items() if name.startswith(taken)}
+    arrays = model.config.image.array is not None
+    weights = {name: _fit(name, value, own, arrays) for name, value in weights.items() if name.startswith(taken)}
     load_weights(model, {**{k: v for k, v in own.items() if not _demanded(k, taken)}, **weights}, f"init: {c.source}")
 
 
@@ -76,6 +77,8 @@ def _check(here: ModelConfig, there: ModelConfig, parts: list[str], source: str)
     settings: dict[str, Any] = {}
     for part in parts:
         ours, theirs = to_tree(getattr(here, part)), to_tree(getattr(there, part))
+        if part == "image":
+            _check_arrays(ours.get("array"), theirs.get("array"), source)
         if _architecture(ours) != _architecture(theirs):
             raise UserError(f"init: the {part} tower of {source} is not one of this kind; set model.preset={source}")
         differ = {key: value for key, value in theirs.items() if key not in MAY_DIFFER and value != ours[key]}
@@ -87,6 +90,20 @@ def _check(here: ModelConfig, there: ModelConfig, parts: list[str], source: str)
         raise UserError(f"init: {source} is of another architecture{why}; set {listed}, or model.preset={source}")
 
 
+def _check_arrays(ours: dict[str, Any] | None, theirs: dict[str, Any] | None, source: str) -> None:
+    """Refuse an image tower that reads something else than this one; arrays may have another length, unless rows."""
+    kinds = [
+        "images" if tree is None else f"{tree['channels']} channels, patch {tree['patch']}" for tree in (ours, theirs)
+    ]
+    rows = [tree is not None and tree["length"] == 1 for tree in (ours, theirs)]
+    if kinds[0] != kinds[1] or rows[0] != rows[1]:
+        kinds = [f"rows of {kind}" if row else kind for kind, row in zip(kinds, rows)]
+        raise UserError(
+            f"init: the image tower of {source} reads {kinds[1]}, and this one {kinds[0]}; set init.parts=text, or "
+            f"model.image.array to what it has there"
+        )
+
+
 def _architecture(tree: dict[str, Any]) -> Any:
     return tree["foreign"] and tree["foreign"]["architecture"]
 
@@ -95,11 +112,13 @@ def _text(value: Any) -> str:
     return str(value).replace(" ", "").replace("'", "")
 
 
-def _fit(name: str, value: Tensor, own: dict[str, Tensor]) -> Tensor:
+def _fit(name: str, value: Tensor, own: dict[str, Tensor], arrays: bool) -> Tensor:
     """Return a weight of the source in the shape that it has here, where positions are another number."""
     if name not in own or value.shape == own[name].shape or value.shape[1:] != own[name].shape[1:]:
         return value
     if name == IMAGE_POSITIONS:
+        if arrays:
+            return torch.cat([value[:1], resize_context(value[1:], len(own[name]) - 1)])
         return resize_grid(value, len(own[name]) - 1)
     return resize_context(value, len(own[name])) if name == TEXT_POSITIONS else value
 
@@ -115,7 +134,7 @@ def resize_grid(positions: Tensor, patches: int) -> Tensor:
 def resize_context(positions: Tensor, context: int) -> Tensor:
     """Return positions [L, width] for `context` tokens: the first ones, or all of them stretched linearly.
 
-    Texts that fit into a shorter context thus keep their features exactly.
+    Texts, and arrays, that fit into a shorter context thus keep their features exactly.
     """
     if context <= len(positions):
         return positions[:context]

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from mmclr.config import ConfigError
 from mmclr.models.captioning import decoder
 from mmclr.models.captioning.decoder import Captioner
-from mmclr.models.clip import towers
+from mmclr.models.clip import arrays, towers
+from mmclr.models.clip.arrays import ArrayTower
 from mmclr.models.clip.towers import TextTower, VisionTower
 from mmclr.models.config import ImageConfig, ModelConfig, TextConfig, check_whole
 from mmclr.models.foreign import build
@@ -101,6 +102,11 @@ class TwoTower(nn.Module):
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels [b, 3, H, W] -> floats with the model's mean and standard deviation taken out."""
         dtype = self.logit_scale.dtype
+        if self.config.image.array is not None:
+            mean, std = (
+                pixels.new_tensor(v, dtype=dtype)[:, None] for v in (self.config.image.mean, self.config.image.std)
+            )
+            return (pixels.to(dtype) - mean) / std
         mean, std = (
             pixels.new_tensor(v, dtype=dtype).view(3, 1, 1) * 255
             for v in (self.config.image.mean, self.config.image.std)
@@ -139,6 +145,10 @@ _IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_proj
 def _image_tower(c: ImageConfig) -> Tower:
     if c.foreign is not None:
         return build.image_tower(c)
+    if c.array is not None:
+        array_tower = ArrayTower(c)
+        arrays.initialise_arrays(array_tower)
+        return array_tower
     tower = VisionTower(c)
     towers.initialise_vision(tower)
     return tower

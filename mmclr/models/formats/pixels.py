@@ -13,7 +13,10 @@ RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 
 
 def preprocessor(image: ImageConfig) -> Tree:
-    """Return the evaluation transform as transformers' image processors read it."""
+    """Return the evaluation transform as transformers' image processors read it; of arrays, in words of our own."""
+    if image.array is not None:
+        own = {"channels": image.array.channels, "length": image.array.length}
+        return {"array": own, "array_mean": list(image.mean), "array_std": list(image.std)}
     crop = image.resize == "crop"
     square = {"height": image.size, "width": image.size}
     return {

@@ -129,7 +129,7 @@ def folder(tmp_path_factory):
 
 
 def seen(medium, data):
-    return medium.batched(medium.plain(medium.open(data)))
+    return medium.batched(np.stack([medium.plain(medium.open(data))]))[0]
 
 
 def measure(folder, shards, **settings):

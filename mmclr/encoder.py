@@ -113,6 +113,41 @@ class Encoder:
         return _as(self._run(self.model.encode_image, parts, len(several), progress), output)
 
     @overload
+    def encode_images(
+        self, items: Sequence[Sequence[AnyImage]], *, batch: int = ..., progress: bool = ...
+    ) -> Array: ...
+    @overload
+    def encode_images(
+        self, items: Sequence[Sequence[AnyImage]], *, batch: int = ..., progress: bool = ..., output: Literal["torch"]
+    ) -> Tensor: ...
+    def encode_images(
+        self, items: Any, *, batch: int = 16, progress: bool = False, output: str = "numpy"
+    ) -> Array | Tensor:
+        """Return one unit-norm embedding of each item [n, D] in float32, of all its images together.
+
+        An item is a list of at least one image as of `encode_image`; `batch` items go through the model at a time. How
+        they become one is the model's `image_pool`: mean, attention or first. Raises UserError with the number of an
+        item without an image, or of an image that cannot be read.
+        """
+        items = [_as_list(item) for item in items]
+        for number, item in enumerate(items):
+            if not len(item):
+                raise UserError(f"item {number} has no image; leave it out, or give it one")
+        parts = (self._items(items, start, batch) for start in range(0, len(items), batch))
+        return _as(self._run(self.model.encode_images, parts, len(items), progress), output)
+
+    def _items(self, items: Sequence[Sequence[AnyImage]], start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the pixels of all images of some items, and how many each has."""
+        some = items[start : start + count]
+        pixels = []
+        for number, item in enumerate(some, start):
+            try:
+                pixels.append(self._pixels(item, 0, len(item)))
+            except UserError as error:
+                raise UserError(f"item {number}, {error}") from None
+        return torch.cat(pixels), torch.tensor([len(item) for item in some])
+
+    @overload
     def encode_text(self, texts: str | Sequence[str], *, batch: int = ..., progress: bool = ...) -> Array: ...
     @overload
     def encode_text(
@@ -216,4 +251,4 @@ def _shown(parts: Any, count: int, progress: bool) -> Iterator[Any]:
         bar = bars.add_task("encoding", total=count)
         for part in parts:
             yield part
-            bars.advance(bar, len(part[0]) if isinstance(part, tuple) else len(part))
+            bars.advance(bar, len(part[-1]) if isinstance(part, tuple) else len(part))

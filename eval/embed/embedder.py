@@ -34,6 +34,7 @@ from mmclr.load_model import Trained, open_model
 from mmclr.models.clip import prefix_tree
 from mmclr.models.clip.towers import TextTower
 from mmclr.models.ensemble import Composed
+from mmclr.models.pooling.pool import FOLDER
 from mmclr.models.two_tower import TwoTower
 
 TOKENS = 16_384  # of one batch of texts
@@ -228,7 +229,8 @@ def facts(found: Trained) -> dict[str, str]:
 def folder_hash(folder: Path, *more: Path) -> str:
     """Return a hash of what computes in a model folder, weights, configuration, tokenizer, and of further files."""
     digest = hashlib.sha256()
-    for path in (*sorted(path for path in folder.iterdir() if path.suffix in COMPUTING), *more):
+    own = (*folder.iterdir(), *(folder / FOLDER).glob("*"))
+    for path in (*sorted(path for path in own if path.suffix in COMPUTING), *more):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 22):

@@ -14,6 +14,7 @@ from mmclr.errors import UserError
 from mmclr.models.config import Foreign, ImageConfig, ModelConfig, TextConfig
 from mmclr.models.formats.transformers import to_transformers
 from mmclr.models.formats.weights import write_weights
+from mmclr.models.pooling import pool
 from mmclr.models.two_tower import TwoTower
 
 Tree = dict[str, Any]
@@ -131,7 +132,8 @@ def save(peer: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _state(model: TwoTower) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    return {name: value.detach() for name, value in state.items() if name not in pool.only(state)}
 
 
 def _plain(c: ModelConfig) -> ModelConfig:

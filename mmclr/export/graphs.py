@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmclr.export import image_pool
 from mmclr.models.two_tower import TwoTower
 
 
@@ -47,7 +48,7 @@ class Text(nn.Module):
 
 
 def trace(model: TwoTower, folder: Path) -> None:
-    """Write image.onnx and text.onnx: any number of rows, texts of any length up to the context."""
+    """Write image.onnx and text.onnx: any number of rows, texts of any length up to the context; and a learnt pool."""
     c = model.config
     rows, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=c.text.context)
     pixels = torch.zeros(2, 3, c.image.size, c.image.size)
@@ -56,6 +57,11 @@ def trace(model: TwoTower, folder: Path) -> None:
     _write(Image(model), (pixels,), folder / "image.onnx", ["pixel_values"], ({0: rows},))
     names = ["input_ids", "attention_mask"]
     _write(Text(model), (ids, torch.ones_like(ids)), folder / "text.onnx", names, (both, both))
+    if image_pool.is_learnt(model):
+        several = {0: rows, 1: torch.export.Dim("images", min=1, max=4096)}
+        features, there = torch.ones(2, 3, c.embed), torch.ones(2, 3, dtype=torch.bool)
+        inputs = ["image_embeds", "mask"]
+        _write(image_pool.to_transformers(model), (features, there), folder / image_pool.GRAPH, inputs, (several, several))
 
 
 def _write(module: nn.Module, inputs: Any, path: Path, names: list[str], shapes: Any) -> None:

@@ -14,6 +14,7 @@ from mmclr.models.presets import PRESETS, fill_in
 
 Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
+Pool = Literal["mean", "attention", "first"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 
 
@@ -144,6 +145,7 @@ class ModelConfig:
     scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
     bias: float = -10.0  # logit bias at the start, where an objective asks for one
     max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
+    image_pool: Pool = "mean"  # several images of a sample to one embedding: see `models.pooling.pool.ImagePool`
     captioner: CaptionerConfig | None = None  # {} for one of six layers
 
     written: ClassVar[dict[str, Any]] = {}  # of a config that leaves something to folders: what it says itself

@@ -15,6 +15,7 @@ from mmclr.models.config import ModelConfig
 from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.weights import load_weights
+from mmclr.models.pooling import pool
 from mmclr.models.two_tower import TwoTower
 
 PREFIXES = {"image": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
@@ -57,6 +58,8 @@ def _fill(model: TwoTower, c: InitConfig) -> None:
     if c.parts == "both":
         taken += ("logit_scale", *(("logit_bias",) if model.logit_bias is not None else ()))
         taken += (decoder.PREFIX,) if there.captioner == model.config.captioner is not None else ()
+    if c.projections and "image" in parts and there.image_pool == model.config.image_pool:
+        taken += (pool.PREFIX,)
     own = model.state_dict()
     arrays = model.config.image.array is not None
     weights = {name: _fit(name, value, own, arrays) for name, value in weights.items() if name.startswith(taken)}

@@ -27,6 +27,8 @@ from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.transformers import preprocessor, to_transformers
 from mmclr.models.formats.weights import load_weights, read_weights, write_weights
+from mmclr.models.pooling import pool
+from mmclr.models.pooling.pool import ImagePool, in_slots
 from mmclr.models.tower import Tower
 
 __all__ = ["TwoTower", "load_weights", "read_weights", "with_tokenizer"]
@@ -47,6 +49,7 @@ class TwoTower(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.bias)) if bias else None
         self.captioner = Captioner(config) if config.captioner is not None else None
+        self.image_pool = ImagePool(config.image_pool, config.embed)
         self.locked: list[nn.Module] = []  # parts that do not train: see `models.locking`
 
     def train(self, mode: bool = True) -> TwoTower:
@@ -64,6 +67,25 @@ class TwoTower(nn.Module):
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D] in float32."""
         return _unit(self.visual_projection(self.vision_model(pixels, keep)))
+
+    def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return one unit-norm embedding [b, D] in float32 of each sample's images.
+
+        Normalised pixels [n, 3, H, W] of all images, those of a sample one after the other; counts [b] of each, n in
+        all. Where a sample has one image, its row is that of `encode_image`, to the bit.
+        """
+        if self.config.image_pool == "first":  # the others need not be seen
+            at = counts.cumsum(0) - counts
+            return self.encode_image(pixels[at], None if keep is None else keep[at])
+        return self.pool(self.encode_image(pixels, keep), counts)
+
+    def pool(self, images: Tensor, counts: Tensor) -> Tensor:
+        """Unit-norm embeddings [n, D] of all images, counts [b] of which belong to each sample -> [b, D]."""
+        if len(images) == len(counts) and self.config.image_pool != "attention":  # whose weights wait for a gradient
+            return images
+        with torch.autocast(images.device.type, enabled=False):
+            pooled: Tensor = self.image_pool(in_slots(images, counts, int(counts.max())), counts)
+        return pooled
 
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels [b, 3, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
@@ -122,13 +144,16 @@ class TwoTower(nn.Module):
         return bare
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors; a captioner goes into captioner/."""
+        """Write config.json, preprocessor_config.json and model.safetensors; captioner and pool go into their folders."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(to_transformers(self.config), indent=2))
         (path / "preprocessor_config.json").write_text(json.dumps(preprocessor(self.config.image), indent=2))
-        write_weights(self.encoders().state_dict(), path / "model.safetensors")
-        decoder.save(path, self.config, self.state_dict())
+        state = self.state_dict()
+        apart = decoder.only(state) | pool.only(state)
+        write_weights({k: v for k, v in state.items() if k not in apart}, path / "model.safetensors")
+        decoder.save(path, self.config, state)
+        pool.save(path, self.config, state)
 
     @classmethod
     def load(cls, folder: str | Path) -> TwoTower:
@@ -139,7 +164,7 @@ class TwoTower(nn.Module):
         return model.eval()
 
 
-_IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_projection"]
+_IMAGE, _TEXT = ["vision_model", "visual_projection", "image_pool"], ["text_model", "text_projection"]
 
 
 def _image_tower(c: ImageConfig) -> Tower:

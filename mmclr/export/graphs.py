@@ -61,7 +61,9 @@ def trace(model: TwoTower, folder: Path) -> None:
         several = {0: rows, 1: torch.export.Dim("images", min=1, max=4096)}
         features, there = torch.ones(2, 3, c.embed), torch.ones(2, 3, dtype=torch.bool)
         inputs = ["image_embeds", "mask"]
-        _write(image_pool.to_transformers(model), (features, there), folder / image_pool.GRAPH, inputs, (several, several))
+        _write(
+            image_pool.to_transformers(model), (features, there), folder / image_pool.GRAPH, inputs, (several, several)
+        )
 
 
 def _write(module: nn.Module, inputs: Any, path: Path, names: list[str], shapes: Any) -> None:

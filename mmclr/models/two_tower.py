@@ -144,7 +144,7 @@ class TwoTower(nn.Module):
         return bare
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors; captioner and pool go into their folders."""
+        """Write config.json, preprocessor_config.json and model.safetensors; captioner and pool have folders."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(to_transformers(self.config), indent=2))

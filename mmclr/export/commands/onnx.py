@@ -36,7 +36,8 @@ def main(argv: list[str]) -> None:
     """`mmclr export onnx CHECKPOINT OUT`."""
     parser = argparse.ArgumentParser(
         description="Write image.onnx and text.onnx (any number of rows, texts of any length up to the context) with "
-        "the tokenizer, and image_pool.onnx of a learnt pool; onnxruntime runs all and is compared with the checkpoint. Weights are float32.",
+        "the tokenizer, and image_pool.onnx where several images are pooled by attention; onnxruntime runs them and is "
+        "compared with the checkpoint. Weights are float32.",
         epilog="example: mmclr export onnx runs/demo my-clip-onnx --int8 --measure-on 'shards/test-{00000..00009}.tar'",
     )
     add_arguments(parser)

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description="Write a checkpoint as a transformers folder: CLIPModel (SiglipModel or VisionTextDualEncoderModel "
         "where the towers are of other kinds), processor, tokenizer, model card. A captioner becomes a model of its "
-        "own, OUT/captioner, and so does a learnt pool of several images, OUT/image_pool. The folder is loaded back and compared with the checkpoint before it gets its name.",
+        "own, OUT/captioner, and so does a learnt pool of several images, OUT/image_pool. The folder is loaded back "
+        "and compared with the checkpoint before it gets its name.",
         epilog="example: mmclr export transformers runs/demo my-clip, and then in Python: "
         "AutoModel.from_pretrained('my-clip')",
     )

@@ -154,7 +154,7 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Return the weights in a folder of ours or transformers', its captioner's and pool's too, under the names that they have."""
+    """Return the weights in a folder of ours or transformers', captioner and pool too, under the names they have."""
     return {**read_weights(find_weights(folder, "model.safetensors")), **decoder.read(folder), **pool.read(folder)}
 
 

@@ -64,7 +64,7 @@ class ImagePool(nn.Module):
 
 
 def in_slots(rows: Tensor, counts: Tensor, slots: int) -> Tensor:
-    """Rows [n, ...], counts [b] of which belong to each sample, one after the other -> [b, slots, ...], 0 behind them."""
+    """Rows [n, ...], of which counts [b] belong to each sample in turn -> [b, slots, ...], 0 behind them."""
     there = torch.arange(slots, device=rows.device) < counts[:, None]
     at = there.flatten().nonzero()[:, 0]
     out = rows.new_zeros(len(counts) * slots, *rows.shape[1:]).index_copy(0, at, rows)
@@ -88,7 +88,7 @@ def read_kind(folder: Path) -> Pool:
     kind = read_json(path).get("kind") if path.is_file() else "mean"
     for known in get_args(Pool):
         if kind == known:
-            return known  # type: ignore[no-any-return]
+            return known
     raise UserError(f"{path}: its kind is {str(kind)[:40]!r}, and no pool of ours; copy it again")
 
 

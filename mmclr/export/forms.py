@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmclr.errors import UserError
 from mmclr.models.config import Foreign, ImageConfig, ModelConfig, TextConfig
+from mmclr.models.foreign.libraries.transformers import with_channels
 from mmclr.models.formats.transformers import to_transformers
 from mmclr.models.formats.weights import write_weights
 from mmclr.models.pooling import pool
@@ -47,7 +48,7 @@ def _siglip(model: TwoTower) -> Form:
     tree = {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "vision_config": {**image.foreign.architecture, "model_type": "siglip_vision_model"},
+        "vision_config": {**with_channels(image), "model_type": "siglip_vision_model"},
         "text_config": {**text.foreign.architecture, **_ids(text), "model_type": "siglip_text_model"},
     }
     state = {_flat(name): value for name, value in _state(model).items()}
@@ -70,7 +71,7 @@ def _dual(model: TwoTower) -> Form:
         "model_type": "vision-text-dual-encoder",
         "projection_dim": c.embed,
         "logit_scale_init_value": clip["logit_scale_init_value"],
-        "vision_config": c.image.foreign.architecture if c.image.foreign else clip["vision_config"],
+        "vision_config": with_channels(c.image) if c.image.foreign else clip["vision_config"],
         "text_config": {**c.text.foreign.architecture, **_ids(c.text)} if c.text.foreign else clip["text_config"],
         "mmclr": clip["mmclr"],
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import model_serializer, model_validator
 
 from mmclr.config import ConfigError, config, nearest
@@ -16,6 +16,7 @@ Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
 Pool = Literal["mean", "attention", "first"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
+HALF, QUARTER = 0.5, 0.25  # mean and std of a channel that nobody has measured
 
 
 @config
@@ -75,29 +76,37 @@ class ImageConfig:
 
     size: Count = 224  # pixels a side
     patch: Count = 32  # pixels a side
+    channels: Annotated[int, Ge(1), Le(64)] = 3  # C, bands of an image: 1 grey, 3 RGB, or as many as a sensor has
     width: Count = 768
     layers: Count = 12
     heads: Count = 12
     mlp: Count = 3072  # hidden units
     activation: Activation = "gelu"
     eps: float = 1e-5  # of the layer norms
-    mean: tuple[float, ...] = MEAN  # [C], subtracted from pixels in [0, 1]; of arrays from their numbers, 0 by default
-    std: tuple[float, ...] = STD  # [C], what they are divided by then; of arrays 1 by default
+    mean: tuple[float, ...] = (
+        MEAN  # [C], subtracted from pixels in [0, 1]; by default CLIP's, with C not 3 0.5, of arrays 0
+    )
+    std: tuple[float, ...] = STD  # [C], what they are divided by then; by default CLIP's, 0.25, of arrays 1
+    intensity: dict[str, Any] | None = None  # how stored numbers become [0, 1]: a training's data.intensity
     resize: Literal["crop", "squash"] = "crop"  # evaluation: the short side to size and the middle; or both sides
     resample: Literal["bicubic", "bilinear"] = "bicubic"
-    foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
-    array: ArrayConfig | None = None  # arrays in place of images, instead of size, patch, resize, resample
+    foreign: Foreign | None = None  # a tower of another library, instead of width to eps
+    array: ArrayConfig | None = None  # arrays in place of images, instead of size, patch, channels, resize, resample
 
     def __post_init__(self) -> None:
         if self.array is not None and self.foreign is not None:
             raise ValueError("array: it is for our own tower; leave out foreign, or array")
-        channels = 3 if self.array is None else self.array.channels
-        for name, known, unknown in (("mean", MEAN, 0.0), ("std", STD, 1.0)):
-            given = getattr(self, name)
-            if self.array is not None and tuple(given) == known:
-                object.__setattr__(self, name, (unknown,) * channels)
+        channels = self.channels if self.array is None else self.array.channels
+        unknown = (0.0, 1.0) if self.array is not None else (HALF, QUARTER)
+        for name, known, value in (("mean", MEAN, unknown[0]), ("std", STD, unknown[1])):
+            given = tuple(getattr(self, name))
+            if given == known and (self.array is not None or channels != 3):
+                object.__setattr__(self, name, (value,) * channels)
             elif len(given) != channels:
-                raise ValueError(f"{name}: {len(given)} numbers for {channels} channels; give one for each")
+                raise ValueError(
+                    f"{name}: {len(given)} numbers for {channels} channels; give one for each, or leave it out "
+                    f"(`mmclr data stats --write` measures them)"
+                )
         if min(self.std) <= 0:
             raise ValueError("std: a channel is divided by it, so each is above 0")
 
@@ -105,6 +114,11 @@ class ImageConfig:
     def patches(self) -> int:
         """How many tokens an image or array has, the class token apart."""
         return self.array.tokens if self.array is not None else (self.size // self.patch) ** 2
+
+    @property
+    def deep(self) -> bool:
+        """Whether its pixels are more than RGB of 8 bits: float32 in [0, 1] out of stored numbers."""
+        return self.array is None and (self.channels != 3 or self.intensity is not None)
 
 
 @config

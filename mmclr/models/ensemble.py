@@ -48,7 +48,7 @@ class Composed(nn.Module):
         return self.join([how(model) for model in self.models], side)  # type: ignore[arg-type]
 
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D]."""
+        """Normalised pixels [b, C, H, W] -> unit-norm embeddings [b, D]."""
         return self.encode(lambda model: model.encode_image(pixels, keep), "image")
 
     def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class Composed(nn.Module):
         return self.encode(lambda model: model.encode_text(tokens, lengths), "text")
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [b, 3, H, W] -> floats as the models want them."""
+        """Pixels [b, C, H, W], uint8 or floats in [0, 1] -> floats as the models want them."""
         first: TwoTower = self.models[0]  # type: ignore[assignment]
         return first.normalise(pixels)
 
@@ -93,7 +93,7 @@ class Stages(Composed):
         super().__init__(models, sum(model.config.embed for model in models))
         first = models[0].config
         for number, model in enumerate(models):
-            for what in ("size", "mean", "std", "resize", "resample", "array"):
+            for what in ("size", "channels", "mean", "std", "intensity", "resize", "resample", "array"):
                 if getattr(model.config.image, what) != getattr(first.image, what):
                     raise UserError(f"stage {number} takes other images than stage 0: its image.{what} differs")
             if model.config.text.context != first.text.context or model.config.text.eos != first.text.eos:

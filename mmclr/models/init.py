@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from mmclr.config import config, to_tree
 from mmclr.errors import UserError
+from mmclr.models import rechannel
 from mmclr.models.captioning import decoder
-from mmclr.models.config import ModelConfig
+from mmclr.models.config import ImageConfig, ModelConfig
 from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.weights import load_weights
@@ -22,12 +23,14 @@ PREFIXES = {"image": ("vision_model.", "visual_projection."), "text": ("text_mod
 PROJECTIONS = ("visual_projection.", "text_projection.")
 IMAGE_POSITIONS = "vision_model.embeddings.position_embedding.weight"
 TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
-MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resize", "resample", "array"}
+PATCHES = "vision_model.embeddings.patch_embedding.weight"
+MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resize", "resample", "intensity", "array"}
+OF_CHANNELS = {"channels", "mean", "std"}  # may differ together
 
 
 @config
 class InitConfig:
-    """A trained model to start from. Images may have another size, texts another length."""
+    """A trained model to start from. Images may have another size and other channels, texts another length."""
 
     source: str = ""  # a run, checkpoint, model folder or name: ours, transformers', open_clip's; empty: random weights
     parts: Literal["both", "image", "text"] = "both"  # scale, and an equal captioner, come along with both
@@ -45,7 +48,7 @@ def start(model: TwoTower, c: InitConfig) -> None:
     for part, tower in (("image", model.vision_model), ("text", model.text_model)):
         own = getattr(model.config, part).foreign
         if own is not None and own.source and own.trained:
-            build.fill_tower(part, tower, own)
+            build.fill_tower(part, tower, own, model.config.image if part == "image" else None)
     if c.source:
         _fill(model, c)
 
@@ -61,6 +64,8 @@ def _fill(model: TwoTower, c: InitConfig) -> None:
     if c.projections and "image" in parts and there.image_pool == model.config.image_pool:
         taken += (pool.PREFIX,)
     own = model.state_dict()
+    if "image" in parts and there.image.channels != model.config.image.channels:
+        weights = _rechannelled(weights, there.image, model.config.image)
     arrays = model.config.image.array is not None
     weights = {name: _fit(name, value, own, arrays) for name, value in weights.items() if name.startswith(taken)}
     load_weights(model, {**{k: v for k, v in own.items() if not _demanded(k, taken)}, **weights}, f"init: {c.source}")
@@ -84,7 +89,11 @@ def _check(here: ModelConfig, there: ModelConfig, parts: list[str], source: str)
             _check_arrays(ours.get("array"), theirs.get("array"), source)
         if _architecture(ours) != _architecture(theirs):
             raise UserError(f"init: the {part} tower of {source} is not one of this kind; set model.preset={source}")
-        differ = {key: value for key, value in theirs.items() if key not in MAY_DIFFER and value != ours[key]}
+        ignored = MAY_DIFFER
+        if theirs.get("channels") != ours.get("channels"):
+            rechannel.refuse_unknown(theirs["channels"], ours["channels"], f"init: {source}")
+            ignored = MAY_DIFFER | OF_CHANNELS
+        differ = {key: value for key, value in theirs.items() if key not in ignored and value != ours[key]}
         settings.update({f"model.{part}.{key}": value for key, value in differ.items()})
     if settings:
         listed = " ".join(f"{key}={_text(value)}" for key, value in settings.items())
@@ -126,6 +135,21 @@ def _fit(name: str, value: Tensor, own: dict[str, Tensor], arrays: bool) -> Tens
     return resize_context(value, len(own[name])) if name == TEXT_POSITIONS else value
 
 
+def _rechannelled(weights: dict[str, Tensor], there: ImageConfig, here: ImageConfig) -> dict[str, Tensor]:
+    """Return the weights of a source for the channels that images have here; see `rechannel`."""
+    scales = rechannel.Scale(there.mean, there.std), rechannel.Scale(here.mean, here.std)
+    if there.foreign is None:  # a constant that each patch gets can as well be part of its position
+        patches, constant = rechannel.rechannel(weights[PATCHES], *scales)
+        positions = weights[IMAGE_POSITIONS].clone()
+        positions[1:] += constant
+        return {**weights, PATCHES: patches, IMAGE_POSITIONS: positions}
+    tower = build.image_tower(there)
+    prefix = PREFIXES["image"][0]
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    made = rechannel.rechannelled(own, tower, *scales, tower.called)
+    return {**weights, **{f"{prefix}{name}": value for name, value in made.items()}}
+
+
 def resize_grid(positions: Tensor, patches: int) -> Tensor:
     """Return positions [1 + P, width] of a class token and a square grid for `patches`: bicubic, antialiased."""
     old, new = round((len(positions) - 1) ** 0.5), round(patches**0.5)
@@ -149,7 +173,7 @@ def freeze_unread(model: TwoTower) -> None:
     """Freeze the weights of foreign towers that their features do not depend on: no gradient would ever reach them."""
     c = model.config
     if c.image.foreign is not None:
-        _freeze_unread(model.vision_model, torch.zeros(1, 3, c.image.size, c.image.size))
+        _freeze_unread(model.vision_model, torch.zeros(1, c.image.channels, c.image.size, c.image.size))
     if c.text.foreign is not None:
         tokens = torch.full((1, min(4, c.text.context)), c.text.eos)
         _freeze_unread(model.text_model, tokens, torch.tensor([tokens.shape[1]]))

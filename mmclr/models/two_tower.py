@@ -65,7 +65,7 @@ class TwoTower(nn.Module):
         return self.logit_scale.float().exp().clamp(max=self.config.max_scale)
 
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D] in float32."""
+        """Normalised pixels [b, C, H, W] -> unit-norm embeddings [b, D] in float32."""
         return _unit(self.visual_projection(self.vision_model(pixels, keep)))
 
     def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -88,7 +88,7 @@ class TwoTower(nn.Module):
         return pooled
 
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pixels [b, 3, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
+        """Normalised pixels [b, C, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
 
         A patch goes through the norm and the projection that the class token goes through. Our own tower only.
         """
@@ -121,16 +121,20 @@ class TwoTower(nn.Module):
         words: nn.Module = self.captioner.words or self.text_model.embeddings.token_embedding  # type: ignore
         return words()
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [b, 3, H, W] -> floats with the model's mean and standard deviation taken out."""
+    def normalise(self, pixels: Tensor, whole: float | None = None) -> Tensor:
+        """Pixels [b, C, H, W] -> floats with the mean and standard deviation of each channel taken out.
+
+        `whole` is the number of full intensity: by itself 255 of integers, 1 of floats.
+        """
         dtype = self.logit_scale.dtype
         if self.config.image.array is not None:
             mean, std = (
                 pixels.new_tensor(v, dtype=dtype)[:, None] for v in (self.config.image.mean, self.config.image.std)
             )
             return (pixels.to(dtype) - mean) / std
+        whole = whole or (1 if pixels.is_floating_point() else 255)
         mean, std = (
-            pixels.new_tensor(v, dtype=dtype).view(3, 1, 1) * 255
+            pixels.new_tensor(v, dtype=dtype).view(-1, 1, 1) * whole
             for v in (self.config.image.mean, self.config.image.std)
         )
         return (pixels.to(dtype) - mean) / std

@@ -65,7 +65,7 @@ class Parts:
         self.student = Student(self.model, run.patch_dropout.first, run.data.views, run.data.text_views)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it
-            providers["frozen"] = Frozen(run.teacher, t, run.model.image.size)
+            providers["frozen"] = Frozen(run.teacher, t, run.model.image)
         providers["student"] = self.student
         if asked(wanted):
             providers["ema"] = Ema(self.student, wanted)

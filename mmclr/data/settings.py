@@ -66,6 +66,7 @@ class DataConfig:
     )
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
+    texts: int = 1  # captions of each image in a batch, different ones as long as a sample has them
     text_views: int = 0  # further, edited forms of each (first) caption, for self-supervised parts
     view_edits: TextEdits = TextEdits(probability=1.0, stop_words=0.8)
     faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: a blank row, another, or an error
@@ -85,7 +86,7 @@ class DataConfig:
     patience: float = 600.0  # seconds after which a silent worker counts as hung
 
     def __post_init__(self) -> None:
-        for name in ("batch", "block", "window", "max_pixels", "max_characters"):
+        for name in ("batch", "texts", "block", "window", "max_pixels", "max_characters"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("workers", "views", "text_views"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,13 +48,17 @@ class Case:
 
     def features(self, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         """Return a random value of everything that the objective asks for; floats want gradients."""
-        return features(self.needs, b, seed, dtype)
+        return features(self.needs, b, seed, dtype, self.cls.needs_teacher)
 
 
-def features(needs: tuple[str, ...], b: int, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return a random value of each feature, of `b` samples; the student's want gradients."""
+def features(needs: tuple[str, ...], b: int, seed: int, dtype: torch.dtype, as_wide: bool = False) -> dict[str, Tensor]:
+    """Return a random value of each feature, of `b` samples; the student's want gradients.
+
+    `as_wide`: the frozen model's have as many numbers as the student's.
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = Sizes(b=b, dtype=dtype)
+    sizes = replace(sizes, R=sizes.D) if as_wide else sizes
     made = {name: vocabulary.example(name, sizes, generator) for name in needs}
     return {name: x.requires_grad_() if wants_gradient(name) else x for name, x in made.items()}
 

@@ -31,6 +31,7 @@ from typing_extensions import dataclass_transform
 
 from mmclr import parallel, plugins, vocabulary
 from mmclr.config import ConfigError, check, config, nearest
+from mmclr.errors import UserError
 from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import Kept, samples_alone
 
@@ -78,8 +79,11 @@ class Objective(nn.Module):
     taught: ClassVar[tuple[str, ...]]  # those of the needs through which its gradient goes, if they have any
     cost: ClassVar[str]  # "streamed": O(B) memory; "dense": builds [b, B]; "local": compares no samples
     full_batch: ClassVar[bool]  # it compares samples by features with a row per token: no micro-batches
+    needs_teacher: ClassVar[bool]  # a frozen model with features as wide as the model's own; itself would not do
 
-    def __init_subclass__(cls, key: str = "", cost: str = "streamed", full_batch: bool = False) -> None:
+    def __init_subclass__(
+        cls, key: str = "", cost: str = "streamed", full_batch: bool = False, needs_teacher: bool = False
+    ) -> None:
         super().__init_subclass__()
         if not key:
             if "forward" in vars(cls) or "__annotations__" in vars(cls):
@@ -88,7 +92,7 @@ class Objective(nn.Module):
                 )
             return  # torch makes such a class for a module some of whose parameters are parametrized
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
-        cls.key, cls.cost, cls.full_batch = key, cost, full_batch
+        cls.key, cls.cost, cls.full_batch, cls.needs_teacher = key, cost, full_batch, needs_teacher
         if "after_step" in vars(cls):
             cls.after_step = _for_samples(cls.after_step)  # type: ignore[method-assign,assignment]
         cls.needs = cls.taught = vocabulary.asked(cls.forward, f"{cls.__name__}.forward")
@@ -116,6 +120,8 @@ class Objective(nn.Module):
         """
         with samples_alone(tensors(features)) as kept:
             self._last = kept.equally, kept.nothing
+            if self.needs_teacher:
+                _refuse_another_width(self.key, kept.features)
             if kept.nothing:
                 return no_value(self, kept)
             device = next(iter(kept.features.values())).device.type
@@ -145,6 +151,17 @@ def tensors(features: Mapping[str, Any]) -> dict[str, Tensor]:
     if "weights" in found and not found["weights"].is_floating_point():
         found["weights"] = found["weights"].to(like.dtype)
     return {name: found[name] for name in features}
+
+
+def _refuse_another_width(key: str, features: Mapping[str, Tensor]) -> None:
+    """Raise UserError where the frozen model's features cannot be compared with the model's own."""
+    for name in ("image", "text"):
+        own, frozen = (len(features[of].mT) for of in (name, f"frozen_{name}"))
+        if own != frozen:
+            raise UserError(
+                f"objectives: {key} compares the model's {name} features with the teacher's, and they have {own} and "
+                f"{frozen} numbers; take a teacher of the same model.embed, and no head of another width"
+            )
 
 
 def _for_samples(update: Callable[[Objective], None]) -> Callable[[Objective], None]:

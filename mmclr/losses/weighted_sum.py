@@ -37,11 +37,14 @@ def needs(terms: Mapping[str, Term]) -> frozenset[str]:
     return frozenset(need for term in terms.values() for need in term.objective.needs)
 
 
-def build_terms(tree: Mapping[str, Mapping[str, Any] | None], micro_batch: int = 0) -> dict[str, Term]:
+def build_terms(
+    tree: Mapping[str, Mapping[str, Any] | None], micro_batch: int = 0, teacher: bool = True
+) -> dict[str, Term]:
     """Make the objectives of a config, all faults in one ConfigError.
 
     `use` is the term's name by default, `weight` 1, other options none. A term that is null is left out: so a config
-    takes away what its base has. With a `micro_batch` none may need the whole batch at once.
+    takes away what its base has. With a `micro_batch` none may need the whole batch at once, without a `teacher` none
+    may need a frozen model.
     """
     terms, faults = {}, []
     if not any(fields is not None for fields in tree.values()):
@@ -50,7 +53,7 @@ def build_terms(tree: Mapping[str, Mapping[str, Any] | None], micro_batch: int =
         if fields is None:
             continue
         try:
-            terms[name] = _build(name, fields, micro_batch)
+            terms[name] = _build(name, fields, micro_batch, teacher)
         except ConfigError as error:
             faults.append(str(error))
     if faults:
@@ -58,7 +61,7 @@ def build_terms(tree: Mapping[str, Mapping[str, Any] | None], micro_batch: int =
     return terms
 
 
-def _build(name: str, fields: Mapping[str, Any], micro_batch: int) -> Term:
+def _build(name: str, fields: Mapping[str, Any], micro_batch: int, teacher: bool) -> Term:
     where = f"objectives.{name}"
     own: dict[str, Any] = {**dict.fromkeys(OPTIONS), "use": name, "weight": 1.0, **fields}
     entry = check(_Entry, {option: own.pop(option) for option in OPTIONS}, where)
@@ -68,6 +71,11 @@ def _build(name: str, fields: Mapping[str, Any], micro_batch: int) -> Term:
             f"{where}: {bare.key} compares samples by {vocabulary.dense(bare.needs)[0]}, which exists for one "
             f"micro-batch at a time; set micro_batch=0 (and a smaller data.batch, if memory asks for it), or leave "
             f"{bare.key} out"
+        )
+    if bare.needs_teacher and not teacher:
+        raise ConfigError(
+            f"{where}: {bare.key} compares the model with an earlier one, and this run has none; set teacher=RUN (a "
+            f"run, a model folder or a name, for example what init.source says)"
         )
     if entry.inputs is None and entry.head is None and entry.reweight is None:
         return Term(bare, entry.weight)

@@ -54,7 +54,8 @@ class WithOptions(nn.Module):
         asked = (name for one in self.reweight for name in one.needs)
         self.needs = tuple(dict.fromkeys([*self.features, *asked]))
         self.taught = tuple(given.feature for need, given in self.inputs.items() if vocabulary.FEATURES[need].gradient)
-        self.cost, self.key, self.full_batch = objective.cost, objective.key, objective.full_batch
+        self.cost, self.key = objective.cost, objective.key
+        self.full_batch, self.needs_teacher = objective.full_batch, objective.needs_teacher
         if head is not None:
             self._check_head(head, f"{where}.head")
         if self.reweight and "weights" not in objective.needs:

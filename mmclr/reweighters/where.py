@@ -21,7 +21,7 @@ class Where(Reweighter, key="where"):
     """Count those samples alone that fulfil a condition: `keep: label >= 0`.
 
     Cappellazzo et al., Continual Contrastive Spoken Language Understanding, 2023, arXiv 2310.02699, keep a contrast of
-    modalities to new samples so, `keep: replayed == false`; the rest of that paper is not here.
+    modalities to new samples so, `keep: replayed == false`; the rest of that paper is the objective coconut.
     w_i = 1 where the condition holds, else 0; L = any objective with these weights.
     Reduces to: the term without it, where all samples fulfil it.
     Differs from the paper: the others are still what the kept ones are told apart from.

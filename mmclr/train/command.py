@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     run = load(RunConfig, args.config, args.overrides)
-    build_terms(run.objectives, run.micro_batch)  # a wrong objective fails here, before data or processes are touched
+    # a wrong objective fails here, before data or processes are touched
+    build_terms(run.objectives, run.micro_batch, bool(run.teacher))
     build_providers(run.providers)
     run = run.resolved()
     from mmclr.train.processes import launch

@@ -32,6 +32,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "caption": [{"label_smoothing": 0.1, "chunk_mib": 0}],
     "cl2l": [{"hidden": 0, "label_smoothing": 0.0, "duplicates": "negative"}],
+    "coconut": [{"exclude_self": True, "tau": 0.5}],
     "ctvis": [
         {"key_by": "index", "aux_weight": 1.0, "memory": 1.0, "noise": 0.5},
         {"key_by": "caption_id", "noise": 0.5, "spoil": "jitter", "duplicates": "negative", "capacity": 5},
@@ -40,10 +41,19 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dcl": [{"intra": True}, {"duplicates": "negative"}],
     "groco": [{"negatives": "own", "steepness": 4.0}, {"negatives": "both", "k": 2, "duplicates": "negative"}],
     "directpred": [{"predictor": "paper", "rho": 0.9}, {"predictor": "copy"}],
+    "feature_transformation": [
+        {"mode": "official", "a_pos": 0.6, "begin": 0.0},
+        {"per_dimension": False, "duplicates": "negative"},
+        {"begin": 0.5},
+    ],
+    "hallucinator": [{"rho": 0.0, "duplicates": "negative"}, {"begin": 0.5, "hidden": 2}],
+    "hallucinator_texts": [{"rho": 0.0}, {"begin": 0.5}],
     "hard_infonce": [{"k": 2}, {"alpha": 1.0, "duplicates": "negative"}],
+    "icnn": [{"k": 2, "window": 7}],
     "alignment": [{"power": 3.0}],
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
     "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
+    "mclrec": [{"ntxent": True, "every": 2}, {"beta": 0.0, "duplicates": "negative"}, {"gamma": 0.0}],
     "mlcd": [{"share": 1.0, "scale": 10.0, "margin": 0.2}, {"share": 0.5, "joint": True}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "pixpro": [{"loss": "contrast", "hidden": 0}, {"loss": "plain", "near": 1.5}, {"power": 0.5, "transform": False}],
@@ -57,6 +67,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"self_positive": True, "prototypes": 2, "eta": 1.0},
         {"prototypes": 3, "head": {"use": "mlp", "hidden": 6, "out": 5}},
     ],
+    "susana": [{"margin": 2.5}],
     "supcon": [{"positives": "sum"}, {"keep_mib": 0}],
 }
 OURS = [key for key, cls in catalogue().items() if plugins.is_ours(cls)]
@@ -71,4 +82,4 @@ def make(key: str, fields: dict[str, Any], dtype: torch.dtype = torch.float64) -
 
 def features(objective: Objective, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Return a random value of everything that the objective asks for; floats want gradients."""
-    return case.features(objective.needs, b, seed, dtype)
+    return case.features(objective.needs, b, seed, dtype, objective.needs_teacher)

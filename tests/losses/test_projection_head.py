@@ -131,7 +131,7 @@ def test_a_side_that_nobody_asks_for_is_not_trained():
     assert all(p.requires_grad for p in both.parameters())
 
     class OneSided(nn.Module):
-        needs, cost, key, full_batch = ("image",), "local", "one", False
+        needs, cost, key, full_batch, needs_teacher = ("image",), "local", "one", False, False
 
         def setup(self, facts):
             """Nothing."""

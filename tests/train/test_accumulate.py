@@ -8,6 +8,8 @@ from mmclr import parallel
 from mmclr.config import check
 from mmclr.data.stream.batch import Batch
 from mmclr.features.ema import Ema
+from mmclr.features.frozen import Frozen
+from mmclr.features.provider import Provider
 from mmclr.features.student import Student
 from mmclr.losses import catalogue
 from mmclr.losses.objective import Facts
@@ -43,6 +45,7 @@ def make_batch(b=10, captions=1):
             "label": torch.arange(b) % 3,
             "clusters": torch.randint(-1, 9, (b, 3), generator=g),
             "weights": torch.rand(b, generator=g) + 0.5,
+            "replayed": torch.arange(b) % 2 == 0,
         },
         keys=[str(i) for i in range(b)],
         views=torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8),
@@ -52,11 +55,22 @@ def make_batch(b=10, captions=1):
     )
 
 
+class Earlier(Frozen):
+    """A frozen model with other weights."""
+
+    def __init__(self, model):
+        Provider.__init__(self)
+        self.model, self.same_tokens, self.image_size = model.requires_grad_(False), True, 32
+
+
 def make_step(objectives, captions):
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
     student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
-    step = Step({"student": student, "ema": Ema(student, needs(terms))}, terms)
+    providers = {"student": student, "ema": Ema(student, needs(terms))}
+    if any(term.objective.needs_teacher for term in terms.values()):  # itself would not do
+        providers = {"frozen": Earlier(TwoTower(model.config).double()), **providers}
+    step = Step(providers, terms)
     step.setup(model, Facts.example(samples=200, width=12, steps=10, batch=10, clusters=9))
     step.freeze_unasked()
     return step.double().train()

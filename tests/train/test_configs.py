@@ -1,12 +1,14 @@
 """Every shipped config loads, builds and takes a step; base.yaml says every key with its default."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mmclr.config import ConfigError, load, to_tree
+from mmclr.losses.weighted_sum import build_terms
 from mmclr.train.run import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent / "configs"
@@ -33,13 +35,37 @@ def test_base_says_every_key_with_its_default():
         assert {f.name for f in dataclasses.fields(getattr(base, room))} == written[room].keys()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_takes_a_step(name, shards, tmp_path):
+@pytest.fixture(scope="module")
+def teacher(shards, tmp_path_factory):
+    """Return a run as wide as the others."""
     from mmclr.train.trainer import train
 
-    labels = ["data.label=txt"] if "label" in name else []  # a field that no sample has is refused
-    run = load(RunConfig, ROOT / name, [f"data.train={shards}", f"out={tmp_path}", *TINY, *labels])
+    folder = tmp_path_factory.mktemp("teacher")
+    train(load(RunConfig, ROOT / "base.yaml", [f"data.train={shards}", f"out={folder}", *TINY]), quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_takes_a_step(name, shards, tmp_path, request):
+    from mmclr.train.trainer import train
+
+    tree = yaml.safe_load((ROOT / name).read_text())
+    sources = tree.get("data", {}).get("train", "")
+    train_on = (
+        json.dumps({source: {"urls": str(shards)} for source in sources}) if isinstance(sources, dict) else shards
+    )
+    more = ["data.label=txt"] if tree.get("data", {}).get("label") else []  # a field that no sample has is refused
+    more += [f"teacher={request.getfixturevalue('teacher')}"] if tree.get("teacher") else []
+    run = load(RunConfig, ROOT / name, [f"data.train={train_on}", f"out={tmp_path}", *TINY, *more])
     assert train(run, quiet=True).name == "step-00000001"
+
+
+def test_an_objective_that_needs_a_teacher_says_so():
+    for key in ("rcal", "coconut"):
+        with pytest.raises(
+            ConfigError, match=f"objectives.{key}: {key} compares .* this run has none; set teacher=RUN"
+        ):
+            build_terms({key: {}}, teacher=False)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,1 +1,0 @@
-"""Several images of one sample become one embedding."""

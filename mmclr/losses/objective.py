@@ -48,11 +48,13 @@ class Facts:
     steps: int = 0  # optimizer steps of the whole run
     batch: int = 0  # B, the global batch
     clusters: int = 0  # clusters that the data's labels tell apart
-    classes: int = 0  # classes that `label` tells apart, 0 where nobody counted them
-    class_counts: tuple[int, ...] = ()  # samples of each class, as many numbers as classes, or none
+    # Classes that `label` tells apart: of a column of whole numbers from 0 on (`mmclr data label` makes one of any field)
+    # and of data sources. 0 where it is a member or a field of the json, which nobody reads through before training.
+    classes: int = 0
+    class_counts: tuple[int, ...] = ()  # samples of each class, as many numbers as classes; none where classes is 0
     tower: int = 0  # H, the width of the image tower, below its projection
     sources: int = 0  # sources of data that are mixed
-    text_sources: int = 0  # texts of different origin that come with each image
+    text_sources: int = 0  # fields from which the captions of an image come (data.caption)
 
     @classmethod
     def example(cls, **known: Any) -> Facts:

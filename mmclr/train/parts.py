@@ -95,6 +95,7 @@ class Parts:
             class_counts=tuple(self.loader.class_counts("label")),
             tower=self.model.config.image.width,
             sources=len(self.run.data.sources()),
+            text_sources=len(self.run.data.captions()),
         )
 
     def begin(self, anew: bool) -> None:

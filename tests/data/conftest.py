@@ -5,7 +5,7 @@ import pytest
 from mmclr.config import load
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.stream.loader import DataConfig, Loader
-from tests.data.made import write_shards
+from tests.data.made import pair, write_shards, write_tar
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,16 @@ def make_loader(shards, tokenizer):
         return Loader(config, tokenizer, size, seed, rank, world, captions)
 
     return make
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    """Three shards of 30 samples whose number is in their text; the last of each has no image."""
+    for shard in range(3):
+        members = []
+        for number in range(30 * shard, 30 * shard + 30):
+            own = pair(number)
+            own.pop("png") if number % 30 == 29 else None
+            members += [(f"{number:04d}.{ending}", data) for ending, data in own.items()]
+        write_tar(tmp_path / f"{shard}.tar", members)
+    return tmp_path

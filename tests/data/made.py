@@ -76,3 +76,12 @@ def write_shards(folder, sizes, start=0):
         )
         number += size
     return str(folder / "*.tar")
+
+
+def contents(folder):
+    """Every member of every shard of a folder, in order."""
+    out = []
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            out += [(m.name, archive.extractfile(m).read()) for m in archive]
+    return out

@@ -3,32 +3,23 @@ for by its name alone."""
 
 import json
 import pickle
-import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mmclr import batch_fields, vocabulary
+from mmclr import vocabulary
 from mmclr.batch_fields import FIELDS, KINDS
 from mmclr.config import ConfigError, check
-from mmclr.data import columns
 from mmclr.data.pixels.augment import Augment, draw
 from mmclr.data.random import key
-from mmclr.data.samples import values
 from mmclr.data.samples.field_readers import check_asked
-from mmclr.data.samples.fields import Field, identity
-from mmclr.data.samples.skipped import Fault
-from mmclr.data.shards.index import open_indices
+from mmclr.data.samples.fields import identity
 from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
 from mmclr.losses import objective
 from mmclr.losses.ramp import Ramp
 from mmclr.losses.weighted_sum import Term
-from mmclr.train.parts import Parts
 from mmclr.train.step import Step
 from tests.data.made import pair, take, write_shards, write_tar
 
@@ -236,61 +227,6 @@ def test_bad_values_are_counted_faults(make_loader, tmp_path):
     assert blank == set(bad)
 
 
-@pytest.mark.parametrize(
-    ("kind", "value", "found"),
-    [
-        ("number", 3, 3.0), ("number", " -2.5e1 ", -25.0), ("number", "nan", np.nan), ("number", "", np.nan),
-        ("number", [None, 4], 4.0), ("number", "x", None), ("number", True, None), ("number", "inf", None),
-        ("number", 10**400, None), ("number", 1e39, None), ("number", {}, None), ("number", [[1]], None),
-        ("flag", True, True), ("flag", 0, False), ("flag", "Yes", True), ("flag", 1.0, True), ("flag", "false", False),
-        ("flag", 2, None), ("flag", "", None), ("flag", 0.5, None), ("flag", {}, None), ("flag", float("nan"), None),
-        ("tags", [3, "4", 3, None], [3, 4]), ("tags", "5, 6,,5\n7", [5, 6, 7]), ("tags", 8, [8]),
-        ("tags", [-1, 2], [2]),
-        ("tags", ["a"], [identity(b"a")]), ("tags", [[1, 2]], [1]), ("tags", [{}], None), ("tags", [1 << 64], None),
-        ("boxes", [0, 0, 1, 1], [[0, 0, 1, 1]]), ("boxes", [[0, 0, 0.5, 1], None], [[0, 0, 0.5, 1]]),
-        ("boxes", [[0.5, 0, 0.5, 1]], None), ("boxes", [[0, 0, 1]], None), ("boxes", [[0, 0, 1, "1"]], None),
-        ("boxes", [[0, 0, 1, float("nan")]], None), ("boxes", [[0, 0, 1, True]], None), ("boxes", "x", None),
-        ("boxes", [[-0.1, 0, 1, 1]], None),
-    ],
-)  # fmt: skip
-def test_a_value_is_read_or_a_fault(kind, value, found):
-    read = values.READERS[kind]
-    if found is None:
-        with pytest.raises(Fault) as error:
-            read(value, "json:x")
-        assert error.value.reason in ("bad_field", "bad_label")
-        assert "json:x" in error.value.detail
-    else:
-        np.testing.assert_equal(read(value, "json:x"), found)
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(JSON, st.sampled_from(sorted(values.READERS)))
-def test_any_json_is_a_value_of_its_kind_or_a_fault(value, kind):
-    class Sample:
-        members = {"json": json.dumps({"x": value}).encode()}
-
-    try:
-        found = values.read(kind, Field("json:x"), Sample(), 4, [])
-    except Fault:
-        return
-    spec = KINDS[kind]
-    array = np.array(found if spec.most else [found]).astype(spec.dtype)
-    assert len(array) <= (4 if spec.most else 1)
-    assert not np.isinf(array.astype(float)).any()
-    assert not spec.most or not np.isnan(array.astype(float)).any()
-
-
-def test_every_kind_can_be_read():
-    assert values.READERS.keys() == KINDS.keys() - {"clusters"}
-
-
 def test_the_image_box_is_the_crop(make_loader, shards):
     """A gradient is cut out where the box says: its mean colour is that of the middle of the box."""
     loader = make_loader(train=shards, augment={"crop_scale": [0.2, 0.6], "flip": 0.5}, views=1)
@@ -313,107 +249,3 @@ def test_the_image_box_is_the_crop(make_loader, shards):
             low, high = want - (x * width + y * height) / 2 - 3, want + (x * width + y * height) / 2 + 3
             if low // 256 == high // 256:  # the gradient does not start anew within the crop
                 assert got.item() == pytest.approx((want % 256).item(), abs=4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_examples_are_of_their_kind(kind):
-    spec = KINDS[kind]
-    shape = [int(letter) if letter.isdigit() else 5 for letter in spec.letters]
-    made = batch_fields.example(spec, shape, torch.float64, torch.Generator().manual_seed(0))
-    assert list(made.shape) == shape
-    if kind == "tags":
-        for row in made.tolist():
-            there = [tag for tag in row if tag != -1]
-            assert row == there + [-1] * (5 - len(there))
-            assert len(set(there)) == len(there)
-    if kind == "boxes":
-        there = ~made.isnan().any(-1)
-        assert (there[:, 1:] <= there[:, :-1]).all()
-        assert (made[there][:, :2] < made[there][:, 2:]).all()
-
-
-def write_columns(folder, **columns_):
-    """Write columns by a rule from a sample's number."""
-    for index in open_indices(sorted(map(str, folder.glob("*.tar")))):
-        numbers = [int(index.key(row)) for row in range(len(index))]
-        for name, (kind, rule) in columns_.items():
-            with columns.write(index, name, columns.Kind.parse(kind), {}) as column:
-                column.put(np.arange(len(index)), [rule(n) for n in numbers])
-
-
-COLUMNS = {  # field: kind of its column, its value, what it is in the batch
-    "target": ("float32", lambda n: np.nan if n % 4 == 0 else n / 2, lambda n: np.nan if n % 4 == 0 else n / 2),
-    "group": ("string", lambda n: f"g{n % 3}" * (n % 5 > 0), lambda n: identity(b"g%d" % (n % 3)) if n % 5 else -1),
-    "label": ("int16", lambda n: n % 6 - 1, lambda n: n % 6 - 1),
-    "weights": ("float64", lambda n: np.nan if n == 7 else n, lambda n: 1 if n == 7 else n),
-    "replayed": ("int8", lambda n: n % 3 - 1, lambda n: n % 3 == 2),
-    "tags": ("int32[3]", lambda n: [n, -1, n], lambda n: [n, -1, -1]),
-    "boxes": ("float32[8]", lambda n: [np.nan] * 4 + [0, 0.25, 0.5, 1], lambda n: [[0, 0.25, 0.5, 1], [np.nan] * 4]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_every_kind_comes_from_a_column(make_loader, tmp_path, workers):
-    urls = write_shards(tmp_path, [14, 10])
-    write_columns(tmp_path, **{f"its.{name}": (kind, rule) for name, (kind, rule, _) in COLUMNS.items()})
-    loader = make_loader(train=urls, fields={name: f"column:its.{name}" for name in COLUMNS}, workers=workers)
-    for batch in take(loader, 4):
-        for row, key_ in enumerate(batch.keys):
-            for name, (_, _, expected_) in COLUMNS.items():
-                np.testing.assert_allclose(batch.fields[name][row].numpy(), np.array(expected_(int(key_))), rtol=1e-6)
-    assert loader.ledger.counts == {}
-    assert loader.classes("label") == 5
-    assert loader.class_counts("label") == [4, 4, 4, 4, 4]
-    assert loader.classes("group") == 0
-    assert loader.class_counts("group") == loader.class_counts("target") == []
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("target", "string"), ("group", "float32"), ("label", "int32[2]"), ("boxes", "float32[6]"), ("tags", "float32")],
-)
-def test_a_column_of_another_kind_is_told(make_loader, tmp_path, name, kind):
-    urls = write_shards(tmp_path, [12])
-    value = "a" if kind == "string" else np.zeros(int(kind.partition("[")[2].rstrip("]") or 0) or ())
-    write_columns(tmp_path, it=(kind, lambda n: value))
-    with pytest.raises(UserError, match=rf"data.fields.{name}=column:it: the column holds {re.escape(kind)}, and"):
-        make_loader(train=urls, fields={name: "column:it"})
-    with pytest.raises(UserError, match="there is no column other"):
-        make_loader(train=urls, fields={name: "column:other"})
-
-
-def test_a_bad_value_of_a_column_is_a_fault(make_loader, tmp_path):
-    urls = write_shards(tmp_path, [24])
-    write_columns(
-        tmp_path, w=("float32", lambda n: -1.0 if n == 3 else 1.0), b=("float32[4]", lambda n: [0, 0, 1, 2 - (n != 5)])
-    )
-    loader = make_loader(train=urls, fields={"weights": "column:w", "boxes": "column:b"}, faults="skip", max_faults=0.9)
-    take(loader, 2)
-    assert loader.ledger.counts == {"bad_label": 1, "bad_field": 1}
-
-
-def test_an_order_may_group_by_any_column_of_labels(make_loader, tmp_path):
-    """By numbers, by texts and by the nearest of several clusters: the same batches."""
-    urls = write_shards(tmp_path, [30, 18])
-    rules = {
-        "a": ("int64", lambda n: n % 4),
-        "b": ("string", lambda n: f"{n % 4}"),
-        "c": ("int32[2]", lambda n: [n % 4, 0]),
-    }
-    write_columns(tmp_path, **rules, f=("float32", lambda n: 1.0))
-    seen = [[x.index.tolist() for x in take(make_loader(train=urls, batch=6, pure=[name]), 9)] for name in rules]
-    assert seen[0] == seen[1] == seen[2]
-    assert all(len({n % 4 for n in batch}) == 1 for batch in seen[0])
-    with pytest.raises(UserError, match="data.order: the column f holds float32, and labels are whole"):
-        make_loader(train=urls, pure=["f"])
-
-
-def test_objectives_are_told_the_classes_of_a_column(make_loader, tmp_path):
-    urls = write_shards(tmp_path, [24])
-    write_columns(tmp_path, its=("int32", lambda n: n % 5 - 1))
-    loader = make_loader(train=urls, label="column:its")
-    run = SimpleNamespace(data=loader.config)
-    model = SimpleNamespace(config=SimpleNamespace(embed=8, image=SimpleNamespace(width=16)))
-    facts = Parts.facts(SimpleNamespace(loader=loader, model=model, steps=3, run=run))
-    assert (facts.classes, facts.class_counts) == (4, (5, 5, 5, 4))
-    assert make_loader(train=urls, label="json:number").classes("label") == 0

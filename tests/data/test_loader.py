@@ -14,13 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmclr import parallel
 from mmclr.config import ConfigError, load
-from mmclr.data.samples.skipped import Entry, Ledger
 from mmclr.data.stream.batch_builder import Start
 from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
-from tests import ranks
 from tests.data.made import RANDOM, rows, take, write_shards
 
 
@@ -97,7 +94,11 @@ from mmclr.config import load
 from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.data.samples.text import Tokenizer
 from tests.data.made import RANDOM, rows
+
+
 tokenizer = Tokenizer.train([f"image number {{n}}" for n in range(100)], size=600, context=16)
+
+
 loader = Loader(load(DataConfig, {{"train": {shards!r}, "batch": 12, "workers": 2, **RANDOM}}), tokenizer, 24, 1)
 with open({str(log)!r}, "w") as out:
     for batch in loader:
@@ -149,22 +150,6 @@ def test_a_worker_that_is_spawned_makes_the_same(make_loader):
     made = make_loader(**RANDOM).assembler
     copy = pickle.loads(pickle.dumps(made))
     assert rows(copy(Start(24, 12))) == rows(made(Start(24, 12)))
-
-
-def counted(entries):
-    ledger = Ledger()
-    ledger.add(entries[parallel.rank()])
-    return ledger.state_dict()
-
-
-@pytest.mark.dist
-def test_ledgers_of_ranks_are_summed():
-    entries = [
-        [Entry("a.tar", n, "k", reason, "") for n in range(count)]
-        for reason, count in (("bad_image", 3), ("bad_text", 1))
-    ]
-    entries[1].append(Entry("b.tar", 0, "k", "bad_image", ""))
-    assert ranks.run(2, counted, entries) == [{"bad_text": 1, "bad_image": 4}] * 2
 
 
 def test_state_goes_only_with_its_data(make_loader, tmp_path):

@@ -127,6 +127,7 @@ class OfSource:
     def __init__(self, parts: Sequence[Shards], only: int | None) -> None:
         self._begins, self._only = bounds(parts), only
         self.classes = 0 if only is not None else len(parts)
+        self.counts = np.diff(self._begins) if only is None else np.zeros(0, np.int64)
 
     def value(self, sample: Sample, number: int, lost: list[Fault]) -> Any:
         """Return it."""

@@ -48,8 +48,8 @@ class Facts:
     steps: int = 0  # optimizer steps of the whole run
     batch: int = 0  # B, the global batch
     clusters: int = 0  # clusters that the data's labels tell apart
-    # Classes that `label` tells apart: of a column of whole numbers from 0 on (`mmclr data label` makes one of any field)
-    # and of data sources. 0 where it is a member or a field of the json, which nobody reads through before training.
+    # Classes that `label` tells apart, where it is a column of whole numbers from 0 on (`mmclr data label` makes one of
+    # any field), or the source of a sample. 0 where it is a member or of the json: nobody reads all before training.
     classes: int = 0
     class_counts: tuple[int, ...] = ()  # samples of each class, as many numbers as classes; none where classes is 0
     tower: int = 0  # H, the width of the image tower, below its projection

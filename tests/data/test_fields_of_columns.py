@@ -104,7 +104,9 @@ def test_objectives_are_told_the_classes_of_a_column(make_loader, tmp_path):
 
 def test_objectives_are_told_how_many_samples_each_source_has(make_loader, tmp_path):
     train = {"a": {"urls": write_shards(tmp_path / "a", [24])}, "b": {"urls": write_shards(tmp_path / "b", [5, 8])}}
-    loader = make_loader(train=train, fields={"group": "source", "label": "source"}, caption={"txt": 0.5, "json:title": 1})
+    loader = make_loader(
+        train=train, fields={"group": "source", "label": "source"}, caption={"txt": 0.5, "json:title": 1}
+    )
     assert (loader.classes("label"), loader.class_counts("label")) == (2, [24, 13])
     run = SimpleNamespace(data=loader.config)
     model = SimpleNamespace(config=SimpleNamespace(embed=8, image=SimpleNamespace(width=16)))

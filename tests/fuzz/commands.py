@@ -66,9 +66,9 @@ def commands(folder: Path, seed: int, count: int) -> tuple[Case, Callable[[int],
     """What people do with shards: verify, stats, reshard, peek, pack, evaluate twice, train."""
     from tests.exports import write_checkpoint
 
-    model = write_checkpoint(folder / "model", names=("model",))
-    shard, out = folder / "a.tar", folder / "out"
+    model, out = write_checkpoint(folder / "model", names=("model",)), folder / "out"
     (folder / "classes.txt").write_text("a\nb\nc\n")
+    shard = folder / "a.tar"
     lines = [
         ["data", "verify", f"{shard}", "--workers", "0", "--json", f"{out}/faults.jsonl"],
         ["data", "stats", f"{shard}", "--caption", "json:title"],
@@ -80,48 +80,59 @@ def commands(folder: Path, seed: int, count: int) -> tuple[Case, Callable[[int],
          "--classnames", f"{folder}/classes.txt", "--out", f"{out}/z.json"],
         ["train", "debug.yaml", f"data.train={shard}", f"out={out}/run", *RUN],
     ]  # fmt: skip
+    fuzz = Fuzz(folder, lines, seed, count)
+    return Case("healthy", {}, fuzz.healthy), fuzz.case
 
-    def place(data: bytes, files: list[tuple[str, bytes]]) -> None:
-        for old in (out, folder / "files", shard.with_name("a.tar.index")):
-            shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
-        out.mkdir()
-        (folder / "files").mkdir()
-        shard.write_bytes(data)
+
+class Fuzz:
+    """Command lines over a folder whose shard and files are spoilt, case by case."""
+
+    def __init__(self, folder: Path, lines: list[list[str]], seed: int, count: int) -> None:
+        self.folder, self.lines, self.seed, self.count = folder, lines, seed, count
+        self.well: dict[int, tuple[int, float]] = {}  # memory and seconds of each line in a process of its own, healthy
+
+    def place(self, data: bytes, files: list[tuple[str, bytes]]) -> None:
+        """Lay out a shard and files anew, and nothing else."""
+        for old in ("out", "files", "a.tar.index"):
+            path = self.folder / old
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        (self.folder / "out").mkdir()
+        (self.folder / "files").mkdir()
+        (self.folder / "a.tar").write_bytes(data)
         for name, content in files:
             if not name.endswith(("cls", "npy")):
-                (folder / "files" / name).write_bytes(content)
+                (self.folder / "files" / name).write_bytes(content)
 
-    healthy_children: dict[int, tuple[int, float]] = {}
-
-    def healthy() -> None:
-        place(mixed.SHARDS[0], mixed.members())
-        for line in lines:
+    def healthy(self) -> None:
+        """Run all lines over what is whole."""
+        self.place(mixed.SHARDS[0], mixed.members())
+        for line in self.lines:
             said = command(line)
             assert "left out" not in said, said
-        if not healthy_children:
-            place(mixed.SHARDS[0], mixed.members())
-            healthy_children.update({at: child(line) for at, line in enumerate(lines) if at < count})
+        if not self.well:
+            self.place(mixed.SHARDS[0], mixed.members())
+            self.well = {at: child(line) for at, line in enumerate(self.lines) if at < self.count}
 
-    def run_child(at: int) -> None:
-        peak, seconds = child(lines[at])
-        well = healthy_children[at]
-        assert seconds - well[1] < guard.SECONDS, f"hang: {lines[at]}: {seconds:.0f} s, healthy {well[1]:.0f} s"
-        assert peak - well[0] < guard.BYTES, f"memory: {lines[at]}: {peak - well[0]:,} bytes more than healthy"
+    def apart(self, at: int) -> None:
+        """Run a line in a process of its own, which takes about as much memory and time as over what is whole."""
+        peak, seconds = child(self.lines[at])
+        well = self.well[at]
+        assert seconds - well[1] < guard.SECONDS, f"hang: {self.lines[at]}: {seconds:.0f} s, healthy {well[1]:.0f} s"
+        assert peak - well[0] < guard.BYTES, f"memory: {self.lines[at]}: {peak - well[0]:,} bytes more than healthy"
 
-    def case(number: int) -> Case:
-        draw = random.Random(f"{seed}-{number}")
+    def case(self, number: int) -> Case:
+        """Return a case: what is spoilt in it depends on its number alone."""
+        draw = random.Random(f"{self.seed}-{number}")
         name, data = mixed.damaged(draw)
         files = mixed.changed(draw, 2)
         apart = number % IN_CHILDREN == IN_CHILDREN - 1
 
         def run() -> None:
-            place(data, files)
-            for at, line in enumerate(lines):
+            self.place(data, files)
+            for at, line in enumerate(self.lines):
                 if not apart:
                     command(line)
                 elif at % 4 == number // IN_CHILDREN % 4:
-                    run_child(at)
+                    self.apart(at)
 
         return Case(name, {"a.tar": data, **{f"files/{name}": content for name, content in files}}, run)
-
-    return Case("healthy", {}, healthy), case

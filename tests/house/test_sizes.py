@@ -18,6 +18,12 @@ def test_no_file_is_long():
     assert statistics.median(LINES.values()) <= 90
 
 
+def test_no_test_and_no_benchmark_is_long():
+    paths = [path for top in ("tests", "benchmarks", "examples") for path in (ROOT / top).rglob("*.py")]
+    long = {path: n for path in paths if (n := len(path.read_text(encoding="utf-8").splitlines())) > 300}
+    assert long == {}
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda f: str(f.relative_to(ROOT)))
 def test_no_folder_is_full(folder):
     if folder not in OBJECTIVES:

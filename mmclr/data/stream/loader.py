@@ -99,7 +99,7 @@ class Loader:
         return self.readers[name].classes if name in self.readers else 0
 
     def class_counts(self, name: str) -> list[int]:
-        """Return how many samples have each class of a field that is a column or the source; else nobody counted: []."""
+        """Return how many samples have each class of a field that is a column or the source; of others: []."""
         return [int(count) for count in getattr(self.readers.get(name), "counts", ())]
 
     def shares(self) -> dict[str, float]:

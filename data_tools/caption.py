@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
 from rich.progress import Progress
 
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import IMAGES, Shards
@@ -24,7 +22,7 @@ from mmclr.data.stream.workers import run_ahead
 from mmclr.data.tabular.rows import read_image
 from mmclr.display.console import Console
 from mmclr.display.terminal import say
-from mmclr.encoder import WHITE, Encoder
+from mmclr.encoder import Encoder, Prepared
 from mmclr.errors import UserError
 from mmclr.models.captioning.decoding import Decoding, add_arguments, decoding
 from mmclr.storage.written import claim
@@ -129,8 +127,8 @@ def written(
     Batches begin at multiples of `batch` and each has its own seed: a run that goes on draws what a whole one does.
     """
 
-    def read(first: int) -> list[Image.Image | Fault]:
-        return [_read(pictures, number) for number in range(first, min(first + batch, len(pictures)))]
+    def read(first: int) -> list[Prepared | Fault]:
+        return [_read(encoder, pictures, number) for number in range(first, min(first + batch, len(pictures)))]
 
     starts = range(start // batch * batch, len(pictures), batch)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
@@ -145,9 +143,9 @@ def written(
             bars.update(bar, completed=first + len(found))
 
 
-def _read(pictures: Pictures, number: int) -> Image.Image | Fault:
+def _read(encoder: Encoder, pictures: Pictures, number: int) -> Prepared | Fault:
     try:
-        return EncodedImage(pictures.read(number), MAX_PIXELS).pixels(WHITE)
+        return encoder.prepare(pictures.read(number))
     except Fault as fault:
         return fault
 

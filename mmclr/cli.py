@@ -71,7 +71,7 @@ def _dispatch(words: list[str]) -> int:
     theirs = plugins.commands(known)
     name = name or _named(args, theirs)
     if name is None:
-        return _unknown(args, {**known, **dict.fromkeys(theirs, "")})
+        return _unknown(args, known, theirs)
     sys.argv = [f"mmclr {name}", *map(redact, words)]  # trackers keep it with the run
     command = theirs[name] if name in theirs else importlib.import_module(known[name]).main
     with output.swallowed(name in GO_ON):
@@ -88,10 +88,13 @@ def _named(args: list[str], known: Iterable[str]) -> str | None:
     return spelled.get(args[0].replace("-", "_"))
 
 
-def _unknown(args: list[str], known: Mapping[str, str]) -> int:
-    inside = {name: module for name, module in known.items() if name.startswith(args[0] + " ")}
+def _unknown(args: list[str], ours: Mapping[str, str], theirs: Mapping[str, plugins.Command]) -> int:
+    known = [*ours, *theirs]
+    inside = [name for name in known if name.startswith(args[0] + " ")]
     if inside and (len(args) == 1 or args[1] in ("-h", "--help")):
-        say(_help(inside, args[0] + " "))
+        say(_help({name: ours[name] for name in inside if name in ours}, args[0] + " "))
+        for name in sorted(set(inside) & set(theirs)):
+            say(f"  mmclr {name:<20} {plugins.about(theirs[name])}")
         return 0
     from mmclr.config import nearest  # pydantic, which it brings, takes longer than all help
 

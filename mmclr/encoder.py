@@ -10,11 +10,11 @@ print(model.similarity(images, texts))                       # [2, 2], cosines
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage, flatten, upright
-from mmclr.data.samples.reader import normalise, plain
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
+from mmclr.data.samples.reader import normalise
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
@@ -34,8 +35,15 @@ from mmclr.models.ensemble import Composed
 from mmclr.models.two_tower import TwoTower
 
 Array = NDArray[np.float32]
-AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor
-WHITE = (255, 255, 255)  # behind transparent pixels, as in training
+
+
+class Prepared(NamedTuple):
+    """An image at the model's size, as `Encoder.prepare` makes it."""
+
+    pixels: NDArray[Any]
+
+
+AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor | Prepared
 
 
 class Encoder:
@@ -60,6 +68,15 @@ class Encoder:
         found = open_model(source, weights, head)
         return cls(found.model, Tokenizer.load(found.folder, found.model.config.text.context), device)
 
+    @cached_property
+    def medium(self) -> Medium:
+        """How this model's images are read."""
+        return choose(self.model.config.image)
+
+    def prepare(self, data: bytes, beside: Mapping[str, bytes] | None = None) -> Prepared:
+        """Decode a file's bytes to the model's size, in any thread; `beside` are the sample's members. Raises Fault."""
+        return Prepared(self.medium.plain(self.medium.open(data, beside)))
+
     @property
     def scale(self) -> float:
         """Inverse temperature: softmax(scale * similarity) are the probabilities that training aims at."""
@@ -83,9 +100,9 @@ class Encoder:
     ) -> Array | Tensor:
         """Return unit-norm embeddings [n, D] in float32.
 
-        An image is a path, a PIL image, or an array or tensor of uint8: [H, W, 3], [3, H, W], or [H, W] for grey. A
-        float tensor [n, 3, size, size] is taken as pixels that are already normalised. `output="torch"` gives a
-        tensor on the CPU. Raises UserError with the number of an image that cannot be read.
+        An image is a path, a PIL image, an array or tensor of uint8 ([H, W, 3], [3, H, W], or [H, W] for grey), or what
+        `prepare` made. A float tensor [n, 3, size, size] is taken as pixels that are already normalised.
+        `output="torch"` gives a tensor on the CPU. Raises UserError with the number of an image that cannot be read.
         """
         if isinstance(images, Tensor) and images.is_floating_point():
             several: Any = images if images.ndim == 4 else images[None]
@@ -94,6 +111,41 @@ class Encoder:
             several = _as_list(images)
             parts = (self._pixels(several, i, batch) for i in range(0, len(several), batch))
         return _as(self._run(self.model.encode_image, parts, len(several), progress), output)
+
+    @overload
+    def encode_images(
+        self, items: Sequence[Sequence[AnyImage]], *, batch: int = ..., progress: bool = ...
+    ) -> Array: ...
+    @overload
+    def encode_images(
+        self, items: Sequence[Sequence[AnyImage]], *, batch: int = ..., progress: bool = ..., output: Literal["torch"]
+    ) -> Tensor: ...
+    def encode_images(
+        self, items: Any, *, batch: int = 16, progress: bool = False, output: str = "numpy"
+    ) -> Array | Tensor:
+        """Return one unit-norm embedding of each item [n, D] in float32, of all its images together.
+
+        An item is a list of at least one image as of `encode_image`; `batch` items go through the model at a time. How
+        they become one is the model's `image_pool`: mean, attention or first. Raises UserError with the number of an
+        item without an image, or of an image that cannot be read.
+        """
+        items = [_as_list(item) for item in items]
+        for number, item in enumerate(items):
+            if not len(item):
+                raise UserError(f"item {number} has no image; leave it out, or give it one")
+        parts = (self._items(items, start, batch) for start in range(0, len(items), batch))
+        return _as(self._run(self.model.encode_images, parts, len(items), progress), output)
+
+    def _items(self, items: Sequence[Sequence[AnyImage]], start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the pixels of all images of some items, and how many each has."""
+        some = items[start : start + count]
+        pixels = []
+        for number, item in enumerate(some, start):
+            try:
+                pixels.append(self._pixels(item, 0, len(item)))
+            except UserError as error:
+                raise UserError(f"item {number}, {error}") from None
+        return torch.cat(pixels), torch.tensor([len(item) for item in some])
 
     @overload
     def encode_text(self, texts: str | Sequence[str], *, batch: int = ..., progress: bool = ...) -> Array: ...
@@ -140,9 +192,8 @@ class Encoder:
     def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:
         c = self.model.config.image
         numbers = range(start, min(start + count, len(images)))
-        made = [plain(_read(images[i], i), c.size, c.resample, c.resize) for i in numbers]
-        stacked = torch.from_numpy(np.stack([np.asarray(image) for image in made])).permute(0, 3, 1, 2)
-        return normalise(stacked, c.mean, c.std)
+        made = np.stack([_read(self.medium, images[i], i) for i in numbers])
+        return normalise(self.medium.batched(made), c.mean, c.std)
 
     @torch.inference_mode()
     def _run(self, encode: Callable[..., Tensor], parts: Any, count: int, progress: bool) -> Tensor:
@@ -154,19 +205,14 @@ class Encoder:
         return torch.cat(rows)
 
 
-def _read(image: AnyImage, number: int) -> Image.Image:
-    """Return any kind of image as upright RGB."""
+def _read(medium: Medium, image: AnyImage, number: int) -> NDArray[Any]:
+    """Return any kind of image at the model's size."""
     try:
+        if isinstance(image, Prepared):
+            return image.pixels
         if isinstance(image, (str, Path)):
-            return EncodedImage(Path(image).read_bytes(), MAX_PIXELS).pixels(WHITE)
-        if isinstance(image, Image.Image):
-            return flatten(upright(image), WHITE)
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or array.ndim not in (2, 3):
-            raise ValueError(f"{array.dtype} of shape {list(array.shape)}; give uint8 [H, W, 3], [3, H, W] or [H, W]")
-        if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3, 4):
-            array = array.transpose(1, 2, 0)
-        return flatten(Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array), WHITE)
+            return medium.plain(medium.open(Path(image).read_bytes()))
+        return medium.plain(medium.given(image))
     except Fault as fault:
         raise UserError(f"image {number} ({image}): {fault.detail}") from None
     except (OSError, ValueError, TypeError) as error:
@@ -175,7 +221,7 @@ def _read(image: AnyImage, number: int) -> Image.Image:
 
 def _as_list(images: Any) -> Sequence[AnyImage]:
     """Return one image as a list of one."""
-    single = isinstance(images, (str, Path, Image.Image)) or (
+    single = isinstance(images, (str, Path, Image.Image, Prepared)) or (
         isinstance(images, (np.ndarray, Tensor)) and images.ndim < 4
     )
     return [images] if single else list(images)
@@ -205,4 +251,4 @@ def _shown(parts: Any, count: int, progress: bool) -> Iterator[Any]:
         bar = bars.add_task("encoding", total=count)
         for part in parts:
             yield part
-            bars.advance(bar, len(part[0]) if isinstance(part, tuple) else len(part))
+            bars.advance(bar, len(part[-1]) if isinstance(part, tuple) else len(part))

@@ -40,6 +40,11 @@ class Trained:
                 f"{self.folder}: several models side by side are no class of another library's; mmclr.load and "
                 f"mmclr eval read them, and each of them can be exported"
             )
+        if self.model.config.image_pool != "mean":
+            raise UserError(
+                f"{self.files[0]}: this model pools several images by {self.model.config.image_pool} in front of the "
+                "head, so no projection can contain the head; mmclr.load and mmclr eval use it as it is"
+            )
         made = ensemble.folded(self.model.models[0], self.model.head)  # type: ignore[arg-type]
         if made is None:
             raise UserError(

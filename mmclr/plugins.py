@@ -15,6 +15,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -22,6 +23,7 @@ import threading
 import traceback
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from mmclr import discovery
@@ -215,9 +217,21 @@ def origin(part: Any) -> str:
     return "" if is_ours(part) else files().get(module, module)
 
 
-def _name(part: Any) -> tuple[str, str]:
-    """Return the module and name of a class or function, or of the function behind a suite or its command."""
+def about(part: Any) -> str:
+    """Return the first line of what a class, function, module or suite says of itself, without the full stop."""
     part = getattr(part, "__self__", part)
+    told = getattr(part, "about", None) or inspect.getdoc(part) or ""
+    return str(told).strip().partition("\n")[0].removesuffix(".")
+
+
+def _name(part: Any) -> tuple[str, str]:
+    """Return the module and name of a class or function, or of the function behind a suite or its command.
+
+    Of a module both are its name.
+    """
+    part = getattr(part, "__self__", part)
+    if isinstance(part, ModuleType):
+        return part.__name__, part.__name__
     part = part if hasattr(part, "__qualname__") else part.run
     return part.__module__, part.__qualname__
 

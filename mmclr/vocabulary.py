@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmclr import batch_fields
-from mmclr.errors import nearest
+from mmclr.errors import UserError, nearest
 from mmclr.random_features import Sizes, boxes, ids, index, normal, number, shares, states, targets, token_shares, unit
 
 Side = Literal["image", "text", "none"]
@@ -37,7 +38,8 @@ class Feature:
     shape: str  # letters of the legend; rows that start with b belong to samples
     provider: str  # the key of who provides it: batch, trainer, or one of `mmclr.features`
     meaning: str
-    make: Callable[[Sizes, torch.Generator], Tensor]  # a realistic random value, for laws and dry runs
+    # a realistic random value, for laws and dry runs; a function made twice is never equal to itself
+    make: Callable[[Sizes, torch.Generator], Tensor] = field(compare=False)
     side: Side = "none"  # of which of the pair it tells
     gradient: bool = False  # whether a loss reaches weights through it
     dense: bool = False  # a row per token: exists for one micro-batch at a time
@@ -78,9 +80,12 @@ def names(**facts: Any) -> frozenset[str]:
 
 
 def add(name: str, feature: Feature) -> None:
-    """Add a row, for a provider from outside of this package. Raises ValueError where another has the name."""
-    if FEATURES.setdefault(name, feature) != feature:
-        raise ValueError(f"vocabulary: there is already a feature {name!r} ({FEATURES[name].meaning})")
+    """Add a row, for a provider from outside of this package. Raises UserError where another has the name.
+
+    The same row may come again, as it does when a notebook's cell is run twice.
+    """
+    if _ROWS.setdefault(name, feature) != feature:
+        raise UserError(f"there is a feature {name!r} already ({_ROWS[name].meaning}); give yours another name")
 
 
 def asked(function: Callable[..., object], who: str) -> tuple[str, ...]:
@@ -119,7 +124,7 @@ def _batch(name: str) -> Feature:
     return Feature(f"[{', '.join(kind.letters)}]", "batch", row.meaning, make)
 
 
-FEATURES: dict[str, Feature] = {
+_ROWS: dict[str, Feature] = {
     "image": Feature(
         "[b, D]",
         "student",
@@ -259,3 +264,4 @@ FEATURES: dict[str, Feature] = {
     ),
     "progress": Feature("[]", "trainer", "share of the training that is done, 0 to 1", number(0.25)),
 }
+FEATURES: Mapping[str, Feature] = MappingProxyType(_ROWS)  # read only: see `add`

@@ -8,27 +8,35 @@ import tarfile
 
 from PIL import Image
 
-from mmclr import heads, plugins, reweighters
+from mmclr import heads, plugins, reweighters, scorers, vocabulary
+from mmclr.data.stream import order
+from mmclr.features import provider
 from mmclr.heads.head import HEADS
 from mmclr.losses import catalogue
 from mmclr.losses.objective import _REGISTRY
+from mmclr.models.foreign import libraries
 from mmclr.reweighters.reweighter import REWEIGHTERS
+from mmclr.scorers.scorer import SCORERS
 
-REGISTRIES = (_REGISTRY, HEADS, REWEIGHTERS, plugins.COMMANDS, plugins.SUITES)
+REGISTRIES = (
+    _REGISTRY, HEADS, REWEIGHTERS, SCORERS, order._REGISTRY, provider._REGISTRY, libraries.ADDED, vocabulary._ROWS,
+    plugins.COMMANDS, plugins.SUITES,
+)  # fmt: skip
+ours: list[dict[str, object]] = []  # what the registries hold without a plugin
 
 
 @contextlib.contextmanager
 def as_before():
     """Take out what plugins register inside, and their modules."""
-    catalogue(), heads.catalogue(), reweighters.catalogue()  # ours are there
+    for every in (catalogue, *(kind.catalogue for kind in (heads, reweighters, scorers, order, provider))):
+        every()  # ours are there
     kept = [dict(registry) for registry in REGISTRIES]
+    ours[:] = kept
     modules, path, files = set(sys.modules), list(sys.path), os.environ.pop(plugins.FILES, None)
     try:
         yield
     finally:
-        for registry, before in zip(REGISTRIES, kept):
-            registry.clear()
-            registry.update(before)
+        _set(kept)
         for name in set(sys.modules) - modules:
             if name.startswith(("mmclr.plugins.", "somebodys", "own_objective")):
                 del sys.modules[name]
@@ -41,18 +49,21 @@ def as_before():
 
 @contextlib.contextmanager
 def nothing_loaded():
-    """Be, inside, as a process is that has loaded no plugin."""
+    """Be, inside, as a process is that has loaded no plugin; inside `as_before`."""
     modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("mmclr.plugins.")}
     kept = [dict(registry) for registry in REGISTRIES]
-    for registry in REGISTRIES:
-        for key in [key for key, part in registry.items() if not plugins.is_ours(part)]:
-            del registry[key]
+    _set(ours)
     try:
         yield
     finally:
-        for registry, before in zip(REGISTRIES, kept):
-            registry.update(before)
+        _set([now | before for now, before in zip(map(dict, REGISTRIES), kept)])
         sys.modules.update(modules)
+
+
+def _set(state):
+    for registry, parts in zip(REGISTRIES, state):
+        registry.clear()
+        registry.update(parts)
 
 
 def shard(path):

@@ -9,23 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmclr.eval.embed.embedder import folder_hash
-from PIL import Image
+from mmclr.eval.embed.embedder import facts
 from rich.progress import Progress
 from torch import Tensor
 
 from mmclr.data import columns
 from mmclr.data.columns import Kind
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
-from mmclr.data.shards.addresses import identity
 from mmclr.data.shards.index import ShardIndex
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.workers import run_ahead
 from mmclr.display.console import Console
-from mmclr.encoder import WHITE, Encoder
-from mmclr.errors import UserError
+from mmclr.encoder import Encoder, Prepared
 from mmclr.load_model import open_model
 
 Advance = Callable[[int], object]
@@ -42,12 +38,10 @@ class Kept(NamedTuple):
 def load(model: str | Path, device: str, keep: str = "", dtype: str = "float32") -> tuple[Encoder, Kept | None]:
     """Open a model, and say in which column its embeddings are kept (None without `keep`)."""
     found = open_model(model)
-    image = found.model.config.image
     encoder = Encoder(found.model, Tokenizer.load(found.folder, found.model.config.text.context), device)
     if not keep:
         return encoder, None
-    transform = f"{image.size} px, {image.resize}, {image.resample}"
-    return encoder, Kept(keep, dtype, {"model": folder_hash(found.folder, *found.files), "transform": transform})
+    return encoder, Kept(keep, dtype, facts(found))
 
 
 def embed(
@@ -62,7 +56,7 @@ def embed(
     ledger = ledger if ledger is not None else Ledger()
     if kept:
         for index in shards.indices:
-            _refuse_others(index, kept)
+            columns.refuse_others(index, kept.name, kept.facts)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
         bar = bars.add_task("embedding", total=len(shards))
 
@@ -92,8 +86,8 @@ def embed(
 def _computed(
     encoder: Encoder, shards: Shards, numbers: Sequence[int], batch: int, ledger: Ledger, advance: Advance
 ) -> tuple[Tensor, list[int]]:
-    def read(first: int) -> list[tuple[int, Image.Image | Fault]]:
-        return [(number, _image(shards, number)) for number in numbers[first : first + batch]]
+    def read(first: int) -> list[tuple[int, Prepared | Fault]]:
+        return [(number, _image(encoder, shards, number)) for number in numbers[first : first + batch]]
 
     rows, kept = list[Tensor](), list[int]()
     for found in run_ahead(read, range(0, len(numbers), batch), workers=0):
@@ -118,19 +112,10 @@ def _read(
     return torch.from_numpy(mine[~missing]), [numbers[at] for at in np.flatnonzero(~missing).tolist()]
 
 
-def _refuse_others(index: ShardIndex, kept: Kept) -> None:
-    """Raise UserError where a column that belongs to the shard was made by something else."""
-    if columns.holds(index, kept.name) and not columns.holds(index, kept.name, kept.facts):
-        path = columns.look(index, kept.name).path
-        raise UserError(
-            f"{path}: the column {kept.name} of {identity(index.url)} was made by another model, or is something else; "
-            "give these embeddings another name"
-        )
-
-
-def _image(shards: Shards, number: int) -> Image.Image | Fault:
+def _image(encoder: Encoder, shards: Shards, number: int) -> Prepared | Fault:
     """Return an image, a Fault where there is none that can be read."""
     try:
-        return EncodedImage(shards.read(number).image(), MAX_PIXELS).pixels(WHITE)
+        sample = shards.read(number)
+        return encoder.prepare(sample.image(encoder.medium.members), sample.members)
     except Fault as fault:
         return fault

@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmclr.eval.embed import ranks
-from mmclr.eval.embed.images import Transform, decoded
+from mmclr.eval.embed.images import decoded
 from mmclr.eval.embed.store import DIGEST, Store
 from mmclr.eval.progress import bar
 from mmclr.eval.sets.evaluation_set import EvalSet
@@ -24,13 +25,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import parallel
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
-from mmclr.load_model import open_model
+from mmclr.load_model import Trained, open_model
 from mmclr.models.clip import prefix_tree
 from mmclr.models.clip.towers import TextTower
 from mmclr.models.ensemble import Composed
+from mmclr.models.pooling.pool import FOLDER
 from mmclr.models.two_tower import TwoTower
 
 TOKENS = 16_384  # of one batch of texts
@@ -82,17 +86,17 @@ class Embedder:
         ranks.wait()  # all have read the same store before the first writes to it
         return loaded
 
-    @property
-    def transform(self) -> Transform:
+    @cached_property
+    def medium(self) -> Medium:
         """How an image becomes pixels."""
-        image = self.model.config.image
-        return Transform(image.size, image.resize, image.resample)
+        return choose(self.model.config.image)
 
     @property
     def transform_hash(self) -> str:
         """Tell whether two models see the same pixels."""
         image = self.model.config.image
-        return hashlib.sha256(f"{self.transform} {image.mean} {image.std}".encode()).hexdigest()[:16]
+        how = f"Transform(size={image.size}, resize={image.resize!r}, resample={image.resample!r}){self.medium.note}"
+        return hashlib.sha256(f"{how} {image.mean} {image.std}".encode()).hexdigest()[:16]
 
     @property
     def scale(self) -> float:
@@ -138,7 +142,7 @@ class Embedder:
         faults: dict[int, Fault] = {}
         part = ranks.part(len(data))
         with bar(f"images of {data.name}", len(part)) as advance:
-            for batch in decoded(data, part, self.transform, self.batch, self.workers, store):
+            for batch in decoded(data, part, self.medium, self.batch, self.workers, store):
                 if batch.new:
                     with self._computing():
                         rows = self._encode_pixels(batch.pixels.to(self.device))
@@ -215,10 +219,18 @@ class Embedded:
     hash: str  # of the images' bytes
 
 
+def facts(found: Trained) -> dict[str, str]:
+    """Return what a column of a model's embeddings, or of what is made of them, says of the model: hash, transform."""
+    image = found.model.config.image
+    transform = f"{image.size} px, {image.resize}, {image.resample}{choose(image).note}"
+    return {"model": folder_hash(found.folder, *found.files), "transform": transform}
+
+
 def folder_hash(folder: Path, *more: Path) -> str:
     """Return a hash of what computes in a model folder, weights, configuration, tokenizer, and of further files."""
     digest = hashlib.sha256()
-    for path in (*sorted(path for path in folder.iterdir() if path.suffix in COMPUTING), *more):
+    own = (*folder.iterdir(), *(folder / FOLDER).glob("*"))
+    for path in (*sorted(path for path in own if path.suffix in COMPUTING), *more):
         digest.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 22):

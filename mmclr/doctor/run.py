@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mmclr.config import ConfigError, load
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples import field_readers
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.skipped import REASONS, Entry, Fault
@@ -72,12 +72,12 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     if any(finding.level == "BROKEN" for finding in lost):
         return
     try:
-        loader = Loader(run.data, tokenizer, run.model.image.size, run.seed)
+        loader = Loader(run.data, tokenizer, run.model.image, run.seed)
     except UserError as error:
         yield Finding("BROKEN", str(error))
         return
     yield from left_out(loader)
-    reads = yield from samples(run, loader.parts)
+    reads = yield from samples(run, loader.parts, loader.assembler.medium)
     if reads:
         lengths = [len(ids) for ids in tokenizer.encode([text for read in reads for text in read.texts])]
         yield from pictures(reads, run.model.image.size)
@@ -142,12 +142,11 @@ def left_out(loader: Loader) -> Iterator[Finding]:
         yield Finding("ok", f"{loader.samples:,} samples, each with an image and a caption")
 
 
-def samples(run: RunConfig, parts: Sequence[Shards]) -> Generator[Finding, None, list[Any]]:
+def samples(run: RunConfig, parts: Sequence[Shards], medium: Medium) -> Generator[Finding, None, list[Any]]:
     """Read and decode a sample of the samples; return those that can be used."""
     begin = time.perf_counter()
-    size = run.model.image.size
     found = [
-        read(run.data, size, part, at) for part in parts for at in spread(len(part), max(1, SAMPLES // len(parts)))
+        read(run.data, medium, part, at) for part in parts for at in spread(len(part), max(1, SAMPLES // len(parts)))
     ]
     seconds = time.perf_counter() - begin
     reads = [entry for entry in found if isinstance(entry, Read)]
@@ -171,13 +170,13 @@ def spread(total: int, wanted: int) -> list[int]:
     return [round(i * (total - 1) / max(1, wanted - 1)) for i in range(wanted)]
 
 
-def read(data: DataConfig, size: int, part: Shards, at: int) -> Read | Entry:
-    """Read one sample as training would for a model that sees `size` px, without what is random about it."""
+def read(data: DataConfig, medium: Medium, part: Shards, at: int) -> Read | Entry:
+    """Read one sample as training would, without what is random about it."""
     chooser = Chooser(data.captions(), data.split, data.edits)
     try:
         sample = part.read(at)
-        image = EncodedImage(sample.image(), data.max_pixels, data.decoder == "turbo")
-        image.pixels(data.background, shrink=min(image.size) / size)
+        image = medium.open(sample.image(medium.members), sample.members)
+        medium.decode(image, min(image.size) / medium.size)
         texts = [text for _, texts in chooser.candidates(sample) for text in texts]
         for reader in field_readers.members(data).values():
             reader.value(sample, at, [])

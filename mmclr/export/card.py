@@ -16,6 +16,7 @@ from mmclr.display.secrets import redact, redact_tree
 from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
 from mmclr.export.format import Format
+from mmclr.export.image_pool import is_learnt
 from mmclr.export.origin import Source
 
 CAPTIONS = """\
@@ -32,6 +33,19 @@ print(processor.batch_decode(captioner.generate(**inputs, num_beams=4), skip_spe
 ```
 
 From the Hub, take `huggingface_hub.snapshot_download("{name}")` for the folder's name."""
+SEVERAL = """\
+Several images of one item (a product, a study) become one embedding by `image_pool/`, attention over their features:
+
+```python
+from transformers import AutoModel
+
+# its class is in image_pool/modeling_image_pool.py; with mmclr, mmclr.load("{name}").encode_images does all of it
+pool = AutoModel.from_pretrained("{name}/image_pool", trust_remote_code=True)
+item = pool(features[None])   # features [k, D] of its k images, as get_image_features gives them -> [1, D]
+```"""
+GRAPH = """\
+Several images of one item (a product, a study) become one embedding by `image_pool.onnx`, attention over theirs:
+image_embeds [n, k, D] of k images each and mask bool [n, k], which of these there are, give unit-norm embeddings."""
 INTENDED = """\
 Finding images by text and texts by image, classification with class names as texts, and as a starting point for
 training on other data. It was not made, and not tested, for decisions about people."""
@@ -65,6 +79,7 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
         "## Use",
         _use(format, name, source),
         *(["## Captions", CAPTIONS.format(name=code(name))] if source.captioner and format.captioner else []),
+        *(["## Several images", _several(format).format(name=code(name))] if is_learnt(source.model) else []),
         "## Encoders",
         "\n".join([*_encoders(source), *_decoder(source)]),
         *(["## Training", "\n".join(_training(run, position, source.folder.name))] if run else []),
@@ -121,6 +136,10 @@ def _use(format: Format, name: str, source: Source) -> str:
         pad='"max_length"' if siglip else "True",
         head="sigmoid().flatten" if siglip else "softmax",
     )
+
+
+def _several(format: Format) -> str:
+    return GRAPH if format.library == "onnxruntime" else SEVERAL
 
 
 def _encoders(source: Source) -> list[str]:

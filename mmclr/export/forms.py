@@ -12,8 +12,10 @@ from torch import Tensor
 
 from mmclr.errors import UserError
 from mmclr.models.config import Foreign, ImageConfig, ModelConfig, TextConfig
+from mmclr.models.foreign.libraries.transformers import with_channels
 from mmclr.models.formats.transformers import to_transformers
 from mmclr.models.formats.weights import write_weights
+from mmclr.models.pooling import pool
 from mmclr.models.two_tower import TwoTower
 
 Tree = dict[str, Any]
@@ -46,7 +48,7 @@ def _siglip(model: TwoTower) -> Form:
     tree = {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "vision_config": {**image.foreign.architecture, "model_type": "siglip_vision_model"},
+        "vision_config": {**with_channels(image), "model_type": "siglip_vision_model"},
         "text_config": {**text.foreign.architecture, **_ids(text), "model_type": "siglip_text_model"},
     }
     state = {_flat(name): value for name, value in _state(model).items()}
@@ -69,7 +71,7 @@ def _dual(model: TwoTower) -> Form:
         "model_type": "vision-text-dual-encoder",
         "projection_dim": c.embed,
         "logit_scale_init_value": clip["logit_scale_init_value"],
-        "vision_config": c.image.foreign.architecture if c.image.foreign else clip["vision_config"],
+        "vision_config": with_channels(c.image) if c.image.foreign else clip["vision_config"],
         "text_config": {**c.text.foreign.architecture, **_ids(c.text)} if c.text.foreign else clip["text_config"],
         "mmclr": clip["mmclr"],
     }
@@ -131,7 +133,8 @@ def save(peer: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _state(model: TwoTower) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in model.state_dict().items()}
+    state = model.state_dict()
+    return {name: value.detach() for name, value in state.items() if name not in pool.only(state)}
 
 
 def _plain(c: ModelConfig) -> ModelConfig:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmclr.export import image_pool
 from mmclr.models.two_tower import TwoTower
 
 
 class Image(nn.Module):
-    """Normalised pixels [n, 3, H, W] -> unit-norm embeddings [n, D]."""
+    """Normalised pixels [n, C, H, W] -> unit-norm embeddings [n, D]."""
 
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
@@ -47,15 +48,22 @@ class Text(nn.Module):
 
 
 def trace(model: TwoTower, folder: Path) -> None:
-    """Write image.onnx and text.onnx: any number of rows, texts of any length up to the context."""
+    """Write image.onnx and text.onnx: any number of rows, texts of any length up to the context; and a learnt pool."""
     c = model.config
     rows, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=c.text.context)
-    pixels = torch.zeros(2, 3, c.image.size, c.image.size)
+    pixels = torch.zeros(2, c.image.channels, c.image.size, c.image.size)
     ids = torch.full((2, min(7, c.text.context)), c.text.eos)
     both = {0: rows, 1: length}
     _write(Image(model), (pixels,), folder / "image.onnx", ["pixel_values"], ({0: rows},))
     names = ["input_ids", "attention_mask"]
     _write(Text(model), (ids, torch.ones_like(ids)), folder / "text.onnx", names, (both, both))
+    if image_pool.is_learnt(model):
+        several = {0: rows, 1: torch.export.Dim("images", min=1, max=4096)}
+        features, there = torch.ones(2, 3, c.embed), torch.ones(2, 3, dtype=torch.bool)
+        inputs = ["image_embeds", "mask"]
+        _write(
+            image_pool.to_transformers(model), (features, there), folder / image_pool.GRAPH, inputs, (several, several)
+        )
 
 
 def _write(module: nn.Module, inputs: Any, path: Path, names: list[str], shapes: Any) -> None:

@@ -38,7 +38,7 @@ def _recalls(source: Source, peers: dict[str, parity.Peer], shards: str, most: i
     image = source.model.config.image
     images: dict[str, list[Tensor]] = {name: [] for name in peers}
     captions: list[str] = []
-    for rows in read_all(shards, image.size, batch=64, resample=image.resample):
+    for rows in read_all(shards, image, batch=64):
         normal = normalise(rows.pixels, image.mean, image.std)
         for name, peer in peers.items():
             images[name].append(peer.image(normal))

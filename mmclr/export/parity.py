@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.samples.reader import normalise, plain
+from mmclr.data.pixels.plain import plain
+from mmclr.data.samples.reader import normalise
 from mmclr.errors import UserError
-from mmclr.export import captioner
+from mmclr.export import captioner, image_pool
 from mmclr.export.format import Format
 from mmclr.export.origin import Source
 from mmclr.load_model import open_model
@@ -77,6 +78,7 @@ class Peer:
     pixels: Mapping[str, Callable[[list[Image.Image]], Tensor]]  # by name: images -> pixels; "pixels" must be equal
     clean: Callable[[str], str] = str  # what its tokenizer does to a string first
     captions: Callable[[Tensor], list[list[int]]] | None = None  # pixels -> ids of the captions that it writes
+    pool: image_pool.Pool | None = None  # how it pools several images, where that is learnt
 
 
 @torch.no_grad()
@@ -93,10 +95,12 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
     if peer.clean is not str:
         changed = sum(a != b for a, b in zip(tokenizer.encode(everything), theirs, strict=True))
         told["share_of_strings_cleaned_first"] = changed / len(everything)
+    seen, found = model.encode_image(own_pixels), unit(peer.image(own_pixels))
     return {
-        "image_features": largest(model.encode_image(own_pixels), unit(peer.image(own_pixels))),
+        "image_features": largest(seen, found),
         "text_features": largest(model.encode_text(ids, lengths), unit(peer.text(HARD_STRINGS))),
         "token_ids_that_differ": sum(a != b for a, b in zip(tokenizer.encode(cleaned), theirs, strict=True)),
+        **image_pool.differing(source, peer.pool, seen, found),
         **captioner.differing(source, peer.captions, own_pixels),
         **told,
         **{name: largest(own_pixels, make(images)) for name, make in peer.pixels.items()},

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.features.provider import Provider
+from mmclr.models.config import ImageConfig
 from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower
 
@@ -21,15 +22,23 @@ class Frozen(Provider, key="frozen", made_by="teacher"):
 
     provides = frozenset({"frozen_image", "frozen_text"})
 
-    def __init__(self, folder: str, tokenizer: Tokenizer, image_size: int) -> None:
+    def __init__(self, folder: str, tokenizer: Tokenizer, image: ImageConfig) -> None:
         """Open `folder`, or what a run's folder or a name stands for.
 
-        It may see images of another size; its tokens must be those of the model in training.
+        It may see images of another size, but of the same channels and intensity as `image`, those of the model in
+        training; its tokens must be that model's. Raises UserError.
         """
         found = find.find(folder)
         self.model = TwoTower.load(found).requires_grad_(False)
         self.same_tokens = Tokenizer.load(found).backend.get_vocab() == tokenizer.backend.get_vocab()
-        self.folder, self.image_size = folder, image_size
+        self.folder, self.image_size = folder, image.size
+        own = self.model.config.image
+        for what in ("channels", "intensity", "array"):
+            if (there := getattr(own, what)) != (here := getattr(image, what)):
+                raise UserError(
+                    f"teacher: {folder} sees other images than the model in training: its image.{what} is {there}, "
+                    f"here {here}; take a teacher that was trained on such images"
+                )
 
     def train(self, mode: bool = True) -> Frozen:
         """Stay in evaluation mode."""
@@ -42,7 +51,7 @@ class Frozen(Provider, key="frozen", made_by="teacher"):
         """Return {name: feature} for the wanted names, which are among those that it provides."""
         out: dict[str, Tensor] = {}
         if "frozen_image" in wanted:
-            out["frozen_image"] = self.model.encode_image(self.model.normalise(self._resized(batch.pixels)))
+            out["frozen_image"] = self.model.encode_image(self._seen(batch.pixels))
         if "frozen_text" in wanted:
             if not self.same_tokens:
                 raise UserError(
@@ -53,9 +62,10 @@ class Frozen(Provider, key="frozen", made_by="teacher"):
             out["frozen_text"] = texts.unflatten(0, (len(batch.weights), -1))[:, 0]
         return out
 
-    def _resized(self, pixels: Tensor) -> Tensor:
-        size = self.model.config.image.size
-        if size == self.image_size:
-            return pixels
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Return pixels [b, C, H, W] normalised, and in the model's own size."""
+        size, whole = self.model.config.image.size, 1 if pixels.is_floating_point() else 255
+        if size == self.image_size or self.model.config.image.array is not None:
+            return self.model.normalise(pixels)
         resized = F.interpolate(pixels.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
-        return resized.clamp(0, 255)
+        return self.model.normalise(resized.clamp(0, whole), whole)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmclr import sample_random, vocabulary
 from mmclr.features import towers
 from mmclr.features.provider import Provider
+from mmclr.models.clip.arrays import ArrayTower
 from mmclr.models.clip.towers import VisionTower
 from mmclr.models.two_tower import TwoTower
 
@@ -97,10 +98,14 @@ class Student(Provider, key="student", made_by="model"):
         """Draw the patches to keep [b, 1 + V, p]: a different random subset of each image, and of each view."""
         if not (self.training and self.patch_dropout):
             return None
-        config = self.model.config.image
-        patches = (config.size // config.patch) ** 2
+        patches = self.model.config.image.patches
         kept = max(1, round(patches * (1 - self.patch_dropout)))
         views = 1 if batch.views is None else 1 + batch.views.shape[1]
         number = batch.index[:, None] * views + torch.arange(views, device=batch.index.device)
         number = number[..., None] * patches + torch.arange(patches, device=batch.index.device)
-        return sample_random.scramble(number + sample_random.seed(number)).argsort(-1)[..., :kept]
+        order = sample_random.scramble(number + sample_random.seed(number))
+        tower = self.model.vision_model
+        if isinstance(tower, ArrayTower):  # what lies behind an array's end is left out before anything else
+            seen = [batch.pixels[:, None], *([] if batch.views is None else [batch.views])]
+            order = order.masked_fill(~tower.filled(torch.cat(seen, 1)), torch.iinfo(order.dtype).max)
+        return order.argsort(-1)[..., :kept]

@@ -16,13 +16,34 @@ def logsumexp(x: Tensor) -> Tensor:
     return parallel.total((x - top).exp().sum()).log() + top
 
 
-def log_mean_kernel(x: Tensor, y: Tensor, t: float) -> Tensor:
-    """Return log mean_{j != k} exp(-t |x_j - y_k|^2) of unit vectors [b, D] over all ranks; 0 for fewer than 2."""
-    samples = parallel.count(x)
-    if samples < 2:
-        return (x * y).sum() * 0
+def log_mean_kernel(x: Tensor, y: Tensor, t: float, *, unit: bool = True, itself: bool = False) -> Tensor:
+    """Return log mean_{j != k} exp(-t |x_j - y_k|^2) over all ranks; 0 for no pairs.
+
+    x [b, D] and y [b, D] are unit vectors, or with `unit` false of any length, and then it is computed in float64. With
+    `itself` the pairs j = k count, too, and y may have another number of rows than x.
+    """
+    rows = parallel.count(x)
+    pairs = rows * parallel.count(y) if itself else rows * (rows - 1)
+    if not pairs:
+        return (x.sum() + y.sum()) * 0 if itself else (x * y).sum() * 0
+    if not unit:
+        return (logsumexp(log_kernels(x, y, t, itself=itself)) - math.log(pairs)).to(x.dtype)
     # |x - y|^2 = 2 - 2 <x, y>: no root of a distance that may be 0
-    return logsumexp(dual_lse(x, y, 2 * t, exclude=Pairs()).row) - 2 * t - math.log(samples * (samples - 1))
+    return logsumexp(dual_lse(x, y, 2 * t, exclude=None if itself else Pairs()).row) - 2 * t - math.log(pairs)
+
+
+def log_kernels(x: Tensor, y: Tensor, t: float, *, itself: bool = True) -> Tensor:
+    """Return log sum_j exp(-t |x_i - y_j|^2) over the rows j of all ranks: [n], float64; -inf for an empty sum.
+
+    x [n, D] and y [m, D] are vectors of any length; without `itself` a row leaves out the column of its own number.
+    """
+    x, y = x.double(), y.double()
+    middle = parallel.mean(y.detach())  # of large numbers that are nearly equal, squares would leave nothing
+    x, y = x - middle, y - middle
+    one, other = torch.ones_like(x[:, :1]), torch.ones_like(y[:, :1])
+    left = torch.cat([2 * t * x, -t * x.square().sum(1, keepdim=True), one], 1)
+    right = torch.cat([y, other, -t * y.square().sum(1, keepdim=True)], 1)
+    return dual_lse(left, right, exclude=None if itself else Pairs()).row
 
 
 def effective_rank(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from pydantic import model_serializer, model_validator
 
 from mmclr.config import ConfigError, config, nearest
@@ -14,7 +14,9 @@ from mmclr.models.presets import PRESETS, fill_in
 
 Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
+Pool = Literal["mean", "attention", "first"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
+HALF, QUARTER = 0.5, 0.25  # mean and std of a channel that nobody has measured
 
 
 @config
@@ -33,7 +35,8 @@ class Foreign:
         library, _, name = self.source.partition(":")
         known = libraries.names()
         if self.library not in known:
-            raise ValueError(f"library: there is no {self.library!r}{nearest(self.library, known)}")
+            told = f"library: there is no {self.library!r}{nearest(self.library, known).rstrip('?')}"
+            raise ValueError(f"{told}; where a plugin brings it, name the plugin: --plugins own.py")
         if self.source and not self.architecture and (library not in known or not name):
             forms = " or ".join(f"{known_one}:FOLDER_OR_NAME" for known_one in known)
             raise ValueError(f"source: {self.source!r} says no library; write {forms}")
@@ -45,22 +48,77 @@ class Foreign:
 
 
 @config
+class ArrayConfig:
+    """Arrays in place of images: [T, C] (time series, sensors), [N, C] (residues, nodes), or rows [C] of a table."""
+
+    channels: Count  # C, values of a step; or of a row
+    length: Count  # steps that the model sees; 1: rows, each value of which is a token
+    patch: Count = 1  # steps of a token
+
+    def __post_init__(self) -> None:
+        if self.length % self.patch:
+            raise ValueError(f"length {self.length} is not a multiple of patch {self.patch}: choose one that is")
+
+    @property
+    def row(self) -> bool:
+        """Whether it is rows of a table."""
+        return self.length == 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens an array of this length has, the class token apart."""
+        return self.channels if self.row else self.length // self.patch
+
+
+@config
 class ImageConfig:
     """A vision transformer."""
 
     size: Count = 224  # pixels a side
     patch: Count = 32  # pixels a side
+    channels: Annotated[int, Ge(1), Le(64)] = 3  # C, bands of an image: 1 grey, 3 RGB, or as many as a sensor has
     width: Count = 768
     layers: Count = 12
     heads: Count = 12
     mlp: Count = 3072  # hidden units
     activation: Activation = "gelu"
     eps: float = 1e-5  # of the layer norms
-    mean: tuple[float, float, float] = MEAN  # subtracted from pixels in [0, 1]
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, ...] = (
+        MEAN  # [C], subtracted from pixels in [0, 1]; by default CLIP's, with C not 3 0.5, of arrays 0
+    )
+    std: tuple[float, ...] = STD  # [C], what they are divided by then; by default CLIP's, 0.25, of arrays 1
+    intensity: dict[str, Any] | None = None  # how stored numbers become [0, 1]: a training's data.intensity
     resize: Literal["crop", "squash"] = "crop"  # evaluation: the short side to size and the middle; or both sides
     resample: Literal["bicubic", "bilinear"] = "bicubic"
-    foreign: Foreign | None = None  # instead of the above but size, mean, std, resize, resample
+    foreign: Foreign | None = None  # a tower of another library, instead of width to eps
+    array: ArrayConfig | None = None  # arrays in place of images, instead of size, patch, channels, resize, resample
+
+    def __post_init__(self) -> None:
+        if self.array is not None and self.foreign is not None:
+            raise ValueError("array: it is for our own tower; leave out foreign, or array")
+        channels = self.channels if self.array is None else self.array.channels
+        unknown = (0.0, 1.0) if self.array is not None else (HALF, QUARTER)
+        for name, known, value in (("mean", MEAN, unknown[0]), ("std", STD, unknown[1])):
+            given = tuple(getattr(self, name))
+            if given == known and (self.array is not None or channels != 3):
+                object.__setattr__(self, name, (value,) * channels)
+            elif len(given) != channels:
+                raise ValueError(
+                    f"{name}: {len(given)} numbers for {channels} channels; give one for each, or leave it out "
+                    f"(`mmclr data stats --write` measures them)"
+                )
+        if min(self.std) <= 0:
+            raise ValueError("std: a channel is divided by it, so each is above 0")
+
+    @property
+    def patches(self) -> int:
+        """How many tokens an image or array has, the class token apart."""
+        return self.array.tokens if self.array is not None else (self.size // self.patch) ** 2
+
+    @property
+    def deep(self) -> bool:
+        """Whether its pixels are more than RGB of 8 bits: float32 in [0, 1] out of stored numbers."""
+        return self.array is None and (self.channels != 3 or self.intensity is not None)
 
 
 @config
@@ -101,6 +159,7 @@ class ModelConfig:
     scale: Annotated[float, Gt(0)] = 1 / 0.07  # inverse temperature at the start
     bias: float = -10.0  # logit bias at the start, where an objective asks for one
     max_scale: Annotated[float, Gt(0)] = 100.0  # the learnt scale never passes it
+    image_pool: Pool = "mean"  # several images of a sample to one embedding: see `models.pooling.pool.ImagePool`
     captioner: CaptionerConfig | None = None  # {} for one of six layers
 
     written: ClassVar[dict[str, Any]] = {}  # of a config that leaves something to folders: what it says itself
@@ -108,6 +167,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.captioner is not None and (self.image.foreign or self.text.foreign):
             raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
+        if self.captioner is not None and self.image.array:
+            raise ValueError("captioner: it writes of images, and image.array takes arrays; leave out one of them")
         if self.preset is None or self.preset in PRESETS:
             _check_sizes(self.image, self.text)
 
@@ -137,7 +198,7 @@ class ModelConfig:
 
 def _check_sizes(image: ImageConfig, text: TextConfig) -> None:
     """Raise ValueError where the sizes of our own towers do not fit together."""
-    if image.foreign is None and image.size % image.patch:
+    if image.foreign is None and image.array is None and image.size % image.patch:
         raise ValueError(f"image.size {image.size} is not a multiple of image.patch {image.patch}: choose one that is")
     for part, c in (("image", image), ("text", text)):
         if c.foreign is None and c.width % c.heads:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmclr.errors import UserError
 from mmclr.heads import Head
 from mmclr.models.formats.find import STAGES
+from mmclr.models.pooling import pool
 from mmclr.models.two_tower import TwoTower
 from mmclr.storage.json_file import read_json
 
@@ -47,15 +48,19 @@ class Composed(nn.Module):
         return self.join([how(model) for model in self.models], side)  # type: ignore[arg-type]
 
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D]."""
+        """Normalised pixels [b, C, H, W] -> unit-norm embeddings [b, D]."""
         return self.encode(lambda model: model.encode_image(pixels, keep), "image")
+
+    def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return one unit-norm embedding [b, D] of each sample's images: see `TwoTower.encode_images`."""
+        return self.encode(lambda model: model.encode_images(pixels, counts, keep), "image")
 
     def encode_text(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Ids [n, L] of which lengths [n] are valid -> unit-norm embeddings [n, D]."""
         return self.encode(lambda model: model.encode_text(tokens, lengths), "text")
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [b, 3, H, W] -> floats as the models want them."""
+        """Pixels [b, C, H, W], uint8 or floats in [0, 1] -> floats as the models want them."""
         first: TwoTower = self.models[0]  # type: ignore[assignment]
         return first.normalise(pixels)
 
@@ -88,7 +93,7 @@ class Stages(Composed):
         super().__init__(models, sum(model.config.embed for model in models))
         first = models[0].config
         for number, model in enumerate(models):
-            for what in ("size", "mean", "std", "resize", "resample"):
+            for what in ("size", "channels", "mean", "std", "intensity", "resize", "resample", "array"):
                 if getattr(model.config.image, what) != getattr(first.image, what):
                     raise UserError(f"stage {number} takes other images than stage 0: its image.{what} differs")
             if model.config.text.context != first.text.context or model.config.text.eos != first.text.eos:
@@ -135,6 +140,8 @@ def _hash(folder: Path) -> str:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; copy the whole folder again")
         digest.update((folder / name).read_bytes())
+    for path in sorted((folder / pool.FOLDER).glob("*")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -144,7 +151,7 @@ def folded(model: TwoTower, head: Head) -> TwoTower | None:
     layers = {name: getattr(model, name) for name in maps}
     if any(m is None for m in maps.values()) or not all(isinstance(x, nn.Linear) for x in layers.values()):
         return None
-    config = dataclasses.replace(model.config, embed=head.width, captioner=None)
+    config = dataclasses.replace(model.config, embed=head.width, captioner=None, image_pool="mean")
     made = TwoTower(config, bias=model.logit_bias is not None)
     state = {**model.encoders().state_dict()}
     for name, m in maps.items():

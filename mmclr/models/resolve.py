@@ -9,7 +9,7 @@ from typing import Any
 
 from mmclr.config import ConfigError, check, merge, to_tree
 from mmclr.models.config import ModelConfig
-from mmclr.models.foreign.build import describe
+from mmclr.models.foreign.build import describe, other_channels
 from mmclr.models.formats import find
 from mmclr.models.presets import PRESETS
 
@@ -26,6 +26,8 @@ def resolve(config: ModelConfig) -> ModelConfig:
         raise ConfigError(f"{config.open} is to be read before values of the config are replaced: resolve it first")
     name = tree.get("preset")
     below = {} if not name or name in PRESETS else to_tree(find.read_config(find.find(name)))
+    if below and other_channels(tree["image"], below["image"]):  # what was measured on other channels says nothing here
+        below["image"] = {key: v for key, v in below["image"].items() if key not in ("mean", "std", "intensity")}
     filled = merge(below, {**tree, "preset": name if name in PRESETS else None})
     for part in ("image", "text"):
         foreign = filled[part].get("foreign")

@@ -19,13 +19,16 @@ from torch.nn import functional as F
 from mmclr.config import ConfigError
 from mmclr.models.captioning import decoder
 from mmclr.models.captioning.decoder import Captioner
-from mmclr.models.clip import towers
+from mmclr.models.clip import arrays, towers
+from mmclr.models.clip.arrays import ArrayTower
 from mmclr.models.clip.towers import TextTower, VisionTower
 from mmclr.models.config import ImageConfig, ModelConfig, TextConfig, check_whole
 from mmclr.models.foreign import build
 from mmclr.models.formats import find
 from mmclr.models.formats.transformers import preprocessor, to_transformers
 from mmclr.models.formats.weights import load_weights, read_weights, write_weights
+from mmclr.models.pooling import pool
+from mmclr.models.pooling.pool import ImagePool, in_slots
 from mmclr.models.tower import Tower
 
 __all__ = ["TwoTower", "load_weights", "read_weights", "with_tokenizer"]
@@ -46,6 +49,7 @@ class TwoTower(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.logit_bias = nn.Parameter(torch.tensor(config.bias)) if bias else None
         self.captioner = Captioner(config) if config.captioner is not None else None
+        self.image_pool = ImagePool(config.image_pool, config.embed)
         self.locked: list[nn.Module] = []  # parts that do not train: see `models.locking`
 
     def train(self, mode: bool = True) -> TwoTower:
@@ -61,11 +65,30 @@ class TwoTower(nn.Module):
         return self.logit_scale.float().exp().clamp(max=self.config.max_scale)
 
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normalised pixels [b, 3, H, W] -> unit-norm embeddings [b, D] in float32."""
+        """Normalised pixels [b, C, H, W] -> unit-norm embeddings [b, D] in float32."""
         return _unit(self.visual_projection(self.vision_model(pixels, keep)))
 
+    def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Return one unit-norm embedding [b, D] in float32 of each sample's images.
+
+        Normalised pixels [n, 3, H, W] of all images, those of a sample one after the other; counts [b] of each, n in
+        all. Where a sample has one image, its row is that of `encode_image`, to the bit.
+        """
+        if self.config.image_pool == "first":  # the others need not be seen
+            at = counts.cumsum(0) - counts
+            return self.encode_image(pixels[at], None if keep is None else keep[at])
+        return self.pool(self.encode_image(pixels, keep), counts)
+
+    def pool(self, images: Tensor, counts: Tensor) -> Tensor:
+        """Unit-norm embeddings [n, D] of all images, counts [b] of which belong to each sample -> [b, D]."""
+        if len(images) == len(counts) and self.config.image_pool != "attention":  # whose weights wait for a gradient
+            return images
+        with torch.autocast(images.device.type, enabled=False):
+            pooled: Tensor = self.image_pool(in_slots(images, counts, int(counts.max())), counts)
+        return pooled
+
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pixels [b, 3, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
+        """Normalised pixels [b, C, H, W] -> their embeddings [b, D], and each patch [b, P, D] of any length.
 
         A patch goes through the norm and the projection that the class token goes through. Our own tower only.
         """
@@ -98,11 +121,20 @@ class TwoTower(nn.Module):
         words: nn.Module = self.captioner.words or self.text_model.embeddings.token_embedding  # type: ignore
         return words()
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels [b, 3, H, W] -> floats with the model's mean and standard deviation taken out."""
+    def normalise(self, pixels: Tensor, whole: float | None = None) -> Tensor:
+        """Pixels [b, C, H, W] -> floats with the mean and standard deviation of each channel taken out.
+
+        `whole` is the number of full intensity: by itself 255 of integers, 1 of floats.
+        """
         dtype = self.logit_scale.dtype
+        if self.config.image.array is not None:
+            mean, std = (
+                pixels.new_tensor(v, dtype=dtype)[:, None] for v in (self.config.image.mean, self.config.image.std)
+            )
+            return (pixels.to(dtype) - mean) / std
+        whole = whole or (1 if pixels.is_floating_point() else 255)
         mean, std = (
-            pixels.new_tensor(v, dtype=dtype).view(3, 1, 1) * 255
+            pixels.new_tensor(v, dtype=dtype).view(-1, 1, 1) * whole
             for v in (self.config.image.mean, self.config.image.std)
         )
         return (pixels.to(dtype) - mean) / std
@@ -116,13 +148,16 @@ class TwoTower(nn.Module):
         return bare
 
     def save(self, folder: str | Path) -> None:
-        """Write config.json, preprocessor_config.json and model.safetensors; a captioner goes into captioner/."""
+        """Write config.json, preprocessor_config.json and model.safetensors; captioner and pool have folders."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / "config.json").write_text(json.dumps(to_transformers(self.config), indent=2))
         (path / "preprocessor_config.json").write_text(json.dumps(preprocessor(self.config.image), indent=2))
-        write_weights(self.encoders().state_dict(), path / "model.safetensors")
-        decoder.save(path, self.config, self.state_dict())
+        state = self.state_dict()
+        apart = decoder.only(state) | pool.only(state)
+        write_weights({k: v for k, v in state.items() if k not in apart}, path / "model.safetensors")
+        decoder.save(path, self.config, state)
+        pool.save(path, self.config, state)
 
     @classmethod
     def load(cls, folder: str | Path) -> TwoTower:
@@ -133,12 +168,16 @@ class TwoTower(nn.Module):
         return model.eval()
 
 
-_IMAGE, _TEXT = ["vision_model", "visual_projection"], ["text_model", "text_projection"]
+_IMAGE, _TEXT = ["vision_model", "visual_projection", "image_pool"], ["text_model", "text_projection"]
 
 
 def _image_tower(c: ImageConfig) -> Tower:
     if c.foreign is not None:
         return build.image_tower(c)
+    if c.array is not None:
+        array_tower = ArrayTower(c)
+        arrays.initialise_arrays(array_tower)
+        return array_tower
     tower = VisionTower(c)
     towers.initialise_vision(tower)
     return tower

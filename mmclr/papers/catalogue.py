@@ -19,16 +19,17 @@ import torch
 import yaml
 from rich.table import Column, Table
 
-from mmclr import heads, plugins, reweighters
+from mmclr import heads, plugins, reweighters, scorers
 from mmclr.config import find, nearest
 from mmclr.data.stream import order
 from mmclr.display.console import Console
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.losses.objective import Facts, Objective, catalogue
-from mmclr.papers import commands, page, recalls
+from mmclr.papers import commands, page, plugged, recalls
 from mmclr.papers.entry import ROOT, Entry, paper, parse
 from mmclr.reweighters import Reweighter
+from mmclr.scorers import Scorer
 from mmclr.storage import written
 
 
@@ -38,9 +39,10 @@ def entries() -> list[Entry]:
     found = [_objective(cls, uses.get(key, [])) for key, cls in catalogue().items()]
     below = [_head(key, cls, uses.get(f"head {key}", [])) for key, cls in heads.catalogue().items()]
     below += [_reweighter(cls) for cls in reweighters.catalogue().values()]
+    below += [_scorer(cls) for cls in scorers.catalogue().values() if cls.paper]
     orders = [_order(cls, uses.get(f"order {key}", [])) for key, cls in order.catalogue().items() if cls.paper]
     found.sort(key=lambda entry: (page.rank(entry), entry.key))
-    return [*found, *below, *orders, *commands.entries()]
+    return [*found, *below, *orders, *commands.entries(), *plugged.entries()]
 
 
 def _objective(cls: type[Objective], presets: list[str]) -> Entry:
@@ -63,6 +65,12 @@ def _reweighter(cls: type[Reweighter]) -> Entry:
     fields = [{**f, "default": cls.example.get(f["name"], f["default"])} for f in found.fields]
     tree = {"use": cls.key, **cls.example}
     return dataclasses.replace(found, fields=fields, config=f"objectives: {{clip: {{reweight: {json.dumps(tree)}}}}}")
+
+
+def _scorer(cls: type[Scorer]) -> Entry:
+    own = {"needs": [], "cost": "", "state": [], "presets": []}
+    found = _entry(cls, cls.paper, "scorers", above=(), **own)
+    return dataclasses.replace(found, config=f"mmclr data score SHARDS {cls.key}")
 
 
 def _order(cls: type[order.Order], presets: list[str]) -> Entry:

@@ -26,6 +26,7 @@ BEYOND |= {  # weights are 1 where the data say none
 SECTIONS = {
     "heads": "Heads between the embedding and any objective",
     "reweighters": "Weights of samples, for any objective that takes weights",
+    "scorers": "Scores of pairs (`mmclr data score`)",
     "data": "Orders of the samples, for any objective",
     "suites": "Evaluations (`mmclr eval`)",
     "tools": "Tools for data (`mmclr data`)",

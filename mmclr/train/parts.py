@@ -54,7 +54,7 @@ class Parts:
         self.run, self.accelerator = run, accelerator
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
         texts = run.data.texts
-        self.loader = Loader(run.data, t, run.model.image.size, run.seed, parallel.rank(), parallel.world(), texts)
+        self.loader = Loader(run.data, t, run.model.image, run.seed, parallel.rank(), parallel.world(), texts)
         self.steps = run.total_steps(self.loader.samples)
         terms, own = build_terms(run.objectives, run.micro_batch, bool(run.teacher)), build_providers(run.providers)
         wanted = needs(terms).union(*(provider.asks for provider in own.values()))
@@ -66,7 +66,7 @@ class Parts:
         self.student = Student(self.model, run.patch_dropout.first, run.data.views, run.data.text_views)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it
-            providers["frozen"] = Frozen(run.teacher, t, run.model.image.size)
+            providers["frozen"] = Frozen(run.teacher, t, run.model.image)
         providers["student"] = self.student
         if asked(wanted):
             providers["ema"] = Ema(self.student, wanted)

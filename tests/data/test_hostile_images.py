@@ -17,7 +17,7 @@ from PIL import Image
 
 from mmclr.data.pixels import decode
 from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage, flatten, open_image, upright
-from mmclr.data.samples.reader import plain
+from mmclr.data.pixels.plain import plain
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.settings import DataConfig
 from tests.data.images import WHOLE, chunk, encode, image, png
@@ -175,14 +175,14 @@ def test_thin_images_are_their_middle(size, monkeypatch):
 @pytest.mark.parametrize("size", [(60, 2000), (1999, 61), (37, 37), (64, 900)])
 def test_the_middle_alone_is_what_cutting_it_out_gives(size, monkeypatch):
     whole = np.asarray(plain(image(size), 48)).astype(int)
-    monkeypatch.setattr("mmclr.data.samples.reader.THIN", 0)
+    monkeypatch.setattr("mmclr.data.pixels.plain.THIN", 0)
     assert np.abs(np.asarray(plain(image(size), 48)).astype(int) - whole).max() <= 1
 
 
 MEASURE = """
 import sys
 from mmclr.data.pixels.decode import MAX_PIXELS, Image
-from mmclr.data.samples.reader import plain
+from mmclr.data.pixels.plain import plain
 from tests.fuzz.guard import peak_bytes
 before = peak_bytes()
 plain(EncodedImage(sys.stdin.buffer.read(), MAX_PIXELS).pixels((255, 255, 255)), 224)

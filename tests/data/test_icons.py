@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,20 @@ def test_counts_are_the_fonts(packed):
     assert set(summary["blank"]) == {"fa-solid-notdef", "codicon-blank"}
     assert len(samples(folder, "train")) == summary["train"]["pairs"]
     assert "qtawesome" not in sys.modules
+
+
+@needs_fonts
+def test_every_phosphor_icon_says_the_weight_of_its_lines(packed):
+    told = [json.loads(sample["json"]) for sample in samples(packed[0], "train").values()]
+    lines = {
+        name: Counter(f["stroke"] for f in told if f["name"].endswith(name) and "stroke" in f)
+        for name in ("thin", "bold")
+    }
+    assert lines == {"thin": Counter({100: 894}), "bold": Counter({700: 894})}
+    assert Counter(f.get("stroke", 0) for f in told if f["family"] == "phosphor") == Counter(
+        {100: 894, 300: 894, 400: 894, 700: 894, 0: 894}  # 0: filled shapes
+    )
+    assert not any("stroke" in f for f in told if f["family"] != "phosphor")
 
 
 @needs_fonts

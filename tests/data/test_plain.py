@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmclr.data.samples.reader import normalise, plain, read_all
+from mmclr.data.pixels.plain import plain
+from mmclr.data.samples.reader import normalise, read_all
 from tests.data.made import pair, picture, write_tar
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -128,6 +128,10 @@ def folder(tmp_path_factory):
     return path
 
 
+def seen(medium, data):
+    return medium.batched(np.stack([medium.plain(medium.open(data))]))[0]
+
+
 def measure(folder, shards, **settings):
     return caption.run(Embedder.load(folder, device="cpu", batch=16), open_set(shards), **settings)
 
@@ -136,7 +140,7 @@ def test_the_suite_is_made_of_its_parts(folder, shards):
     result = measure(folder, shards, how=Decoding(max_tokens=5))
     embedder, data = Embedder.load(folder, device="cpu"), open_set(shards)
     images = embedder.pictures(data).images
-    pixels = torch.stack([torch.tensor(embedder.transform(data.read(i))) for i in range(len(data))])
+    pixels = torch.stack([seen(embedder.medium, data.read(i)) for i in range(len(data))])
     peer, tokenizer = to_generate(embedder.model), embedder.tokenizer
     with torch.no_grad():
         rows = peer.generate(pixel_values=embedder.model.normalise(pixels), max_length=7)

@@ -65,7 +65,7 @@ def define() -> type[Provider]:
 def forget(key: str = "test_pool") -> None:
     """Take back what `define` did."""
     provider._REGISTRY.pop(key, None)
-    vocabulary.FEATURES.pop("pooled_views", None)
+    vocabulary._ROWS.pop("pooled_views", None)
 
 
 class Asking(nn.Module):
@@ -103,7 +103,7 @@ def make_step(key: str, fields: dict[str, Any], folder: Any, seed: int = 0) -> S
         words = tokenizer()
         model.save(folder)
         words.save(folder)
-        made = {"frozen": Frozen(str(folder), words, model.config.image.size), "student": student}
+        made = {"frozen": Frozen(str(folder), words, model.config.image), "student": student}
     elif key == "ema":
         made["ema"] = Ema(student, vocabulary.names(provider="ema"))
     elif key != "student":

@@ -12,7 +12,7 @@ from mmclr.losses.algebra import tiles
 from tests import bounds
 from tests.losses import dense
 
-PRIMITIVES = ("dual_lse", "pair_sum", "expected", "weighted", "top", "joint_lse")
+PRIMITIVES = ("dual_lse", "pair_sum", "expected", "weighted", "top", "joint_lse", "joint_sum", "chosen")
 
 
 def check(primitive: str, seed: int) -> None:
@@ -143,17 +143,52 @@ def probe_top(rng, generator, x, y, scale, mask, excluded):
     agree(ours, oracle, (x, y, scale))
 
 
-def probe_joint_lse(rng, generator, x, y, scale, mask, excluded):
+def joint_arguments(rng, generator, x, y):
+    """Vectors and constant tiles that a function of pairs may take, and how they are given."""
     u, v = (torch.randn(len(side), 5, generator=generator, dtype=torch.float64) for side in (x, y))
-    logit = lambda s, r: float(scale) * s / (0.5 + r.sigmoid())  # noqa: E731
+    a, b = (torch.rand(len(side), generator=generator, dtype=torch.float64) + 0.5 for side in (x, y))
+    w = torch.rand(len(x), len(y), generator=generator, dtype=torch.float64)
+    some = [rng.random() < 0.7 for _ in range(3)]
+    given = lambda a, b: {"rows": [a][: some[0]], "cols": [b][: some[1]], "pairs": [lambda r, c: w[r, c]][: some[2]]}  # noqa: E731
+    tiles = lambda a, b: [*[a[:, None]][: some[0]], *[b][: some[1]], *[w][: some[2]]]  # noqa: E731
+    return (u, v, a, b), given, tiles
 
-    def ours(x, y, u, v):
-        return list(algebra.joint_lse([(x, y), (u, v)], logit, exclude=mask))
 
-    def oracle(x, y, u, v):
-        return [dense.logsumexp(logit(x @ y.T, u @ v.T), ~excluded, dim) for dim in (1, 0)]
+def probe_joint_lse(rng, generator, x, y, scale, mask, excluded):
+    leaves, given, tiles = joint_arguments(rng, generator, x, y)
+    logit = lambda s, r, *more: float(scale) * s / (0.5 + r.sigmoid()) + sum(m.log() for m in more)  # noqa: E731
 
-    agree(ours, oracle, (x, y, u, v), 2 * scale.item())
+    def ours(x, y, u, v, a, b):
+        return list(algebra.joint_lse([(x, y), (u, v)], logit, **given(a, b), exclude=mask))
+
+    def oracle(x, y, u, v, a, b):
+        z = logit(x @ y.T, u @ v.T, *tiles(a, b))
+        return [dense.logsumexp(z, ~excluded, dim) for dim in (1, 0)]
+
+    agree(ours, oracle, (x, y, *leaves), 2 * scale.item())
+
+
+def probe_joint_sum(rng, generator, x, y, scale, mask, excluded):
+    leaves, given, tiles = joint_arguments(rng, generator, x, y)
+    inside = torch.ones_like(excluded) if mask is None else excluded
+    function = lambda s, r, *more: F.softplus(scale.item() * s) * r.sin() + sum(m * s for m in more)  # noqa: E731
+
+    def ours(x, y, u, v, a, b):
+        found = algebra.joint_sum([(x, y), (u, v)], function, **given(a, b), only=mask)
+        for count, dim in ((found.row_count, 1), (found.col_count, 0)):
+            torch.testing.assert_close(count.double(), inside.sum(dim).double(), rtol=0, atol=0)
+        return list(found[:2])
+
+    def oracle(x, y, u, v, a, b):
+        f = function(x @ y.T, u @ v.T, *tiles(a, b)) * inside
+        return [f.sum(1), f.sum(0)]
+
+    agree(ours, oracle, (x, y, *leaves), scale.item())
+
+
+def probe_chosen(rng, generator, x, y, scale, mask, excluded):
+    columns = torch.randint(0, len(y), (len(x), rng.choice([1, 3, 20])), generator=generator)
+    agree(lambda x, y: [algebra.chosen(x, y, columns)], lambda x, y: [(x @ y.detach().T).gather(1, columns)], (x, y))
 
 
 PROBES = {name: globals()[f"probe_{name}"] for name in PRIMITIVES}
@@ -184,7 +219,7 @@ def agree(ours, oracle, leaves, hardness=0.0):
         assert (off <= floor * size + bounds.SAFETY * own).all(), f"off by {off.max()} of {size}"
     slopes, steep = _gradients(expected, wide), bounds.bound(_full(dtype), terms=4, size=hardness)
     own_slopes = [_gradients(oracle(*turned), plain) for turned in bounds.orders(plain)]
-    for i, (name, mine_g, exact_g) in enumerate(zip("xyscd", _gradients(found, mine), slopes)):
+    for i, (name, mine_g, exact_g) in enumerate(zip("xyscdef", _gradients(found, mine), slopes)):
         assert mine_g.isfinite().all(), f"gradient of {name}"
         own = max((turned[i].double() - exact_g).norm() for turned in own_slopes)
         off = (mine_g.double() - exact_g).norm()

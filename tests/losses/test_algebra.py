@@ -65,8 +65,11 @@ def test_a_second_backward_gives_the_same_again():
         lambda x, y: algebra.expected(x, y).row.sum(),
         lambda x, y: algebra.weighted(x, y, lambda r, c: torch.ones(r.stop - r.start, c.stop - c.start)).row.sum(),
         lambda x, y: algebra.top(x, y, 2).values.sum(),
+        lambda x, y: algebra.chosen(x, y, torch.zeros(5, 1, dtype=torch.int64)).sum(),
+        lambda x, y: algebra.joint_lse([(x, y)], lambda s: s).row.sum(),
+        lambda x, y: algebra.joint_sum([(x, y)], lambda s: s.exp()).row.sum(),
     ],
-    ids=["dual_lse", "pair_sum", "expected", "weighted", "top"],
+    ids=["dual_lse", "pair_sum", "expected", "weighted", "top", "chosen", "joint_lse", "joint_sum"],
 )
 def test_a_second_derivative_is_refused(value):
     x, y = units(5), units(5, seed=1)
@@ -102,6 +105,36 @@ def test_no_rows_and_no_columns():
     assert algebra.dual_lse(x, y).row.tolist() == [-torch.inf] * 5
     assert algebra.dual_lse(y, x).col.tolist() == [-torch.inf] * 5
     assert algebra.pair_sum(x, y).total.item() == 0
+
+
+def test_weights_of_pairs_may_be_0():
+    """Their logarithm is -inf, also for a whole row and column: an empty sum without a gradient."""
+    x, y = units(20), units(20, seed=1)
+    w = torch.rand(20, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sub(0.5).clamp_min(0)
+    w[3] = w[:, 5] = 0
+    lse = algebra.joint_lse([(x, y)], lambda s, log: s + log, pairs=[lambda r, c: w[r, c].log()])
+    assert lse.row[3] == lse.col[5] == -torch.inf
+    s = x @ y.T
+    some = torch.arange(20) != 3
+    torch.testing.assert_close(lse.row[some], (w * s.exp()).sum(1).log()[some])
+    mine = torch.autograd.grad(lse.row[some].sum(), (x, y))
+    for found, expected in zip(mine, torch.autograd.grad((w * s.exp()).sum(1)[some].log().sum(), (x, y))):
+        torch.testing.assert_close(found, expected)
+
+
+def test_what_a_function_leaves_unused_has_no_gradient():
+    x, y, a = units(20), units(20, seed=1), torch.ones(20, dtype=torch.float64, requires_grad=True)
+    found = algebra.joint_sum([(x, y), (y, x)], lambda s, r, a: r.exp(), rows=[a])
+    of_x, of_a = torch.autograd.grad(found.row.sum(), (x, a))
+    assert of_a.eq(0).all()
+    torch.testing.assert_close(of_x, torch.autograd.grad((y @ x.T).exp().sum(), x)[0])
+
+
+def test_a_constant_side_costs_no_gradient():
+    x, y = units(20), units(20, seed=1).detach()
+    algebra.joint_lse([(x, y), (y, y)], lambda s, r: s * r).row.sum().backward()
+    assert x.grad is not None
+    assert y.grad is None
 
 
 def test_equal_values_come_by_their_column():

@@ -84,7 +84,18 @@ def joint(t):
     return tuple(algebra.joint_lse(products, lambda s, r: 9 * s / (1 + r), exclude=algebra.Equal(t["rows"], t["cols"])))
 
 
-PROBES = (dual, dual_apart, dual_huge_scale, queue, top, expected, weighted, low_rank, pair_sum, joint)
+def joint_vectors(t):
+    """Vectors of rows and columns, and a tile of what belongs to two samples, told by their numbers."""
+    rows, cols = parallel.gather(t["rows"]), parallel.gather(t["cols"])
+    more = {"rows": [t["row_scale"]], "cols": [t["col_scale"]], "pairs": [lambda r, c: (rows[r, None] - cols[c]).abs()]}
+    lse = algebra.joint_lse([(t["x"], t["y"])], lambda s, a, b, w: 9 * s * a + b * w, **more)
+    total = algebra.joint_sum(
+        [(t["x"], t["y"])], lambda s, a, b, w: s.exp() * a * b * w, **more, only=lambda r, c: rows[r, None] != cols[c]
+    )
+    return (*lse, *total)
+
+
+PROBES = (dual, dual_apart, dual_huge_scale, queue, top, expected, weighted, low_rank, pair_sum, joint, joint_vectors)
 
 
 def probe(number, dtype):

@@ -7,8 +7,9 @@ from torch import nn
 from mmclr.errors import UserError
 from mmclr.models import activation_checkpointing
 from mmclr.models import compile as compiling
+from mmclr.models.clip.arrays import ArrayTower
 from mmclr.models.clip.towers import TextTower, VisionTower
-from mmclr.models.config import Foreign, ImageConfig, TextConfig
+from mmclr.models.config import ArrayConfig, Foreign, ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import valid
 from mmclr.models.foreign.libraries import open_clip, transformers
 from mmclr.models.freeze import LockConfig, lock
@@ -32,8 +33,10 @@ CAUSAL = {"context_length": 12, "vocab_size": 40, "width": 16, "heads": 2, "laye
 RESNET = {"layers": [1, 2, 1, 1], "width": 8, "head_width": 8, "image_size": 32}
 TIMM = {"image_size": 32, "timm_pool": "", "timm_proj": "linear"}
 OURS = {"width": 16, "layers": 3, "heads": 2, "mlp": 24}
+ARRAYS = ImageConfig(array=ArrayConfig(channels=2, length=12, patch=3), **OURS)
 TOWERS = {  # the library and its config of the tower
     ("image", "ours"): None,
+    ("image", "arrays"): None,
     ("image", "vit"): ("transformers", {**SEEN, "model_type": "vit"}),
     ("image", "dinov2"): ("transformers", {**SEEN, "model_type": "dinov2"}),
     ("image", "clip"): ("transformers", {**SEEN, "model_type": "clip_vision_model"}),
@@ -85,12 +88,12 @@ def foreign(library, architecture, part):
     return Foreign(library=library, architecture=architecture, pool="mean" if library == "transformers" else "")
 
 
-def made_of(part, given):
+def made_of(part, given, name="ours"):
     """Return the tower that a library makes of its config; of ours without one."""
     torch.manual_seed(0)
     if part == "image":
         if given is None:
-            return VisionTower(ImageConfig(size=16, patch=8, **OURS))
+            return ArrayTower(ARRAYS) if name == "arrays" else VisionTower(ImageConfig(size=16, patch=8, **OURS))
         return LIBRARIES[given[0]].Image(ImageConfig(size=given[1]["image_size"], foreign=foreign(*given, part)))
     if given is None:
         return TextTower(TextConfig(context=12, vocab=40, **OURS))
@@ -98,7 +101,7 @@ def made_of(part, given):
 
 
 def tower(part, name):
-    made = made_of(part, TOWERS[part, name])
+    made = made_of(part, TOWERS[part, name], name)
     for p in made.parameters():
         nn.init.normal_(p, std=0.3)
     for module in made.modules():
@@ -108,8 +111,12 @@ def tower(part, name):
 
 
 def inputs(part, name, rows=3, width=9):
-    """Return images, or texts of different lengths with an end-of-text token, 3."""
+    """Return images, arrays of which one is short, or texts of different lengths with an end-of-text token, 3."""
     g = torch.Generator().manual_seed(rows)
+    if name == "arrays":
+        values = torch.randn(rows, 2, 12, generator=g)
+        values[0, :, 7:] = torch.nan
+        return (values,)
     if part == "image":
         return (torch.randn(rows, 3, *[160 if name == "timm" else 16] * 2, generator=g),)
     lengths = torch.randint(2, width + 1, (rows,), generator=g)
@@ -204,7 +211,7 @@ def test_blocks_are_computed_again(part, name):
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [case for case in TOWERS if case[1] in ("dinov2", "timm", "bert", "open_clip")]
+    ("part", "name"), [case for case in TOWERS if case[1] in ("dinov2", "timm", "bert", "open_clip", "arrays")]
 )
 @pytest.mark.filterwarnings("ignore")  # of torch, while it traces
 def test_blocks_are_compiled_into_one_graph_each_kind(part, name, monkeypatch):

@@ -64,7 +64,7 @@ def own(settings, tmp_path, monkeypatch):
     """Return the overrides of a run with the plugin; all that it has registered is gone behind the test."""
     monkeypatch.setenv(plugins.FILES, "{}")
     monkeypatch.setattr(Tokenizer, "load", LOAD)
-    registries = (provider._REGISTRY, objective._REGISTRY, vocabulary.FEATURES)
+    registries = (provider._REGISTRY, objective._REGISTRY, vocabulary._ROWS)
     provider.catalogue(), objective.catalogue()
     kept, modules = [dict(registry) for registry in registries], set(sys.modules)
     (tmp_path / "own.py").write_text(OWN)

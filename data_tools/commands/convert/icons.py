@@ -15,8 +15,8 @@ import json
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ SHARD_PAIRS = 1000  # samples per shard, about
 SEED = 0  # of the order that mixes the families over the shards
 STAMP = "packed.json"  # written last: its presence says that the shards are whole
 KIND = "packed icons"  # in manifests
-FORMAT = 1  # raise it when the same settings give other bytes
+FORMAT = 2  # raise it when the same settings give other bytes
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Family:
     file: str
     split: str
     style_words: frozenset[str] = frozenset()
+    strokes: Mapping[str, int] = field(default_factory=dict, hash=False)  # last word of a name -> weight of its lines
 
 
+STROKES = {"thin": 100, "light": 300, "": 400, "bold": 700}  # of phosphor; "fill" has no lines
 FAMILIES = (
     Family("mdi", "materialdesignicons6-webfont", "train", frozenset({"outline", "variant"})),
-    Family("phosphor", "phosphor", "train", frozenset({"bold", "fill", "light", "thin"})),
+    Family("phosphor", "phosphor", "train", frozenset({"bold", "fill", "light", "thin"}), STROKES),
     Family("fa-solid", "fontawesome6-solid-webfont", "train", frozenset({"alt"})),
     Family("fa-regular", "fontawesome6-regular-webfont", "train", frozenset({"alt"})),
     Family("fa-brands", "fontawesome6-brands-webfont", "train", frozenset({"alt"})),
@@ -70,10 +72,16 @@ class Icon:
     def key(self) -> str:
         return f"{self.family.key}-{self.name}"
 
-    def fields(self) -> dict[str, str]:
-        """Return what the sample's json holds: `plain` says what is drawn, `full` also how."""
+    def fields(self) -> dict[str, Any]:
+        """Return what the sample's json holds: `plain` says what is drawn, `full` also how.
+
+        Where the family draws every icon in several weights, `stroke` is the weight of its lines, as of a font's face.
+        """
         plain = plain_name(self.name, self.family.style_words)
-        return {"name": self.name, "plain": plain, "full": self.name.replace("-", " "), "family": self.family.key}
+        told = {"name": self.name, "plain": plain, "full": self.name.replace("-", " "), "family": self.family.key}
+        last = self.name.rsplit("-", 1)[-1]
+        stroke = self.family.strokes.get(last if last in self.family.style_words else "")
+        return {**told, **({"stroke": stroke} if stroke else {})}
 
 
 def plain_name(name: str, style_words: frozenset[str] = ANY_STYLE) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mmclr.config import load
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.random import key
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.shards import Sample, bounds
@@ -57,19 +57,22 @@ def stages(loader: Loader, samples: int = 256) -> dict[str, float]:
     """Return seconds per sample of each stage, on one core. The first time a file is read it may come from disk."""
     maker = loader.assembler
     numbers = loader.order.at(np.arange(min(samples, loader.samples)))[0].tolist()
-    config, size = loader.config, maker.image_size
+    medium = maker.medium
     out = {"read": _each(numbers, lambda number: _usable(loader, number, only_read=True))}
     stored = [sample for number in numbers if (sample := _usable(loader, number)) is not None]
     if not stored:
         raise UserError(f"none of the first {len(numbers)} samples can be used; mmclr data verify says why")
 
     def decode(sample: Any) -> Any:
-        picture = EncodedImage(sample.image(), config.max_pixels, config.decoder == "turbo")
-        return picture.pixels(config.background, min(picture.size) / size)
+        opened = medium.open(sample.image(medium.members), sample.members)
+        return medium.decode(opened, min(opened.size) / medium.size)
 
     out["decode"] = _each(stored, decode)
-    images = [decode(sample) for sample in stored[:32]]
-    out["crop"] = _each(images * 4, lambda image: np.asarray(image.resize((size, size), 3)))
+    some = stored[:32]
+    sizes = np.array([medium.open(sample.image(medium.members), sample.members).size for sample in some])
+    drawn = medium.draw(loader.config.augment, sizes, key(np.arange(len(some))))
+    images = list(zip(map(decode, some), drawn))
+    out["crop"] = _each(images * 4, lambda pair: medium.cut(*pair))
     texts = [maker.chooser.candidates(sample)[0][1][0] for sample in stored]
     begin = time.perf_counter()
     maker.tokenizer.pad(maker.tokenizer.encode(texts))
@@ -112,7 +115,8 @@ def _usable(loader: Loader, number: int, only_read: bool = False) -> Sample | No
     try:
         sample = loader.parts[part].read(number - int(begins[part]))
         if not only_read:
-            EncodedImage(sample.image(), loader.config.max_pixels).pixels(loader.config.background)
+            medium = loader.assembler.medium
+            medium.decode(medium.open(sample.image(medium.members), sample.members))
             loader.assembler.chooser.candidates(sample)
     except Fault:
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.choose import choose
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions
@@ -72,13 +72,11 @@ def main(argv: list[str]) -> None:
 
 def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -> Iterator[Look]:
     """Yield random samples; those that cannot be read are counted in `ledger`."""
-    chooser = Chooser({caption: 1.0})
+    chooser, medium = Chooser({caption: 1.0}), choose(SIDE, max_pixels=DataConfig.max_pixels)
     for number in permute(positions(0, count), len(shards), key(np.full(count, seed))).tolist():
         try:
             sample = shards.read(number)
-            picture = EncodedImage(sample.image(), DataConfig.max_pixels)
-            image = picture.pixels((255, 255, 255), min(picture.size) / SIDE)
-            image.thumbnail((SIDE, SIDE))
+            image = medium.show(medium.open(sample.image(medium.members), sample.members), SIDE)
             yield Look(image, [text for _, texts in chooser.candidates(sample) for text in texts], sample.key)
         except Fault as fault:
             ledger.add([shards.entry(number, fault)])

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from mmclr.data_tools.lib import contents
 
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.decode import LARGEST
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity, text_id
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0) -> dict[str, Any]:
     """Return facts about a random part of the samples (`most` 0: all); what cannot be read is counted."""
-    ledger = Ledger()
+    ledger, medium = Ledger(), choose(1, max_pixels=LARGEST)
     shards = Shards(indices, extensions([caption]), (), ledger)
     absent.check([shards], {"--caption": [caption]})
     chooser = Chooser({caption: 1.0})
@@ -66,8 +67,8 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
         lost: list[Fault] = []
         try:
             sample = shards.read(number)
-            data = sample.image()
-            image = EncodedImage(data, 1 << 40)
+            data = sample.image(medium.members)
+            image = medium.open(data, sample.members)
             found = [text for _, part in chooser.candidates(sample, lost) for text in part]
         except Fault as fault:
             ledger.add([shards.entry(number, fault)])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.choose import choose
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity
 from mmclr.data.samples.skipped import REASONS, Entry, Fault, Ledger
@@ -26,6 +26,7 @@ from mmclr.display.terminal import say
 from mmclr.storage import written
 
 TOGETHER = 64  # samples of one job
+SIZE = 1  # pixels of a model: no view is cut
 KIND = "list of faults"
 
 
@@ -124,15 +125,16 @@ class _Checker:
     def __init__(self, shards: Shards, caption: str) -> None:
         self.shards = shards
         self.chooser = Chooser({caption: 1.0})
-        self.max_pixels = DataConfig.max_pixels
+        self.medium = choose(SIZE, max_pixels=DataConfig.max_pixels)
 
     def __call__(self, start: int) -> tuple[list[Entry], list[int]]:
         faults, images = [], []
         for number in range(start, min(start + TOGETHER, len(self.shards))):
             try:
                 sample = self.shards.read(number)
-                images.append(identity(sample.image()))
-                EncodedImage(sample.image(), self.max_pixels).pixels((255, 255, 255))
+                data = sample.image(self.medium.members)
+                images.append(identity(data))
+                self.medium.decode(self.medium.open(data, sample.members))
                 self.chooser.candidates(sample)
             except Fault as fault:
                 faults.append(self.shards.where(number)._replace(reason=fault.reason, detail=fault.detail))

@@ -102,7 +102,7 @@ def write(embedder: Embedder, writer: Writer, data: EvalSet, how: Decoding) -> t
 def _batches(embedder: Embedder, data: EvalSet, part: range) -> Iterator[tuple[list[int], Tensor]]:
     """Yield numbers of images and their normalised pixels; all can be decoded, since all were embedded."""
     start = part.start
-    for batch in decoded(data, part, embedder.transform, embedder.batch, embedder.workers, ()):
+    for batch in decoded(data, part, embedder.medium, embedder.batch, embedder.workers, ()):
         rows = {digest: row for row, digest in enumerate(batch.new)}
         pixels = batch.pixels[[rows[digest] for digest in batch.digests]]
         yield list(range(start, start + len(pixels))), embedder.model.normalise(pixels.to(embedder.device))

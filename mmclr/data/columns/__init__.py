@@ -6,7 +6,19 @@ names the index that it was made for, so that one of another shard, or of an old
 """
 
 from mmclr.data.columns.kind import Kind
-from mmclr.data.columns.of_shard import Writer, check, holds, listing, look, open_column, write
+from mmclr.data.columns.of_shard import Writer, check, holds, listing, look, open_column, refuse_others, write
 from mmclr.data.columns.reader import Column, Columns
 
-__all__ = ["Column", "Columns", "Kind", "Writer", "check", "holds", "listing", "look", "open_column", "write"]
+__all__ = [
+    "Column",
+    "Columns",
+    "Kind",
+    "Writer",
+    "check",
+    "holds",
+    "listing",
+    "look",
+    "open_column",
+    "refuse_others",
+    "write",
+]

@@ -104,6 +104,15 @@ def holds(index: ShardIndex, name: str, facts: Mapping[str, Any] | None = None) 
     return found is not None and not found.fault and (facts is None or found.facts == dict(facts))
 
 
+def refuse_others(index: ShardIndex, name: str, facts: Mapping[str, Any]) -> None:
+    """Raise UserError where a column that belongs to the shard was made with other facts."""
+    if holds(index, name) and not holds(index, name, facts):
+        raise UserError(
+            f"{look(index, name).path}: the column {name} of {identity(index.url)} was made by another model, or is "
+            "something else; give this one another name, or remove that"
+        )
+
+
 def open_column(index: ShardIndex, name: str) -> tuple[Found, file.Values]:
     """Return a shard's column and its values, mapped: [samples], [samples, width], or an Arrow array of texts.
 

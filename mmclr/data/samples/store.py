@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmclr.data.pixels import augment
-from mmclr.data.pixels.augment import Augment, Canvas
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.medium import Medium, Opened, Whole
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.field_readers import Reader
 from mmclr.data.samples.fields import identity
@@ -27,7 +25,8 @@ class Stored(NamedTuple):
     """A sample: its image, and everything about it that the batch holds."""
 
     size: tuple[int, int]  # width, height
-    picture: EncodedImage | Canvas  # its header, or its pixels when it is kept in memory
+    opened: Opened | None  # its image, not decoded
+    whole: Whole | None  # in its place, decoded, when it is kept in memory
     texts: list[tuple[float, list[str]]]
     image_id: int
     fields: dict[str, Any]  # values of the batch fields, by name
@@ -36,9 +35,8 @@ class Stored(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Return the bytes it takes in memory, about: Pillow keeps RGB in 4 bytes."""
-        pixels = self.picture.image.width * self.picture.image.height if isinstance(self.picture, Canvas) else 0
-        return 4 * pixels + ABOUT + 2 * sum(len(text) for _, texts in self.texts for text in texts)
+        """Return the bytes that all but the image takes in memory, about."""
+        return ABOUT + 2 * sum(len(text) for _, texts in self.texts for text in texts)
 
 
 class Store:
@@ -54,9 +52,9 @@ class Store:
         parts: list[Shards],
         readers: Mapping[str, Reader],
         chooser: Chooser,
-        augments: Sequence[Augment],
+        medium: Medium,
     ) -> None:
-        self.config, self.parts, self.readers, self.chooser, self.augments = config, parts, readers, chooser, augments
+        self.config, self.parts, self.readers, self.chooser, self.medium = config, parts, readers, chooser, medium
         self.begins = bounds(parts)
         self.keeps = config.cache == "decoded"
         self.room = config.cache_bytes // max(config.workers, 1)
@@ -77,12 +75,6 @@ class Store:
                 part = self._part(number_)
                 sizes[at] = self.parts[part].bytes_of(number_ - int(self.begins[part]))
         return sizes
-
-    def canvas(self, picture: EncodedImage, shrink: float) -> Canvas:
-        """Decode an image, smaller by at most `shrink` unless it is to be kept. Raises Fault."""
-        image = picture.pixels(self.config.background, 1.0 if self.keeps else shrink)
-        factor = max(1, round(picture.size[0] / image.width))
-        return augment.canvas(image, factor, self.augments, self.config.background)
 
     def entry(self, sample: int, fault: Fault) -> Entry:
         """Return the ledger's line for a fault of a sample."""
@@ -124,9 +116,9 @@ class Store:
             if isinstance(found, Fault):
                 raise found
             stored = self._parse(found, number_)
-            if self.keeps and isinstance(stored.picture, EncodedImage):
-                stored = stored._replace(picture=self.canvas(stored.picture, 1.0))
-                if self._take(stored.cost):
+            if self.keeps and stored.opened is not None:
+                stored = stored._replace(opened=None, whole=self.medium.decode(stored.opened))
+                if self._take(self.medium.bytes_of(stored.whole) + stored.cost):
                     self._stored[number_] = stored
             return stored
         except Fault as fault:
@@ -134,12 +126,12 @@ class Store:
 
     def _parse(self, sample: Sample, number_: int) -> Stored:
         """Read the header of the image, the captions and the batch fields of a sample. Raises Fault."""
-        data = sample.image()
-        image = EncodedImage(data, self.config.max_pixels, self.config.decoder == "turbo")
+        data = sample.image(self.medium.members)
+        opened = self.medium.open(data, sample.members)
         lost: list[Fault] = []
         texts = self.chooser.candidates(sample, lost)
         values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
-        return Stored(image.size, image, texts, identity(data), values, sample.key, tuple(lost))
+        return Stored(opened.size, opened, None, texts, identity(data), values, sample.key, tuple(lost))
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""

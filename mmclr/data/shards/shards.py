@@ -32,9 +32,9 @@ class Sample(NamedTuple):
     key: str
     members: dict[str, bytes]
 
-    def image(self) -> bytes:
-        """Return the bytes of the image. Raises Fault."""
-        for extension in IMAGES:
+    def image(self, among: Sequence[str] = IMAGES) -> bytes:
+        """Return the bytes of the image: the first of these members that the sample has. Raises Fault."""
+        for extension in among:
             if extension in self.members:
                 check_image(len(self.members[extension]), extension)
                 return self.members[extension]
@@ -49,6 +49,7 @@ class Shards:
     """The usable samples of shards, numbered 0 to len - 1 in the order of the shards.
 
     A sample is usable when it has an image and one of `captions` (extensions); the others are counted in `ledger`.
+    `images` are the extensions of images, True for those of photographs, none where images do not count.
     With `subset` (sorted uids, see subset.py) only the samples that it names. Of a member that is longer than any value
     may be, no more is read than tells so, unless members are to be given `whole`, to be copied.
     """
@@ -59,16 +60,17 @@ class Shards:
         captions: Sequence[str] = ("txt",),
         extras: Sequence[str] = (),
         ledger: Ledger | None = None,
-        images: bool = True,
+        images: bool | Sequence[str] = True,
         subset: NDArray[Any] | None = None,
         whole: bool = False,
     ) -> None:
         self.indices, self._whole = list(indices), whole
-        self.wanted = frozenset([*captions, *extras, *(IMAGES if images else ())])
+        self._images = (IMAGES if images else ()) if isinstance(images, bool) else tuple(images)
+        self.wanted = frozenset([*captions, *extras, *self._images])
         self.reader = Reader()
         self.alone = False  # whether a sample is read without its neighbours, because they will not be wanted soon
         self._rows: list[Ints | None] = []  # usable rows; None where all are
-        self._captions, self._images, self._subset = frozenset(captions), images, subset
+        self._captions, self._subset = frozenset(captions), subset
         ledger = ledger if ledger is not None else Ledger()
         counts = [self._select(index, ledger) for index in self.indices]
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -137,8 +139,8 @@ class Shards:
         """Return what is to be read of members. Raises Fault when the image is too large."""
         if all(size <= JSON_BYTES for _, _, size in members):
             return members
-        sizes = {extension: size for extension, _, size in members if extension in IMAGES}
-        image = next((extension for extension in IMAGES if extension in sizes), "")
+        sizes = {extension: size for extension, _, size in members}
+        image = next((extension for extension in self._images or IMAGES if extension in sizes), "")
         if self._images and image:
             check_image(sizes[image], image)
         if self._whole:
@@ -195,7 +197,7 @@ class Shards:
             entries = [Entry(shard, -1, name, reason, what or f"at byte {at}") for at, name, what in first]
             ledger.exclude(reason, count, entries[: ledger.limit])
         for number, kind in enumerate(index.kinds):
-            pairs = _pairs(kind, self._captions) if self._images else []
+            pairs = _pairs(kind, self._captions, self._images)
             if pairs and index.kind_counts[number]:
                 row = int((index.kind == number).argmax())
                 entry = Entry(shard, row, index.key(row), "dotted_key", f"its members end in {_list(pairs)}")
@@ -221,7 +223,7 @@ class Shards:
             ledger.exclude(reason, len(rows), entries)
 
     def _lack(self, kind: frozenset[str]) -> str | None:
-        if self._images and not kind & frozenset(IMAGES):
+        if self._images and not kind & frozenset(self._images):
             return "no_image"
         return "no_caption" if self._captions and not kind & self._captions else None
 
@@ -241,13 +243,13 @@ class Shards:
         )
 
 
-def _pairs(kind: frozenset[str], captions: frozenset[str]) -> list[str]:
+def _pairs(kind: frozenset[str], captions: frozenset[str], images: Sequence[str]) -> list[str]:
     """Return the beginnings that an image and a caption share in extensions with dots: samples whose keys have dots."""
     dotted = [extension.rpartition(".") for extension in kind if "." in extension]
     if len(dotted) < 2:
         return []
-    images = {begin for begin, _, ending in dotted if ending in IMAGES}
-    return sorted(images & {begin for begin, _, ending in dotted if ending in captions})
+    begins = {begin for begin, _, ending in dotted if ending in images}
+    return sorted(begins & {begin for begin, _, ending in dotted if ending in captions})
 
 
 def _list(names: Sequence[str], most: int = 10) -> str:

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmclr.data.pixels import augment
-from mmclr.data.pixels.augment import Recipe
-from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.medium import Drawn, Medium
 from mmclr.data.random import Words, key
 from mmclr.data.samples.captions import Chooser, text_id
 from mmclr.data.samples.field_readers import Reader, arrays
@@ -42,8 +40,8 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, size: int, views: int, texts: int, readers: Mapping[str, Reader]) -> None:
-        self.pixels = np.zeros((1 + views, count, size, size, 3), np.uint8)
+    def __init__(self, count: int, medium: Medium, views: int, texts: int, readers: Mapping[str, Reader]) -> None:
+        self.pixels = np.zeros((1 + views, count, *medium.shape), medium.dtype)
         self.boxes = np.zeros((count, 1 + views, 4), np.float32)
         self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 2), -1, np.int64)  # image, caption
@@ -61,28 +59,28 @@ class Assembler:
         order: Order,
         readers: Mapping[str, Reader],
         tokenizer: Any,
-        image_size: int,
+        medium: Medium,
         seed: int,
         rank: int,
         world: int,
         captions: int,
     ) -> None:
         self.config, self.order, self.tokenizer = config, order, tokenizer
-        self.image_size, self.seed, self.captions = image_size, seed, captions
+        self.medium, self.seed, self.captions = medium, seed, captions
         self.rows = config.batch // world
         self.first = rank * self.rows
         self.chooser = Chooser(
             config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
         )
         self.augments = [config.augment] + [config.view_augment] * config.views
-        self.store = Store(config, parts, readers, self.chooser, self.augments)
+        self.store = Store(config, parts, readers, self.chooser, medium)
 
     def __call__(self, start: Start) -> Batch:
         """Return the rows of this rank in the global batch that begins at `start`."""
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
         texts = self.captions + self.config.text_views
-        rows = Rows(self.rows, self.image_size, self.config.views, texts, self.store.readers)
+        rows = Rows(self.rows, self.medium, self.config.views, texts, self.store.readers)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -103,9 +101,7 @@ class Assembler:
         text_words = key(words, TEXT)
         opened = list(self.store.open(sample[part].tolist()))
         sizes = np.array([s.size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
-        recipes = [
-            augment.draw(how, sizes, key(words, view), self.image_size) for view, how in enumerate(self.augments)
-        ]
+        recipes = [self.medium.draw(how, sizes, key(words, view)) for view, how in enumerate(self.augments)]
         bad = []
         for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
             if isinstance(stored, Stored):
@@ -119,14 +115,13 @@ class Assembler:
             bad.append(row)
         return bad
 
-    def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Recipe]) -> None:
+    def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Drawn]) -> None:
         """Put the views of an image into their places. Raises Fault."""
-        canvas = stored.picture
-        if isinstance(canvas, EncodedImage):
-            canvas = self.store.canvas(canvas, min(recipe.shrink(self.image_size) for recipe in recipes))
+        whole, medium = stored.whole, self.medium
+        if whole is None:
+            whole = medium.decode(stored.opened, min(recipe.shrink(medium.size) for recipe in recipes))
         for view, recipe in enumerate(recipes):
-            pixels = augment.cut(canvas, recipe, self.image_size, self.config.resample)
-            rows.pixels[view, row] = np.frombuffer(pixels, np.uint8).reshape(rows.pixels.shape[2:])
+            rows.pixels[view, row] = medium.cut(whole, recipe)
             rows.boxes[row, view] = recipe.place(stored.size)
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
@@ -152,7 +147,7 @@ class Assembler:
         tokens, lengths = (x.unflatten(0, (self.rows, each)) for x in self.tokenizer.pad(encoded))
         image_id, caption_id = torch.from_numpy(rows.ids[order].T.copy())
         boxes = torch.from_numpy(rows.boxes[order])
-        pixels = torch.from_numpy(_take(rows.pixels, order)).permute(0, 1, 4, 2, 3)  # in memory channels last
+        pixels = self.medium.batched(_take(rows.pixels, order))
         return Batch(
             pixels=pixels[0],
             views=pixels[1:].transpose(0, 1) if self.config.views else None,
@@ -177,5 +172,5 @@ def _chunks(rows: Ints, sizes: Ints) -> list[Ints]:
     return np.split(rows, np.flatnonzero(cuts) + 1) if len(rows) else []
 
 
-def _take(rows: NDArray[np.uint8], order: Ints) -> NDArray[np.uint8]:
+def _take(rows: NDArray[Any], order: Ints) -> NDArray[Any]:
     return rows if (order[:-1] < order[1:]).all() else rows[:, order]

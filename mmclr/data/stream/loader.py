@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from mmclr.batch_fields import FIELDS
+from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium, Side
 from mmclr.data.samples import absent, field_readers
 from mmclr.data.samples.captions import extensions
 from mmclr.data.samples.reader import read_all
@@ -34,7 +36,7 @@ __all__ = ["Batch", "DataConfig", "Given", "Loader", "Source", "read_all"]
 
 
 class Loader:
-    """Batches of this rank. `captions` is M, the captions per image.
+    """Batches of this rank. `image` is what the model sees, or the size of photographs; `captions` is M, per image.
 
     Raises UserError when shards are missing, hold no usable sample, or fewer samples than a batch.
     """
@@ -43,7 +45,7 @@ class Loader:
         self,
         config: DataConfig,
         tokenizer: Any,
-        image_size: int,
+        image: Side | int,
         seed: int,
         rank: int = 0,
         world: int = 1,
@@ -53,7 +55,8 @@ class Loader:
             raise UserError(f"data.batch={config.batch} cannot be divided among {world} processes")
         self.config, self.rank, self.world = config, rank, world
         self.ledger = Ledger()
-        self.parts = _open(config, self.ledger)
+        medium = choose(image, config)
+        self.parts = _open(config, medium, self.ledger)
         absent.check(self.parts, _fields(config))
         self.samples = sum(map(len, self.parts))
         if self.samples < config.batch:
@@ -64,7 +67,7 @@ class Loader:
         self.readers = field_readers.build(config, self.parts)
         self.order = self._order(seed)
         self.assembler = Assembler(
-            config, self.parts, self.order, self.readers, tokenizer, image_size, seed, rank, world, captions
+            config, self.parts, self.order, self.readers, tokenizer, medium, seed, rank, world, captions
         )
         self._identity = resume.identity(self.parts, self.order, seed)
         self._read = 0  # rows of this rank that were handed out
@@ -154,14 +157,14 @@ def _fields(config: DataConfig) -> dict[str, list[str]]:
     return named
 
 
-def _open(config: DataConfig, ledger: Ledger) -> list[Shards]:
+def _open(config: DataConfig, medium: Medium, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
-    extras = extensions([reader.field.text for reader in field_readers.members(config).values()])
+    extras = medium.beside + extensions([reader.field.text for reader in field_readers.members(config).values()])
     subset = read_subset(config.subset) if config.subset else None
     parts = []
     for source in config.sources().values():
         indices = open_indices(expand(source.urls, config.allow_pipe))
-        parts.append(Shards(indices, captions, extras, ledger, subset=subset))
+        parts.append(Shards(indices, captions, extras, ledger, medium.members, subset))
         parts[-1].alone = config.block == 1
     return parts

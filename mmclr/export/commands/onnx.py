@@ -14,10 +14,11 @@ from torch import Tensor
 from mmclr.data.samples.text import Tokenizer
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.export import card, parity
+from mmclr.export import card, image_pool, parity
 from mmclr.export.format import Format
 from mmclr.export.origin import Source, add_arguments, written
 from mmclr.models.formats.transformers import preprocessor, to_transformers
+from mmclr.models.pooling import pool
 
 EXTRA = "mmclr export onnx needs onnx, onnxscript and onnxruntime: pip install 'mmclr[onnx]'"
 
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> None:
     """`mmclr export onnx CHECKPOINT OUT`."""
     parser = argparse.ArgumentParser(
         description="Write image.onnx and text.onnx (any number of rows, texts of any length up to the context) with "
-        "the tokenizer; onnxruntime runs both and is compared with the checkpoint. Weights are float32.",
+        "the tokenizer, and image_pool.onnx where several images are pooled by attention; onnxruntime runs them and is "
+        "compared with the checkpoint. Weights are float32.",
         epilog="example: mmclr export onnx runs/demo my-clip-onnx --int8 --measure-on 'shards/test-{00000..00009}.tar'",
     )
     add_arguments(parser)
@@ -72,6 +74,7 @@ def write(
         (partial / "config.json").write_text(json.dumps({**tree, "mmclr": {**tree["mmclr"], **scalars}}, indent=2))
         (partial / "preprocessor_config.json").write_text(json.dumps(preprocessor(source.model.config.image), indent=2))
         source.tokenizer.save(partial)
+        pool.save(partial, source.model.config, {})
         differences = parity.compare(source, load(partial))
         if int8:
             quantise(partial)
@@ -98,8 +101,22 @@ def load(folder: Path, kind: str = "") -> parity.Peer:
         return _run(text, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
 
     return parity.Peer(
-        image=lambda x: _run(image, {"pixel_values": x.numpy()}), text=encode, ids=tokenizer.encode, pixels={}
+        image=lambda x: _run(image, {"pixel_values": x.numpy()}),
+        text=encode,
+        ids=tokenizer.encode,
+        pixels={},
+        pool=_load_pool(folder),
     )
+
+
+def _load_pool(folder: Path) -> image_pool.Pool | None:
+    """Return how the graph of a learnt pool pools; None where there is none."""
+    import onnxruntime
+
+    if not (folder / image_pool.GRAPH).is_file():
+        return None
+    session = onnxruntime.InferenceSession(folder / image_pool.GRAPH, providers=["CPUExecutionProvider"])
+    return lambda x, there: _run(session, {"image_embeds": x.numpy(), "mask": there.numpy()})
 
 
 def _run(session: Any, inputs: dict[str, np.ndarray]) -> Tensor:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from mmclr.display.terminal import say
-from mmclr.export import card, parity
+from mmclr.errors import UserError
+from mmclr.export import card, image_pool, parity
 from mmclr.export.format import Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.formats import open_clip as form
@@ -63,12 +64,18 @@ def write(source: Source, out: Path, about: card.About | None = None) -> dict[st
 def fill(source: Source, folder: Path, name: str) -> None:
     """Write config, weights and tokenizer; `name` is where the tokenizer will be found, a repository's on the Hub."""
     model = source.model
+    if image_pool.is_learnt(model):
+        raise UserError(
+            "open_clip has no place for the attention that pools several images of a sample (model.image_pool); "
+            "`mmclr export transformers` and `mmclr export onnx` have one"
+        )
     tree = form.write_config(model.config, bias=model.logit_bias is not None)
     tree["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = name  # anything: in a local folder open_clip looks there
     (folder / form.CONFIG).write_text(json.dumps(tree, indent=2))
     state = to_open_clip(model.state_dict(), model.config)
     write_weights({key: value.to(DTYPES[source.dtype]) for key, value in state.items()}, folder / form.WEIGHTS[0])
     source.tokenizer.save(folder)
+    image_pool.fill(source, folder)
 
 
 def load(folder: Path) -> parity.Peer:

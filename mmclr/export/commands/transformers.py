@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmclr.display.terminal import say
-from mmclr.export import captioner, card, forms, parity
+from mmclr.export import captioner, card, forms, image_pool, parity
 from mmclr.export.format import WIDE, Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.foreign.libraries.transformers import quiet
@@ -44,7 +44,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description="Write a checkpoint as a transformers folder: CLIPModel (SiglipModel or VisionTextDualEncoderModel "
         "where the towers are of other kinds), processor, tokenizer, model card. A captioner becomes a model of its "
-        "own, OUT/captioner. The folder is loaded back and compared with the checkpoint before it gets its name.",
+        "own, OUT/captioner, and so does a learnt pool of several images, OUT/image_pool. The folder is loaded back "
+        "and compared with the checkpoint before it gets its name.",
         epilog="example: mmclr export transformers runs/demo my-clip, and then in Python: "
         "AutoModel.from_pretrained('my-clip')",
     )
@@ -81,7 +82,7 @@ def write(source: Source, out: Path, about: card.About | None = None, halves: bo
 
 
 def fill(source: Source, folder: Path) -> None:
-    """Write config, weights, tokenizer and processor, and the captioner's folder."""
+    """Write config, weights, tokenizer and processor, and the folders of captioner and pool."""
     import transformers
 
     tree, state = forms.form(source.model)
@@ -95,6 +96,7 @@ def fill(source: Source, folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     getattr(transformers, PROCESSORS[tree["model_type"]])(images, tokenizer).save_pretrained(folder)
     captioner.fill(source, folder)
+    image_pool.fill(source, folder)
 
 
 def _save_tokenizer(source: Source, folder: Path, masked: bool) -> None:
@@ -128,6 +130,7 @@ def load(folder: Path) -> parity.Peer:
         ids=lambda texts: processor.tokenizer(texts, truncation=True)["input_ids"],
         pixels={"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
         captions=captioner.load(folder),
+        pool=image_pool.load(folder),
     )
 
 

@@ -1,4 +1,4 @@
-"""The k largest similarities of every row over the columns of all ranks, streamed."""
+"""The k largest similarities of every row over the columns of all ranks, streamed; and those to given columns."""
 
 from __future__ import annotations
 
@@ -69,6 +69,33 @@ class _Top(torch.autograd.Function):
             order // columns.shape[1], x, starts, per_sample_weights=grad.flatten()[order], mode="sum"
         )
         return bag * scale, strip.hand_back(of_y * scale), dscale, None, None, None
+
+
+@full_precision
+def chosen(x: Tensor, every: Tensor, columns: Tensor) -> Tensor:
+    """Return <x_i, y_j> for the columns j of each row, [n, k], in O(n k + n D) memory.
+
+    x [n, D] are this rank's rows, every [M, D] the columns of all ranks, constants; columns int64 [n, k] are their
+    global numbers. Differentiable once, in x.
+    """
+    x, every = alike(x, every.detach())
+    return _Chosen.apply(x, every, columns)
+
+
+class _Chosen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, every: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(every, columns)
+        out = x.new_empty(columns.shape)
+        for place in range(columns.shape[1]):  # [n, k, D] would be too much
+            out[:, place] = (x * every[columns[:, place]]).sum(1)
+        return out
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        every, columns = ctx.saved_tensors
+        return F.embedding_bag(columns, every, per_sample_weights=grad, mode="sum"), None, None
 
 
 def _largest(values: Tensor, k: int) -> Tensor:

@@ -10,8 +10,6 @@ from mmclr import parallel, sample_random
 from mmclr.losses.algebra import dual_lse
 from mmclr.losses.objective import Objective
 
-TRIES = 40  # candidates for a draw of the beta distribution; each is taken with probability 1/2 or more
-
 
 class M3CoL(Objective, key="m3col"):
     """Mix two samples in one modality and match the mixture to both in the other; later use soft targets.
@@ -46,7 +44,7 @@ class M3CoL(Objective, key="m3col"):
         seed = sample_random.seed(index)
         partner = sample_random.partners(index, seed)
         chosen = sample_random.uniform(index, seed, 1)[:, 0] < self.mixed
-        share = torch.where(chosen, beta_draws(index, seed + 1, self.beta), 1.0).to(x.dtype)
+        share = torch.where(chosen, sample_random.beta(index, seed + 1, self.beta, self.beta), 1.0).to(x.dtype)
         mixture = F.normalize(share[:, None] * x + (1 - share)[:, None] * parallel.gather(x)[partner], dim=1)
         return mixed_contrast(mixture, y, share, partner, self.tau)
 
@@ -75,11 +73,3 @@ def soft_clip(x: Tensor, y: Tensor, tau: float) -> Tensor:
         for every in (every_x, every_y)
     )
     return (lse.row + lse.col - ((x * of_y).sum(1) + (y * of_x).sum(1)) / tau) / 2
-
-
-def beta_draws(index: Tensor, seed: Tensor, beta: float) -> Tensor:
-    """Return a draw of Beta(beta, beta) for each sample: [b] -> [b]. M. Johnk, Metrika 8, 1964; beta at most 1."""
-    x, y = (sample_random.uniform(index, seed, 2 * TRIES).clamp_min(1e-300).log() / beta).chunk(2, 1)
-    size = torch.logaddexp(x, y)
-    first = (size <= 0).double().argmax(1, keepdim=True)
-    return (x - size).gather(1, first)[:, 0].exp()

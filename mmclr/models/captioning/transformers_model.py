@@ -117,12 +117,12 @@ class VisionEmbeddings(nn.Module):
 
     def __init__(self, c: dict[str, Any]) -> None:
         super().__init__()
-        self.patch_embedding = nn.Conv2d(3, c["width"], c["patch"], c["patch"], bias=False)
+        self.patch_embedding = nn.Conv2d(c.get("channels", 3), c["width"], c["patch"], c["patch"], bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(c["width"]))
         self.position_embedding = nn.Embedding((c["size"] // c["patch"]) ** 2 + 1, c["width"])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[b, 3, H, W] -> [b, 1 + P, width]."""
+        """[b, C, H, W] -> [b, 1 + P, width]."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(pixels), 1, -1)
         return torch.cat([first, patches], 1) + self.position_embedding.weight
@@ -138,7 +138,7 @@ class VisionTower(nn.Module):
         self.encoder = Encoder(c, causal=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[b, 3, H, W] -> [b, 1 + P, width]."""
+        """[b, C, H, W] -> [b, 1 + P, width]."""
         return self.encoder(self.pre_layrnorm(self.embeddings(pixels)))
 
 

@@ -85,10 +85,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """[n, L, width] -> [n, L, width]."""
+    def forward(self, x: Tensor, causal: bool, seen: Tensor | None = None) -> Tensor:
+        """[n, L, width] -> [n, L, width]; of the tokens only those of `seen` [n, L] are looked at, if given."""
         q, k, v = self._project(x, self.q_proj, self.k_proj, self.v_proj)
-        return self.out_proj(self._attend(q, k, v, causal))
+        return self.out_proj(self._attend(q, k, v, causal, seen))
 
     def packed(self, x: Tensor, layout: Packed) -> Tensor:
         """[N, width] -> [N, width], causal within each sequence."""
@@ -103,9 +103,9 @@ class Attention(nn.Module):
         parts = zip(layout.split(q), layout.split(k), layout.split(v))
         return torch.cat([self._attend(a, b, c, causal=True).flatten(0, 1) for a, b, c in parts])
 
-    def pooled(self, x: Tensor, query: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, query: Tensor, seen: Tensor | None = None) -> Tensor:
         """Each sequence's one query [n, width] over all its tokens x [n, L, width] -> [n, width]."""
-        return self._values(_weighted_mean(x, *self._logits_of(query)))
+        return self._values(_weighted_mean(x, *self._logits_of(query), seen))
 
     def packed_pooled(self, x: Tensor, query: Tensor, layout: Packed) -> Tensor:
         """As `pooled`, over packed tokens x [N, width]; query [n, width] in packed order."""
@@ -139,18 +139,22 @@ class Attention(nn.Module):
         bias = torch.cat([layer.bias for layer in layers])
         return F.linear(x, weight, bias).chunk(len(layers), -1)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, causal: bool, seen: Tensor | None = None) -> Tensor:
         """[n, L, width] each -> [n, L, width]."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+        mask = None if seen is None else seen[:, None, None]
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2).flatten(2)
 
 
-def _weighted_mean(x: Tensor, through: Tensor, constant: Tensor) -> Tensor:
+def _weighted_mean(x: Tensor, through: Tensor, constant: Tensor, seen: Tensor | None = None) -> Tensor:
     """The mean of tokens x [n, L, width] under each head's attention -> [n, heads, width]."""
     with torch.autocast(x.device.type, enabled=False):  # logits in float32, as attention kernels have them
         exact = torch.promote_types(x.dtype, torch.float32)
         tokens = x.to(exact)
-        return ((through.to(exact) @ tokens.mT + constant.to(exact)).softmax(-1) @ tokens).to(x.dtype)
+        logits = through.to(exact) @ tokens.mT + constant.to(exact)
+        if seen is not None:
+            logits = logits.masked_fill(~seen[:, None], float("-inf"))
+        return (logits.softmax(-1) @ tokens).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -195,22 +199,30 @@ class Block(Recomputable):
         self.self_attn = Attention(width, heads)
         self.mlp = MLP(width, hidden, activation)
 
-    def compute(self, x: Tensor, causal: bool = False, layout: Packed | None = None, pool: bool = False) -> Tensor:
+    def compute(
+        self,
+        x: Tensor,
+        causal: bool = False,
+        layout: Packed | None = None,
+        pool: bool = False,
+        seen: Tensor | None = None,
+    ) -> Tensor:
         """[n, L, width] or packed [N, width] -> the same; with `pool` only each sequence's pooled token [n, width].
 
         The pooled token is the first (no layout) or the last. It goes through forward as all else does, because
-        that is what FSDP and ZeRO gather a block's weights for.
+        that is what FSDP and ZeRO gather a block's weights for. Without a layout no token looks at those that are not
+        in `seen` [n, L], if that is given.
         """
         normed = self.layer_norm1(x)
         if pool:
-            x = self._pooled(x, normed, layout)
+            x = self._pooled(x, normed, layout, seen)
         else:
-            x = x + (self.self_attn(normed, causal) if layout is None else self.self_attn.packed(normed, layout))
+            x = x + (self.self_attn(normed, causal, seen) if layout is None else self.self_attn.packed(normed, layout))
         return x + self.mlp(self.layer_norm2(x))
 
-    def _pooled(self, x: Tensor, normed: Tensor, layout: Packed | None) -> Tensor:
+    def _pooled(self, x: Tensor, normed: Tensor, layout: Packed | None, seen: Tensor | None) -> Tensor:
         if layout is None:
-            return x[:, 0] + self.self_attn.pooled(normed, normed[:, 0])
+            return x[:, 0] + self.self_attn.pooled(normed, normed[:, 0], seen)
         return x[layout.last] + self.self_attn.packed_pooled(normed, normed[layout.last], layout)
 
 
@@ -222,14 +234,16 @@ class Encoder(nn.Module):
         blocks = [Block(width, heads, hidden, activation, eps) for _ in range(layers)]
         self.layers: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, causal: bool = False, layout: Packed | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, causal: bool = False, layout: Packed | None = None, seen: Tensor | None = None
+    ) -> Tensor:
         """All tokens after the last block."""
         for block in self.layers:
-            x = block(x, causal, layout)
+            x = block(x, causal, layout, seen=seen)
         return x
 
-    def pooled(self, x: Tensor, layout: Packed | None = None) -> Tensor:
+    def pooled(self, x: Tensor, layout: Packed | None = None, seen: Tensor | None = None) -> Tensor:
         """The pooled token after the last block, [n, width]: the last block computes nothing else."""
         for block in self.layers[:-1]:
-            x = block(x, causal=layout is not None, layout=layout)
-        return self.layers[-1](x, layout=layout, pool=True)
+            x = block(x, causal=layout is not None, layout=layout, seen=seen)
+        return self.layers[-1](x, layout=layout, pool=True, seen=seen)

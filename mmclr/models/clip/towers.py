@@ -21,7 +21,7 @@ class Patches(nn.Conv2d):
     """A convolution whose stride is its size: one matmul over patches, and faster as such."""
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels [b, 3, H, W] -> [b, P, width]."""
+        """Pixels [b, C, H, W] -> [b, P, width]."""
         size = self.kernel_size[0]
         grid = pixels.unfold(2, size, size).unfold(3, size, size)
         return F.linear(grid.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), self.weight.flatten(1))
@@ -43,12 +43,12 @@ class VisionEmbeddings(nn.Module):
 
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
-        self.patch_embedding = Patches(3, c.width, c.patch, c.patch, bias=False)
+        self.patch_embedding = Patches(c.channels, c.width, c.patch, c.patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(c.width))
         self.position_embedding = Positions((c.size // c.patch) ** 2 + 1, c.width)
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pixels [b, 3, H, W] -> [b, 1 + P, width]; of the P patches only those in keep [b, p] if given."""
+        """Pixels [b, C, H, W] -> [b, 1 + P, width]; of the P patches only those in keep [b, p] if given."""
         positions = self.position_embedding()
         x = self.patch_embedding(pixels) + positions[1:]
         if keep is not None:
@@ -74,11 +74,11 @@ class VisionTower(Tower):
         return self.encoder.layers
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pixels [b, 3, H, W] -> the class token's feature [b, width]."""
+        """Pixels [b, C, H, W] -> the class token's feature [b, width]."""
         return self.post_layernorm(self.encoder.pooled(self.pre_layrnorm(self.embeddings(pixels, keep))))
 
     def tokens(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pixels [b, 3, H, W] -> all tokens after the last block [b, 1 + P, width], the class token first."""
+        """Pixels [b, C, H, W] -> all tokens after the last block [b, 1 + P, width], the class token first."""
         return self.encoder(self.pre_layrnorm(self.embeddings(pixels, keep)))
 
 

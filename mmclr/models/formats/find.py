@@ -21,6 +21,7 @@ from mmclr.models.formats import open_clip, sizes
 from mmclr.models.formats.open_clip_weights import from_open_clip
 from mmclr.models.formats.transformers import from_transformers
 from mmclr.models.formats.weights import find_weights, finite, read_weights
+from mmclr.models.pooling import pool
 from mmclr.storage import checkpoints
 from mmclr.storage.json_file import read_json
 
@@ -125,6 +126,7 @@ def read_config(folder: Path) -> ModelConfig:
             raise UserError(f"{folder}: no config.json there; name a checkpoint, its model/, or a model folder")
         else:
             config = dataclasses.replace(from_transformers(folder), captioner=decoder.read_config(folder))
+        config = dataclasses.replace(config, image_pool=pool.read_kind(folder))
     except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}: its configuration cannot be read ({repr(error)[:300]}); copy it again") from None
     sizes.check(config, folder, names)
@@ -152,8 +154,8 @@ def read(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Return the weights in a folder of ours or transformers', its captioner's too, under the names that they have."""
-    return {**read_weights(find_weights(folder, "model.safetensors")), **decoder.read(folder)}
+    """Return the weights in a folder of ours or transformers', captioner and pool too, under the names they have."""
+    return {**read_weights(find_weights(folder, "model.safetensors")), **decoder.read(folder), **pool.read(folder)}
 
 
 def _nested(name: str) -> str:

@@ -134,6 +134,16 @@ def _pixels(tree: Tree, where: str) -> Tree:
 def write_config(config: ModelConfig, bias: bool) -> Tree:
     """Return the content of open_clip_config.json."""
     image, text = config.image, config.text
+    if image.array is not None:
+        raise UserError(
+            "open_clip has no tower for arrays, and this model takes no images; use `mmclr export transformers` or onnx"
+        )
+    if image.deep:
+        asks = f"{image.channels} channels" if image.channels != 3 else "deep pixels (model.image.intensity)"
+        raise UserError(
+            f"open_clip's towers and transforms are made for RGB images of 8 bits, and its config has no key for "
+            f"{asks}; use `mmclr export transformers` or `mmclr export onnx`"
+        )
     quick = {_activation(image), _activation(text)}
     if len(quick) > 1:
         raise UserError("open_clip has one activation for both towers; this model has gelu in one, quick_gelu in one")

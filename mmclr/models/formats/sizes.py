@@ -36,7 +36,8 @@ def _parameters(tower: ImageConfig | TextConfig) -> Iterator[int]:
         return
     yield tower.layers * (4 * tower.width**2 + 2 * tower.width * tower.mlp)
     if isinstance(tower, ImageConfig):
-        yield tower.width * (3 * tower.patch**2 + (tower.size // tower.patch) ** 2)
+        a = tower.array
+        yield tower.width * ((a.channels * a.patch if a else tower.channels * tower.patch**2) + tower.patches)
     else:
         yield tower.width * (tower.context + tower.vocab)
 

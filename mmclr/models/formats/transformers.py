@@ -18,14 +18,15 @@ __all__ = ["from_transformers", "preprocessor", "read_pixels", "read_text", "rea
 
 Tree = dict[str, Any]
 # transformers' name for each field of ours, and its own defaults where a key is left out
-_VISION = {"size": "image_size", "patch": "patch_size", "width": "hidden_size", "layers": "num_hidden_layers",
-           "heads": "num_attention_heads", "mlp": "intermediate_size", "activation": "hidden_act",
-           "eps": "layer_norm_eps"}  # fmt: skip
+_VISION = {"size": "image_size", "patch": "patch_size", "channels": "num_channels", "width": "hidden_size",
+           "layers": "num_hidden_layers", "heads": "num_attention_heads", "mlp": "intermediate_size",
+           "activation": "hidden_act", "eps": "layer_norm_eps"}  # fmt: skip
+_OF_IMAGES = {"size", "patch", "channels"}
 _TEXT = {"context": "max_position_embeddings", "vocab": "vocab_size", "bos": "bos_token_id", "eos": "eos_token_id",
-         "pad": "pad_token_id", **{k: v for k, v in _VISION.items() if k not in ("size", "patch")}}  # fmt: skip
+         "pad": "pad_token_id", **{k: v for k, v in _VISION.items() if k not in _OF_IMAGES}}  # fmt: skip
 _DEFAULTS = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_VISION_DEFAULTS = {"image_size": 224, "patch_size": 32, "hidden_size": 768, "num_attention_heads": 12,
-                    "intermediate_size": 3072, **_DEFAULTS}  # fmt: skip
+_VISION_DEFAULTS = {"image_size": 224, "patch_size": 32, "num_channels": 3, "hidden_size": 768,
+                    "num_attention_heads": 12, "intermediate_size": 3072, **_DEFAULTS}  # fmt: skip
 _TEXT_DEFAULTS = {"max_position_embeddings": 77, "vocab_size": 49408, "hidden_size": 512, "num_attention_heads": 8,
                   "intermediate_size": 2048, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1,
                   **_DEFAULTS}  # fmt: skip
@@ -35,9 +36,9 @@ OURS = ("preset", "scale", "bias", "max_scale")
 def to_transformers(config: ModelConfig) -> Tree:
     """Return the model as transformers' CLIPConfig tree; what it has no word for lies under "mmclr".
 
-    A model with foreign towers is no CLIPModel: its tree is our own, of model_type "mmclr".
+    A model with foreign towers, or of arrays, is no CLIPModel: its tree is our own, of model_type "mmclr".
     """
-    if config.image.foreign or config.text.foreign:
+    if config.image.foreign or config.text.foreign or config.image.array:
         return {"model_type": "mmclr", "mmclr": to_tree(config)}
     projection = {"projection_dim": config.embed}
     ours = {name: getattr(config, name) for name in OURS}

@@ -34,7 +34,7 @@ def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> flo
     """Return the bytes that both towers keep for the backward. tokens: of a caption; size: bytes of a number."""
     image, text = run.model.image, run.model.text
     seen = 1 - min(run.patch_dropout.first, run.patch_dropout.last)
-    patches = (image.size // image.patch) ** 2 * seen + 1
+    patches = image.patches * seen + 1
     total = 0.0
     for length, tower in ((patches, image), (tokens * run.data.texts, text)):
         if run.activation_checkpointing:  # each block's input, and all of one block

@@ -2,7 +2,8 @@
 
 Such a module has `describe(part, folder)`, the tree of an ImageConfig or TextConfig for the tower in a folder;
 `Image(config)` and `Text(config)`, towers with random weights; and `fill_tower(part, tower, folder)`. Its name stands
-before the colon in `foreign: {source: NAME:FOLDER_OR_NAME}`. A plugin adds one with `register`.
+before the colon in `foreign: {source: NAME:FOLDER_OR_NAME}`. A plugin adds one with `register`,
+and is given what stands behind the colon as it is.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def library(name: str) -> Any:
 
 
 def register(name: str, module: ModuleType) -> None:
-    """Add a library of towers from outside of the repository."""
-    if name in by_name(__name__) or ADDED.get(name, module) is not module:
-        raise UserError(f"there is a library of towers called {name!r} already; {module.__name__} needs another name")
-    ADDED[name] = module
+    """Add a library of towers from outside of the repository. Raises UserError where the name is another's."""
+    if name in by_name(__name__):
+        where = plugins.origin(module)
+        raise UserError(f"the library of towers {name!r} is one of mmclr's own; {where} needs another name")
+    plugins.register("library of towers", ADDED, name, module)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmclr.errors import UserError
 from mmclr.models.config import ImageConfig, TextConfig
 from mmclr.models.foreign.inputs import fill, refuse_dropped_patches
 from mmclr.models.formats import open_clip
 from mmclr.models.formats.weights import find_weights, load_weights, read_weights
+from mmclr.models.rechannel import input_convolution
 from mmclr.models.tower import LibraryTower
 from mmclr.storage.json_file import read_json
 
@@ -42,10 +43,25 @@ class Image(LibraryTower):
         super().__init__()
         assert c.foreign is not None
         self.model = _build(c.foreign.architecture).visual
+        if c.channels != 3:
+            self._set_channels(c.channels)
         self.last = _last(self)
 
+    def _set_channels(self, channels: int) -> None:
+        """Put a convolution over so many channels in place of that over RGB; open_clip has no key for it."""
+        name, old = input_convolution(self, 3, self.called)
+        new = nn.Conv2d(
+            channels,
+            old.out_channels,
+            old.kernel_size,  # type: ignore[arg-type]
+            old.stride,  # type: ignore[arg-type]
+            old.padding,  # type: ignore[arg-type]
+            bias=old.bias is not None,
+        )
+        self.set_submodule(name, new)
+
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pixels [b, 3, H, W] -> embeddings [b, width]."""
+        """Pixels [b, C, H, W] -> embeddings [b, width]."""
         refuse_dropped_patches(keep)
         return _first(self.model(pixels))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 from collections.abc import Iterator
@@ -43,7 +44,13 @@ def describe_config(part: str, config: Tree) -> Tree:
     sizes = {"width": width, "layers": layers, "heads": 1, "mlp": getattr(c, "intermediate_size", None) or 4 * width}
     if part == "image":
         size, patch = getattr(c, "image_size", 224), getattr(c, "patch_size", 32)
-        return {"size": size, "patch": patch if isinstance(patch, int) else 32, **sizes, "foreign": foreign}
+        return {
+            "size": size,
+            "patch": patch if isinstance(patch, int) else 32,
+            "channels": getattr(c, "num_channels", 3),
+            **sizes,
+            "foreign": foreign,
+        }
     positions = getattr(c, "max_position_embeddings", 77)
     ids = {kind: v if isinstance(v := getattr(c, f"{kind}_token_id", 0), int) else 0 for kind in ("bos", "eos", "pad")}
     return {
@@ -63,15 +70,15 @@ class Image(LibraryTower):
     def __init__(self, c: ImageConfig) -> None:
         super().__init__()
         assert c.foreign is not None
-        self.foreign = c.foreign
+        self.foreign = dataclasses.replace(c.foreign, architecture=with_channels(c))
         self.pool, self.patch = _pool(c.foreign, ("cls", "mean", "pooler"), "model.image"), c.patch
-        self.model = _build(c.foreign, "image")
+        self.model = _build(self.foreign, "image")
         asks = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         other = c.size != c.foreign.architecture.get("image_size", c.size)
         self.extra = {"interpolate_pos_encoding": True} if asks and other else {}
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Pixels [b, 3, H, W] -> features [b, width]."""
+        """Pixels [b, C, H, W] -> features [b, width]."""
         refuse_dropped_patches(keep)
         out = self.model(pixel_values=pixels, **self.extra)
         if self.pool == "pooler":
@@ -81,6 +88,20 @@ class Image(LibraryTower):
             return x.mean((2, 3))
         patches = (pixels.shape[2] // self.patch) * (pixels.shape[3] // self.patch)  # class and registers come first
         return x[:, 0] if self.pool == "cls" else x[:, -patches:].mean(1)
+
+
+def with_channels(c: ImageConfig) -> Tree:
+    """Return transformers' config of an image tower for the channels that are asked for. Raises UserError."""
+    assert c.foreign is not None
+    tree = c.foreign.architecture
+    if tree.get("num_channels", 3) == c.channels:
+        return tree
+    if "num_channels" not in tree:
+        raise UserError(
+            f"model.image.channels is {c.channels}, and transformers' {tree.get('model_type')} takes 3 (its config has "
+            f"no num_channels); leave channels out, or take another tower"
+        )
+    return {**tree, "num_channels": c.channels}
 
 
 class Text(LibraryTower):

@@ -1,0 +1,107 @@
+"""The contract of the image side of a sample: from the bytes of a member to the numbers of a batch.
+
+A `Medium` is made once, by `choose`, from what the model sees and how the data are read. Loader, evaluations, encoder,
+doctor and tools hold one, and none of them knows which it is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mmclr.data.pixels.augment import Augment
+from mmclr.data.random import Words
+
+Whole = Any  # a decoded image as its medium keeps it, from which views are cut
+
+
+class Side(Protocol):
+    """What a model's config says of its image side."""
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+
+    @property
+    def resize(self) -> Literal["crop", "squash"]:
+        """In evaluations: the short side to size and the middle of it, or both sides."""
+
+    @property
+    def resample(self) -> Literal["bicubic", "bilinear"]:
+        """In evaluations."""
+
+
+class Opened(Protocol):
+    """The image of one sample, of which no more than the header need have been read."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, upright."""
+
+    @property
+    def format(self) -> str:
+        """The name of its format."""
+
+
+class Drawn(Protocol):
+    """What is drawn for one view of one image."""
+
+    def shrink(self, size: int) -> float:
+        """Return by which factor what it cuts out is larger than `size`."""
+
+    def place(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return left, top, right, bottom of the view in shares of an image of `size`."""
+
+
+class Medium(ABC):
+    """The image side of samples of one kind. All draws are functions of the keys; nothing in it changes."""
+
+    members: tuple[str, ...]  # extensions that hold an image: of those that a sample has, the first is taken
+    beside: tuple[str, ...] = ()  # extensions of further members that `open` looks into
+    size: int  # pixels a side of a view
+    shape: tuple[int, ...]  # of a view, channels last
+    dtype: type[np.generic]  # of its numbers
+    note: str = ""  # what else decides on the numbers of `plain`, beside size, resize, resample: for keys of caches
+
+    @abstractmethod
+    def open(self, data: bytes, beside: Mapping[str, bytes] | None = None) -> Opened:
+        """Read the header of a member; `beside` are the sample's members. Raises Fault."""
+
+    @abstractmethod
+    def given(self, value: Any) -> Opened:
+        """Take an image that lies in memory: of Pillow, or an array. Raises ValueError where it is none."""
+
+    @abstractmethod
+    def draw(self, augment: Augment, sizes: NDArray[np.int64], keys: Words) -> Sequence[Drawn]:
+        """Draw what happens to images of `sizes` [b, 2] (width, height); keys [b] tell them apart."""
+
+    @abstractmethod
+    def decode(self, opened: Any, shrink: float = 1.0) -> Whole:
+        """Decode, smaller by at most `shrink` where the format can. Raises Fault."""
+
+    @abstractmethod
+    def cut(self, whole: Whole, drawn: Any) -> NDArray[Any]:
+        """Return the view of a decoded image that was drawn, of `shape` and `dtype`."""
+
+    @abstractmethod
+    def plain(self, opened: Any) -> NDArray[Any]:
+        """Return what an evaluation sees of an image, of `shape` and `dtype`: nothing is random. Raises Fault."""
+
+    @abstractmethod
+    def bytes_of(self, whole: Whole) -> int:
+        """Return the bytes that a decoded image takes in memory, about."""
+
+    @abstractmethod
+    def show(self, opened: Any, side: int) -> Image.Image:
+        """Return an RGB image for people, at most `side` pixels wide and high. Raises Fault."""
+
+    def batched(self, rows: NDArray[Any]) -> Tensor:
+        """Return views [..., *shape] as the model takes them: [..., C, S, S], in memory channels last."""
+        return torch.from_numpy(rows).movedim(-1, -3)

@@ -1,0 +1,1 @@
+"""Several images of one sample become one embedding."""

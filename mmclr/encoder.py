@@ -43,6 +43,7 @@ class Prepared(NamedTuple):
     pixels: NDArray[Any]
 
 
+AnyArray = str | Path | NDArray[Any] | Tensor | Prepared
 AnyImage = str | Path | Image.Image | NDArray[Any] | Tensor | Prepared
 
 
@@ -104,6 +105,7 @@ class Encoder:
         `prepare` made. A float tensor [n, 3, size, size] is taken as pixels that are already normalised.
         `output="torch"` gives a tensor on the CPU. Raises UserError with the number of an image that cannot be read.
         """
+        self._refuse_arrays("encode_image")
         if isinstance(images, Tensor) and images.is_floating_point():
             several: Any = images if images.ndim == 4 else images[None]
             parts: Any = several.split(batch)
@@ -129,6 +131,7 @@ class Encoder:
         they become one is the model's `image_pool`: mean, attention or first. Raises UserError with the number of an
         item without an image, or of an image that cannot be read.
         """
+        self._refuse_arrays("encode_images")
         items = [_as_list(item) for item in items]
         for number, item in enumerate(items):
             if not len(item):
@@ -148,6 +151,32 @@ class Encoder:
         return torch.cat(pixels), torch.tensor([len(item) for item in some])
 
     @overload
+    def encode_array(
+        self, arrays: AnyArray | Sequence[AnyArray], *, batch: int = ..., progress: bool = ...
+    ) -> Array: ...
+    @overload
+    def encode_array(
+        self, arrays: AnyArray | Sequence[AnyArray], *, batch: int = ..., progress: bool = ..., output: Literal["torch"]
+    ) -> Tensor: ...
+    def encode_array(
+        self, arrays: Any, *, batch: int = 64, progress: bool = False, output: str = "numpy"
+    ) -> Array | Tensor:
+        """Return unit-norm embeddings [n, D] in float32 of arrays, as a model with `model.image.array` reads them.
+
+        An array is the path of a .npy file, or numbers [T, C] (of one channel also [T]; a row [C]), as they were
+        measured: the model takes mean and standard deviation out. Of too long a one the middle is seen. All of one
+        length may come as one array [n, T, C], rows as [n, C]. `output="torch"` gives a tensor on the CPU. Raises
+        UserError with the number of an array that cannot be read, and for a model of images.
+        """
+        own = self.model.config.image.array
+        if own is None:
+            raise UserError("encode_array: this model takes images, and no arrays; use encode_image")
+        alone = isinstance(arrays, (str, Path, Prepared)) or getattr(arrays, "ndim", 9) <= (1 if own.row else 2)
+        several = [arrays] if alone else list(arrays)
+        parts = (self._pixels(several, i, batch) for i in range(0, len(several), batch))
+        return _as(self._run(self.model.encode_image, parts, len(several), progress), output)
+
+    @overload
     def encode_text(self, texts: str | Sequence[str], *, batch: int = ..., progress: bool = ...) -> Array: ...
     @overload
     def encode_text(
@@ -165,8 +194,12 @@ class Encoder:
         return _as(torch.empty_like(rows).index_copy_(0, torch.tensor(order, dtype=torch.long), rows), output)
 
     def similarity(self, images: Any, texts: Any) -> Array:
-        """Return the cosines [n, m] of images and texts: embeddings are taken as they are, the rest is encoded."""
-        x = images if _is_embedding(images) else self.encode_image(images)
+        """Return the cosines [n, m] of images and texts: embeddings are taken as they are, the rest is encoded.
+
+        Rows of numbers [n, D] are embeddings: arrays, of a model that takes such, come in a list.
+        """
+        encode = self.encode_image if self.model.config.image.array is None else self.encode_array
+        x = images if _is_embedding(images) else encode(images)
         y = texts if _is_embedding(texts) else self.encode_text(texts)
         return np.asarray(x, np.float32) @ np.asarray(y, np.float32).T
 
@@ -189,11 +222,16 @@ class Encoder:
             raise UserError("models side by side, or one behind a head, write no captions; load a model alone")
         return Writer(self.model)
 
+    def _refuse_arrays(self, what: str) -> None:
+        if self.model.config.image.array is not None:
+            raise UserError(f"{what}: this model takes arrays in place of images; use encode_array")
+
     def _pixels(self, images: Sequence[AnyImage], start: int, count: int) -> Tensor:
         c = self.model.config.image
         numbers = range(start, min(start + count, len(images)))
-        made = np.stack([_read(self.medium, images[i], i) for i in numbers])
-        return normalise(self.medium.batched(made), c.mean, c.std)
+        what = "image" if c.array is None else "array"
+        made = np.stack([_read(self.medium, images[i], f"{what} {i}") for i in numbers])
+        return normalise(self.medium.batched(made), c.mean, c.std, axes=len(self.medium.shape) - 1)
 
     @torch.inference_mode()
     def _run(self, encode: Callable[..., Tensor], parts: Any, count: int, progress: bool) -> Tensor:
@@ -205,8 +243,8 @@ class Encoder:
         return torch.cat(rows)
 
 
-def _read(medium: Medium, image: AnyImage, number: int) -> NDArray[Any]:
-    """Return any kind of image at the model's size."""
+def _read(medium: Medium, image: AnyImage, called: str) -> NDArray[Any]:
+    """Return any kind of image, or of array, at the model's size."""
     try:
         if isinstance(image, Prepared):
             return image.pixels
@@ -214,9 +252,10 @@ def _read(medium: Medium, image: AnyImage, number: int) -> NDArray[Any]:
             return medium.plain(medium.open(Path(image).read_bytes()))
         return medium.plain(medium.given(image))
     except Fault as fault:
-        raise UserError(f"image {number} ({image}): {fault.detail}") from None
+        where = f" ({image})" if isinstance(image, (str, Path)) else ""
+        raise UserError(f"{called}{where}: {fault.detail}") from None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"image {number}: {error}") from None
+        raise UserError(f"{called}: {error}") from None
 
 
 def _as_list(images: Any) -> Sequence[AnyImage]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mmclr.batch_fields import FIELDS, KINDS, fault
 from mmclr.config import ConfigError, config, nearest
+from mmclr.data.pixels.array_augment import ArrayAugment
 from mmclr.data.pixels.augment import Augment
 from mmclr.data.samples.captions import TextEdits
 from mmclr.data.stream.order import Order, build
@@ -64,6 +65,8 @@ class DataConfig:
         grey=0.2,
         blur=0.5,
     )
+    array_augment: ArrayAugment = ArrayAugment()  # of arrays (model.image.array), which have no other
+    array_view_augment: ArrayAugment = ArrayAugment(crop=(0.5, 1.0), jitter=0.1, scale=0.2, mask=0.2)
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
     texts: int = 1  # captions of each image in a batch, different ones as long as a sample has them
@@ -117,6 +120,24 @@ class DataConfig:
         short = {name: getattr(self, row.short) for name, row in FIELDS.items() if row.short}
         places = {name: "column:" if FIELDS[name].kind == "clusters" else "" for name in short}
         return own | {name: Given(values=places[name] + text) for name, text in short.items() if text}
+
+    def augments(self) -> list[Augment]:
+        """Return how images are changed, and then each of their views."""
+        return [self.augment] + [self.view_augment] * self.views
+
+    def array_augments(self) -> list[ArrayAugment]:
+        """Return how arrays are changed, and then each of their views. Raises ConfigError for what is of images."""
+        self._refuse("augment", "view_augment", "is of images, and model.image.array takes arrays: set data.array_{}")
+        return [self.array_augment] + [self.array_view_augment] * self.views
+
+    def refuse_array_augments(self) -> None:
+        """Raise ConfigError where images are to be changed as arrays are."""
+        self._refuse("array_augment", "array_view_augment", "is of arrays, and the model takes images: leave {} out")
+
+    def _refuse(self, *told: str) -> None:
+        for name in told[:-1]:
+            if getattr(self, name) != getattr(DataConfig, name):
+                raise ConfigError(f"data.{name} {told[-1].format(name)}")
 
     def arranged(self) -> Order:
         """Return the order of the samples, not yet set up. Raises ConfigError."""

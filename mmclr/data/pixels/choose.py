@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mmclr.data.pixels.array import Array
 from mmclr.data.pixels.decode import MAX_PIXELS
 from mmclr.data.pixels.medium import Medium, Side
 from mmclr.data.pixels.photo import Photo
@@ -18,6 +19,9 @@ class Square:
     size: int
     resize: Literal["crop", "squash"] = "crop"
     resample: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    array: None = None
 
 
 def choose(image: Side | int, data: DataConfig | None = None, max_pixels: int = MAX_PIXELS) -> Medium:
@@ -26,6 +30,12 @@ def choose(image: Side | int, data: DataConfig | None = None, max_pixels: int = 
     Without `data` transparent pixels show white, and `max_pixels` is the largest image that is opened.
     """
     side = Square(image) if isinstance(image, int) else image
+    if side.array is not None:
+        if data is None:
+            return Array(side.array, side.mean, side.std, max_pixels)
+        return Array(side.array, side.mean, side.std, data.max_pixels, data.array_augments())
+    if data is not None:
+        data.refuse_array_augments()
     if data is None:
         return Photo(side.size, resize=side.resize, resample=side.resample, max_pixels=max_pixels)
     return Photo(
@@ -36,5 +46,5 @@ def choose(image: Side | int, data: DataConfig | None = None, max_pixels: int = 
         background=data.background,
         max_pixels=data.max_pixels,
         turbo=data.decoder == "turbo",
-        augments=[data.augment] + [data.view_augment] * data.views,
+        augments=data.augments(),
     )

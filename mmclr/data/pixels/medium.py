@@ -16,10 +16,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.pixels.augment import Augment
 from mmclr.data.random import Words
 
 Whole = Any  # a decoded image as its medium keeps it, from which views are cut
+
+
+class Arrays(Protocol):
+    """What a model's config says of arrays in place of images (`model.image.array`)."""
+
+    @property
+    def channels(self) -> int:
+        """Values of a step, or of a row."""
+
+    @property
+    def length(self) -> int:
+        """Steps that the model sees; 1: rows."""
 
 
 class Side(Protocol):
@@ -36,6 +47,18 @@ class Side(Protocol):
     @property
     def resample(self) -> Literal["bicubic", "bilinear"]:
         """In evaluations."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Of each channel, taken out by the model."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Of each channel, by which the model divides."""
+
+    @property
+    def array(self) -> Arrays | None:
+        """Arrays in place of images; None for images."""
 
 
 class Opened(Protocol):
@@ -68,6 +91,7 @@ class Medium(ABC):
     size: int  # pixels a side of a view
     shape: tuple[int, ...]  # of a view, channels last
     dtype: type[np.generic]  # of its numbers
+    augments: Sequence[Any] = ()  # that views are drawn with, the image's first
     note: str = ""  # what else decides on the numbers of `plain`, beside size, resize, resample: for keys of caches
 
     @abstractmethod
@@ -79,8 +103,11 @@ class Medium(ABC):
         """Take an image that lies in memory: of Pillow, or an array. Raises ValueError where it is none."""
 
     @abstractmethod
-    def draw(self, augment: Augment, sizes: NDArray[np.int64], keys: Words) -> Sequence[Drawn]:
-        """Draw what happens to images of `sizes` [b, 2] (width, height); keys [b] tell them apart."""
+    def draw(self, augment: Any, sizes: NDArray[np.int64], keys: Words) -> Sequence[Drawn]:
+        """Draw what happens to images of `sizes` [b, 2] (width, height); keys [b] tell them apart.
+
+        `augment` is one of `augments`.
+        """
 
     @abstractmethod
     def decode(self, opened: Any, shrink: float = 1.0) -> Whole:

@@ -119,9 +119,12 @@ def read_all(urls: str | Sequence[str], image: Side | int, **settings: Any) -> R
     return Reader(urls, image, **settings)
 
 
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return pixels [..., C, H, W] as float32 as models take them: (x - mean) / std, of uint8 with x / 255 for x."""
-    shape = (-1, 1, 1)
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], axes: int = 2) -> Tensor:
+    """Return pixels [..., C, H, W] as float32 as models take them: (x - mean) / std, of uint8 with x / 255 for x.
+
+    Behind the channels there are `axes` axes: 1 of arrays [..., C, T].
+    """
+    shape = (-1, *[1] * axes)
     means = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
     stds = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(shape)
     x = pixels.to(torch.float32).div_(255) if pixels.dtype == torch.uint8 else pixels.to(torch.float32, copy=True)

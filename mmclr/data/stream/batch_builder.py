@@ -72,7 +72,7 @@ class Assembler:
         self.chooser = Chooser(
             config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
         )
-        self.augments = [config.augment] + [config.view_augment] * config.views
+        self.augments = medium.augments
         self.store = Store(config, parts, readers, self.chooser, medium)
 
     def __call__(self, start: Start) -> Batch:

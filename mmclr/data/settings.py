@@ -9,6 +9,7 @@ from mmclr.batch_fields import FIELDS, KINDS, fault
 from mmclr.config import ConfigError, config, nearest
 from mmclr.data.pixels.array_augment import ArrayAugment
 from mmclr.data.pixels.augment import Augment
+from mmclr.data.pixels.intensity import Intensity
 from mmclr.data.samples.captions import TextEdits
 from mmclr.data.stream.order import Order, build
 
@@ -80,7 +81,8 @@ class DataConfig:
     bucket: bool = False  # sort this rank's rows by length, so that micro-batches are padded less
     decoder: Literal["pillow", "turbo"] = "pillow"  # turbo = libjpeg-turbo through simplejpeg; other last bits
     resample: Literal["bicubic", "bilinear", "hamming", "box", "lanczos"] = "bicubic"
-    background: tuple[int, int, int] = (255, 255, 255)  # shows through transparent pixels and beyond the border
+    background: tuple[int, ...] = (255, 255, 255)  # shows through transparent pixels and beyond the border
+    intensity: Intensity | None = None  # how numbers of deep images become [0, 1]; none: by the range of 8 or 16 bits
     max_pixels: int = 64_000_000  # of an image; larger ones are bad samples, found before they are decoded
     max_characters: int = 10_000  # of a caption; the rest is cut (and counted)
     cache: Literal["none", "decoded"] = "none"  # decoded = images and token ids stay in memory once decoded
@@ -103,8 +105,10 @@ class DataConfig:
         self._check_fields()
         if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
             raise ValueError("caption needs a field, and probabilities above 0 when there are several")
-        if not all(0 <= part <= 255 for part in self.background):
-            raise ValueError(f"background is red, green, blue, 0 to 255 each, not {list(self.background)}")
+        if not self.background or not all(0 <= part <= 255 for part in self.background):
+            raise ValueError(
+                f"background is red, green, blue, or a number for each band, 0 to 255 each, not {list(self.background)}"
+            )
 
     def sources(self) -> dict[str, Source]:
         """Return the sources by name, one that is called "train" when there is no mixture."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmclr.data.pixels.decode import open_image, orientation
-from mmclr.data.pixels.npy import MAGIC, NpyFile, check_dtype
+from mmclr.data.pixels.npy import MAGIC, check_dtype, read_header, read_values
 from mmclr.data.pixels.tiff import TiffFile
 from mmclr.data.samples.skipped import Fault
 
@@ -65,12 +65,12 @@ class Numbers:
 def open_numbers(data: bytes, max_pixels: int, channels: int) -> Numbers:
     """Read the header of a file: NumPy's, TIFF, PNG, or any that Pillow opens as 8 bits.
 
-    `max_pixels` bounds width x height x bands / 3, as much as an RGB photo takes; `channels`, which a model wants, tells
-    [C, H, W] from [H, W, C]. Raises Fault.
+    `max_pixels` bounds width x height x bands / 3, as much as RGB takes; by `channels`, which a model wants, it is told
+    whether an array is [C, H, W] or [H, W, C]. Raises Fault.
     """
     if data.startswith(MAGIC):
-        file = NpyFile(data)
-        return _checked(of_array(file.shape, file.dtype, file.array, channels, "NPY"), max_pixels)
+        head = read_header(data, 3 * max_pixels)
+        return _checked(of_array(head.shape, head.dtype, lambda: read_values(data, head), channels, "NPY"), max_pixels)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _of_tiff(data, max_pixels)
     image = open_image(data, max_pixels)
@@ -137,15 +137,9 @@ def _png16(image: Image.Image, data: bytes) -> Numbers:
 
 
 def _of_tiff(data: bytes, max_pixels: int) -> Numbers:
-    image = None
-    try:
-        image = open_image(data, max_pixels)  # which checks sizes
-    except Fault as fault:
-        if fault.reason == "too_many_pixels":
-            raise
-    if image is not None and image.mode in ("L", "RGB") and image.info.get("compression") == "jpeg":
-        return _checked(of_image(image), max_pixels)  # its decoder is bounded by the size of the image
     file = TiffFile(data)
+    if file.jpeg:  # Pillow's decoder is bounded by the size of the image
+        return _checked(of_image(open_image(data, max_pixels)), max_pixels)
     found = Numbers("TIFF", file.size, file.bands, file.dtype, file.array, alpha=file.alpha, turn=file.turn)
     return _checked(found, max_pixels)
 

@@ -18,6 +18,7 @@ from mmclr.data.samples.skipped import Fault
 from mmclr.errors import UserError
 
 PAGES = 64  # that are looked for: models have no more bands
+JPEG = (6, 7)  # of 8 bits, which Pillow opens
 BOUNDED = {1: "none", 5: "LZW", 8: "Deflate", 32946: "Deflate", 32773: "PackBits", 50000: "Zstandard", 34925: "LZMA"}
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6  # of PhotometricInterpretation
 REDUCED_OR_MASK = 1 | 4  # of NewSubfileType
@@ -40,7 +41,9 @@ class TiffFile:
         except Exception as error:  # whatever a stranger's bytes make of it
             raise Fault("bad_image", f"TIFF that cannot be read: {error or type(error).__name__}"[:200]) from error
         first = self._pages[0]
-        self._check(first)
+        self.jpeg = int(first.compression) in JPEG
+        if not self.jpeg:
+            self._check(first)
         self.dtype = np.dtype(first.dtype)
         samples = int(first.samplesperpixel)
         if samples > 1 and len(self._pages) > 1:

@@ -77,7 +77,7 @@ class Bands(Medium):
         self.size, self.channels, self.shape = size, channels, (size, size, channels)
         self.intensity, self.beside = intensity, intensity.beside if intensity else ()
         self.resize, self.resample, self.cut_resample = resize, resample, cut_resample
-        self.background = np.broadcast_to(np.asarray(background, np.float32) / 255, channels)
+        self.background: Floats = np.broadcast_to(np.asarray(background, np.float32) / 255, channels)
         self.max_pixels = max_pixels
         self.reach = max((how.reach for how in augments), default=0.0)
         said = json.dumps(intensity.tree() if intensity else None)
@@ -163,7 +163,7 @@ class Bands(Medium):
         if len(unit) != self.channels:  # grey, of a model that sees colours
             unit = np.broadcast_to(unit, (self.channels, *unit.shape[1:]))
         if alpha is not None:
-            unit = unit * alpha + self.background[:, None, None] * (1 - alpha)
+            unit = unit * alpha + self.background[:, None, None] * (np.float32(1) - alpha)
         return unit
 
 

@@ -59,7 +59,8 @@ class Intensity:
 
     def tree(self) -> dict[str, Any]:
         """Return it as a config has it, without what is not set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
     def lengths(self) -> set[int]:
         """Return how many numbers it gives where it gives several."""

@@ -114,7 +114,7 @@ def of_image(image: Image.Image) -> Numbers:
 def _png16(image: Image.Image, data: bytes) -> Numbers:
     """Return a PNG of 16 bits as numbers."""
     colours = data[25]
-    (tile,) = image.tile
+    (tile,) = image.tile  # type: ignore[attr-defined]
 
     def read(mode: str, raw: str) -> Array:
         again = open_image(data)

@@ -71,7 +71,7 @@ class TiffFile:
 
     def _same_pages(self) -> list[Any]:
         """Return the first page and those that are like it, without masks and smaller copies."""
-        pages = []
+        pages: list[Any] = []
         for number, page in enumerate(self._file.pages):
             if number and (page.keyframe.shaped, page.dtype) != (pages[0].shaped, pages[0].dtype):
                 continue

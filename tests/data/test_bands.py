@@ -256,7 +256,7 @@ def test_arrays_and_images_in_memory_are_taken_as_their_files_are():
         assert (medium.plain(medium.given(given)) == wanted).all()
     with pytest.raises(ValueError, match="4 dimensions"):
         medium.given(x[None])
-    with pytest.raises(ValueError, match="no real number"):
+    with pytest.raises(ValueError, match="only real numbers"):
         medium.given(np.array(["a"]))
 
 

@@ -101,16 +101,16 @@ def test_exif_turns_deep_images_as_it_turns_photographs(turn):
         (npy(values(5)[None]), "4 dimensions"),
         (npy(values()[0, 0]), "1 dimensions"),
         (npy(np.zeros((5, 0, 4))), "no pixels"),
-        (npy(np.array([{}, 3], object), allow_pickle=True), "dtype is object"),
-        (npy(np.zeros((5, 4, 4), complex)), "complex128, which is no real number"),
-        (npy(np.zeros((5, 4, 4), "M8[s]")), "no real number"),
-        (npy(np.zeros((5, 4, 4), [("a", "f4")])), "no real number"),
-        (npy(values(5))[:-7], "its header tells of"),
-        (npy(values(5)) + b"more", "its header tells of"),
+        (npy(np.array([{}, 3], object), allow_pickle=True), "dtype object"),
+        (npy(np.zeros((5, 4, 4), complex)), "dtype complex128: only real numbers"),
+        (npy(np.zeros((5, 4, 4), "M8[s]")), "only real numbers"),
+        (npy(np.zeros((5, 4, 4), [("a", "f4")])), "only real numbers"),
+        (npy(values(5))[:-7], "7 bytes are missing"),
+        (npy(values(5)) + b"more", "4 bytes too many"),
         (npy(values(5))[:40], "cannot be read"),
-        (b"\x93NUMPY\x03\0" + npy(values(5))[8:], "version 3.0"),
-        (npy(values(5)).replace(b"'shape': (5, 29, 37)", b"'shape': (5, -9, 37)"), "its header|cannot be read"),
-        (npy(values(5)).replace(b"(5, 29, 37), }", b"(9999999, 9999, 9999), }"), "its header|cannot be read"),
+        (b"\x93NUMPY\x03\0" + npy(values(5))[8:], "version .3, 0.|version 3.0"),
+        (npy(values(5)).replace(b"'shape': (5, 29, 37)", b"'shape': (5, -9, 37)"), "its header|too many|is more than"),
+        (npy(values(5)).replace(b"(5, 29, 37), }", b"(9999999, 9999, 9999), }"), "its header|too many|is more than"),
         (npy(np.full((5, 4, 4), np.nan)), "80 of its 80 numbers are NaN or infinite"),
         (npy(np.where(np.arange(80).reshape(5, 4, 4) == 7, np.inf, 1.0)), "1 of its 80 numbers"),
         (tiff(values(10).reshape(2, 5, 29, 37), photometric="minisblack", planarconfig="separate"), "4 dimensions"),
@@ -125,7 +125,7 @@ def test_bad_files_are_one_sentence(data, why):
     medium = Bands(24, 5, Intensity(low=0, high=1))
     with pytest.raises(Fault, match=why) as found:
         medium.plain(opened(medium, data))
-    assert found.value.reason == "bad_image"
+    assert found.value.reason in ("bad_image", "bad_array", "too_many_pixels")
     assert "\n" not in found.value.detail
 
 

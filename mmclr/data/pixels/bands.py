@@ -79,7 +79,7 @@ class Bands(Medium):
         self.resize, self.resample, self.cut_resample = resize, resample, cut_resample
         self.background: Floats = np.broadcast_to(np.asarray(background, np.float32) / 255, channels)
         self.max_pixels = max_pixels
-        self.reach = max((how.reach for how in augments), default=0.0)
+        self.augments = tuple(augments) or (Augment(),)
         said = json.dumps(intensity.tree() if intensity else None)
         self.note = f", {channels} bands, intensity {said}"
 
@@ -107,8 +107,8 @@ class Bands(Medium):
 
     def decode(self, opened: Image_, shrink: float = 1.0) -> Planes:
         """Decode to [0, 1] at full size, on a canvas that all boxes of the augmentations lie on. Raises Fault."""
-        unit = self._unit(opened)
-        margin = math.ceil(self.reach * unit.shape[2]), math.ceil(self.reach * unit.shape[1])
+        unit, reach = self._unit(opened), max(how.reach for how in self.augments)
+        margin = math.ceil(reach * unit.shape[2]), math.ceil(reach * unit.shape[1])
         if margin != (0, 0):
             wide = np.empty((len(unit), unit.shape[1] + 2 * margin[1], unit.shape[2] + 2 * margin[0]), np.float32)
             wide[:] = self.background[:, None, None]

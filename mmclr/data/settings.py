@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, Literal
 
-from mmclr.batch_fields import FIELDS, KINDS, fault
+from mmclr.batch_fields import FIELDS, KINDS, SETS, fault
 from mmclr.config import ConfigError, config, nearest
 from mmclr.data.pixels.array_augment import ArrayAugment
 from mmclr.data.pixels.augment import Augment
+from mmclr.data.pixels.frequency import Blurred, Degrade, Sharpened
 from mmclr.data.pixels.intensity import Intensity
+from mmclr.data.pixels.turned import TURNS, Turned
 from mmclr.data.samples.captions import TextEdits
+from mmclr.data.stream.batch import Maker
 from mmclr.data.stream.order import Order, build
 
 
@@ -68,6 +71,8 @@ class DataConfig:
     )
     array_augment: ArrayAugment = ArrayAugment()  # of arrays (model.image.array), which have no other
     array_view_augment: ArrayAugment = ArrayAugment(crop=(0.5, 1.0), jitter=0.1, scale=0.2, mask=0.2)
+    degrade: Degrade = Degrade()  # sharpened and blurred copies of each image
+    turned: Literal["none", "rotation", "jigsaw"] = "none"  # a copy of each image, turned by quarters or in tiles
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
     texts: int = 1  # captions of each image in a batch, different ones as long as a sample has them
@@ -132,6 +137,9 @@ class DataConfig:
     def array_augments(self) -> list[ArrayAugment]:
         """Return how arrays are changed, and then each of their views. Raises ConfigError for what is of images."""
         self._refuse("augment", "view_augment", "is of images, and model.image.array takes arrays: set data.array_{}")
+        if made := sorted(self.makers()):
+            key = SETS[made[0]].setting.partition("=")[0]
+            raise ConfigError(f"data.{key} makes copies of images, and model.image.array takes arrays: leave it out")
         return [self.array_augment] + [self.array_view_augment] * self.views
 
     def refuse_array_augments(self) -> None:
@@ -142,6 +150,25 @@ class DataConfig:
         for name in told[:-1]:
             if getattr(self, name) != getattr(DataConfig, name):
                 raise ConfigError(f"data.{name} {told[-1].format(name)}")
+
+    def makers(self) -> dict[str, Maker]:
+        """Return what makes pixel sets of the images' own pixels, by the sets' names."""
+        how = self.degrade
+        made: dict[str, Maker] = {
+            "sharpened": Sharpened(how.sharpen, how.strength),
+            "blurred": Blurred(how.blur, how.sigma),
+            "turned": Turned(0 if self.turned == "none" else 1, self.turned),
+        }
+        return {name: maker for name, maker in made.items() if maker.count}
+
+    def pixel_sets(self) -> dict[str, int]:
+        """Return how many there are of each pixel set, by name, in the order of the table."""
+        counts = {"views": self.views} | {name: maker.count for name, maker in self.makers().items()}
+        return {name: counts[name] for name in SETS if counts.get(name)}
+
+    def turns(self) -> int:
+        """Return how many ways of turning an image there are, 0 where it is not turned."""
+        return 0 if self.turned == "none" else len(TURNS[self.turned])
 
     def arranged(self) -> Order:
         """Return the order of the samples, not yet set up. Raises ConfigError."""

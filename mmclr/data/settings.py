@@ -9,9 +9,9 @@ from mmclr.batch_fields import FIELDS, KINDS, SETS, fault
 from mmclr.config import ConfigError, config, nearest
 from mmclr.data.pixels.array_augment import ArrayAugment
 from mmclr.data.pixels.augment import Augment
-from mmclr.data.pixels.frequency import Blurred, Degrade, Sharpened
+from mmclr.data.pixels.copies.frequency import Blurred, Degrade, Sharpened
+from mmclr.data.pixels.copies.turned import TURNS, Turned
 from mmclr.data.pixels.intensity import Intensity
-from mmclr.data.pixels.turned import TURNS, Turned
 from mmclr.data.samples.captions import TextEdits
 from mmclr.data.stream.batch import Maker
 from mmclr.data.stream.order import Order, build

@@ -8,8 +8,8 @@ from torchvision.transforms.v2 import functional as peer
 
 from mmclr import batch_fields, vocabulary
 from mmclr.config import ConfigError, check
-from mmclr.data.pixels.frequency import Blurred, Sharpened, gaussian_blur, sharpen
-from mmclr.data.pixels.turned import Turned, jigsaw, orders, rotate
+from mmclr.data.pixels.copies.frequency import Blurred, Sharpened, gaussian_blur, sharpen
+from mmclr.data.pixels.copies.turned import Turned, jigsaw, orders, rotate
 from mmclr.data.samples.field_readers import check_asked
 from mmclr.data.settings import DataConfig
 from tests.data.made import take

@@ -6,8 +6,8 @@ from accelerate import Accelerator
 
 from mmclr import parallel
 from mmclr.config import check
-from mmclr.data.pixels.frequency import Blurred, Sharpened
-from mmclr.data.pixels.turned import Turned
+from mmclr.data.pixels.copies.frequency import Blurred, Sharpened
+from mmclr.data.pixels.copies.turned import Turned
 from mmclr.data.stream.batch import Batch
 from mmclr.features.ema import Ema
 from mmclr.features.frozen import Frozen

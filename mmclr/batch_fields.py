@@ -1,8 +1,12 @@
-"""The table of batch fields: values of a sample that come with it into the batch, whatever says them.
+"""Two tables of what a batch has of each sample beside its image and captions: batch fields, and pixel sets.
 
 A field is a row of FIELDS: its kind, what it means, and the short form of `data.fields.NAME` where there is one. A kind
 says how its values lie in a batch, and has a reader in `mmclr.data.samples.values`. The vocabulary takes its rows from
 here, the config its names, the loader its arrays: a new batch field is one line of FIELDS.
+
+A pixel set is further pixels of each sample, [b, n, C, H, W], which the image tower sees beside its image, all wanted
+ones in one pass: a row of SETS. The vocabulary has its embeddings of the student, the teacher and the frozen model from
+there. `data.settings` says how many there are of each, and which are made of the image's own pixels on the device.
 """
 
 from __future__ import annotations
@@ -38,6 +42,16 @@ class Row:
     meaning: str
     short: str = ""  # key of `data:` that is the short form of data.fields.NAME
     always: bool = False  # in every batch, with the kind's `missing` where the config names no values
+
+
+@dataclass(frozen=True)
+class PixelSet:
+    """Further pixels of each sample."""
+
+    letter: str  # how many a sample has, as in the vocabulary
+    setting: str  # what gives it, as an override of `data:`
+    meaning: str
+    projected: bool = True  # into the shared space; False: objectives get the tower's features [b, n, H] below that
 
 
 def _repeats(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -100,6 +114,14 @@ FIELDS: dict[str, Row] = {
 }  # fmt: skip
 
 
+SETS: dict[str, PixelSet] = {  # what is not projected stands last; image and views draw their patches by themselves
+    "views":     PixelSet("V", "views=2", "the data.views further views of each image"),
+    "sharpened": PixelSet("X", "degrade.sharpen=1", "the data.degrade.sharpen sharpened copies of each image"),
+    "blurred":   PixelSet("Q", "degrade.blur=1", "the data.degrade.blur blurred copies of each image"),
+    "turned":    PixelSet("1", "turned=rotation", "each image, turned (data.turned)", projected=False),
+}  # fmt: skip
+
+
 def example(kind: Kind, sizes: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Return random values [sizes] of a kind, fractions in `dtype`."""
     values = kind.make(sizes, generator)
@@ -130,4 +152,14 @@ def lacking(name: str) -> str:
     return (
         f"data.fields.{name}: an objective asks for {name} ({row.meaning}), and nothing says where it comes from; "
         f"write data.fields.{name}={'column:NAME' if row.kind == 'clusters' else 'json:FIELD or column:NAME'}{short}"
+    )
+
+
+def lacking_set(names: Sequence[str], pixels: str) -> str:
+    """Return the sentence about features that are asked for, of a pixel set that the config does not give."""
+    row, what = SETS[pixels], ", ".join(names)
+    key, _, _ = row.setting.partition("=")
+    return (
+        f"data.{key}: an objective or provider asks for {what} (of {row.meaning}), and there is none; write "
+        f"data.{row.setting}"
     )

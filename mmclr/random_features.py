@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,12 @@ class Sizes:
     D: int = 8
     M: int = 2
     V: int = 2
+    X: int = 2
+    Q: int = 2
     T: int = 2
     P: int = 4
     R: int = 5
+    H: int = 7
     L: int = 4  # of which L - 1 are predicted
     N: int = 7
     W: int = 6
@@ -31,24 +34,26 @@ class Sizes:
     O: int = 2  # noqa: E741
     dtype: torch.dtype = torch.float64
 
+    def shape(self, letters: Iterable[str]) -> list[int]:
+        """Return the size of each letter; a digit is its own."""
+        return [int(letter) if letter.isdigit() else getattr(self, letter) for letter in letters]
+
 
 def unit(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
-    """Return a maker of unit vectors; letters are those of `Sizes`."""
+    """Return a maker of unit vectors; letters are those of `Sizes`, or digits."""
 
     def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
-        shape = [getattr(sizes, letter) for letter in letters]
-        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        x = torch.randn(sizes.shape(letters), generator=generator, dtype=torch.float64)
         return F.normalize(x, dim=-1).to(sizes.dtype)
 
     return make
 
 
 def normal(*letters: str) -> Callable[[Sizes, torch.Generator], Tensor]:
-    """Return a maker of normal numbers; letters are those of `Sizes`."""
+    """Return a maker of normal numbers; letters are those of `Sizes`, or digits."""
 
     def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
-        shape = [getattr(sizes, letter) for letter in letters]
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(sizes.dtype)
+        return torch.randn(sizes.shape(letters), generator=generator, dtype=torch.float64).to(sizes.dtype)
 
     return make
 
@@ -99,3 +104,13 @@ def boxes(sizes: Sizes, generator: torch.Generator) -> Tensor:
     first = (1 - size) * room
     box = torch.cat([first, first + size], -1)
     return torch.where(draws[..., 4:] < 0.5, box, box[..., [2, 1, 0, 3]]).to(sizes.dtype)
+
+
+def widths(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Draw widths of blurs."""
+    return torch.rand(sizes.b, sizes.Q, generator=generator, dtype=torch.float64).mul(3).add(1).to(sizes.dtype)
+
+
+def turns(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Draw quarter turns."""
+    return torch.randint(0, 4, (sizes.b, 1), generator=generator)

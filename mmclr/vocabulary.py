@@ -1,10 +1,11 @@
 """THE page: every feature that an objective may ask for by naming an argument of its forward.
 
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
-L text tokens, P patches, M captions per image, V views of an image, T forms of a caption, K prototypes, R reference
-features, N tokens of the vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one.
-A new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with
-a sample from the data are rows of `batch_fields`.
+L text tokens, P patches, M captions per image, V views of an image, X sharpened and Q blurred copies of it, T forms of
+a caption, K prototypes, R reference features, H the image tower's width below its projection, N tokens of the
+vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one. A new feature is one row
+here and a provider in `features/` that computes it; nothing else changes. Those that come with a sample from the data
+are rows of `batch_fields`, and so are those of what the image tower sees beside the image itself.
 
 A dense feature has a row per token, so it is never kept for a batch that is larger than memory. An objective that asks
 for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`) already say what each
@@ -24,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mmclr import batch_fields
+from mmclr import batch_fields, random_features
 from mmclr.errors import UserError, nearest
 from mmclr.random_features import Sizes, boxes, ids, index, normal, number, shares, states, targets, token_shares, unit
 
@@ -43,6 +44,7 @@ class Feature:
     side: Side = "none"  # of which of the pair it tells
     gradient: bool = False  # whether a loss reaches weights through it
     dense: bool = False  # a row per token: exists for one micro-batch at a time
+    pixels: str = ""  # of which pixel set it tells (`batch_fields.SETS`)
 
     @property
     def per_sample(self) -> bool:
@@ -77,6 +79,12 @@ def real(found: Mapping[str, Tensor]) -> Tensor | None:
 def names(**facts: Any) -> frozenset[str]:
     """Return the features of which all these facts are true: `names(provider="student", side="image")`."""
     return frozenset(n for n, f in FEATURES.items() if all(getattr(f, key) == value for key, value in facts.items()))
+
+
+def of_sets(sets: Iterable[str], provider: str, dense: bool = True) -> set[str]:
+    """Return the features that a provider makes of these pixel sets; `dense`: those with a row per token, too."""
+    found = {name for name in names(provider=provider) if FEATURES[name].pixels in {*sets}}
+    return {name for name in found if dense or not FEATURES[name].dense}
 
 
 def add(name: str, feature: Feature) -> None:
@@ -118,10 +126,26 @@ def _batch(name: str) -> Feature:
     kind = batch_fields.KINDS[row.kind]
 
     def make(sizes: Sizes, generator: torch.Generator) -> Tensor:
-        shape = [int(letter) if letter.isdigit() else getattr(sizes, letter) for letter in kind.letters]
-        return batch_fields.example(kind, shape, sizes.dtype, generator)
+        return batch_fields.example(kind, sizes.shape(kind.letters), sizes.dtype, generator)
 
     return Feature(f"[{', '.join(kind.letters)}]", "batch", row.meaning, make)
+
+
+def _seen(name: str, provider: str) -> Feature:
+    """Return the row of what a provider makes of a pixel set."""
+    row = batch_fields.SETS[name]
+    letters = "b", row.letter, "R" if provider == "frozen" else "D" if row.projected else "H"
+    what = "unit-norm embeddings" if row.projected else "features below the projection"
+    learnt, of = provider == "student", {"ema": "the teacher", "frozen": "a frozen model"}.get(provider)
+    said = f"{what} of {row.meaning}" if learnt else f"{name} of {of}; no gradient"
+    make = (unit if row.projected else normal)(*letters)
+    return Feature(f"[{', '.join(letters)}]", provider, said, make, side="image", gradient=learnt, pixels=name)
+
+
+def _sets(provider: str, prefix: str = "") -> dict[str, Feature]:
+    """Return the rows of all pixel sets; an average and a frozen model tell only of what is projected."""
+    sets = {n: s for n, s in batch_fields.SETS.items() if s.projected or provider == "student"}
+    return {prefix + name: _seen(name, provider) for name in sets}
 
 
 _ROWS: dict[str, Feature] = {
@@ -134,12 +158,7 @@ _ROWS: dict[str, Feature] = {
         gradient=True,
     ),
     "text": Feature(
-        "[b, D]",
-        "student",
-        "unit-norm embedding of the (first) caption",
-        unit("b", "D"),
-        side="text",
-        gradient=True,
+        "[b, D]", "student", "unit-norm embedding of the (first) caption", unit("b", "D"), side="text", gradient=True
     ),
     "texts": Feature(
         "[b, M, D]",
@@ -150,21 +169,10 @@ _ROWS: dict[str, Feature] = {
         gradient=True,
     ),
     "scale": Feature(
-        "[]",
-        "student",
-        "inverse temperature exp(logit_scale), learnt and clamped",
-        number(1 / 0.07),
-        gradient=True,
+        "[]", "student", "inverse temperature exp(logit_scale), learnt and clamped", number(1 / 0.07), gradient=True
     ),
     "bias": Feature("[]", "student", "additive logit bias of the sigmoid loss, learnt", number(-10.0), gradient=True),
-    "views": Feature(
-        "[b, V, D]",
-        "student",
-        "unit-norm embeddings of the data.views further views of each image",
-        unit("b", "V", "D"),
-        side="image",
-        gradient=True,
-    ),
+    **_sets("student"),
     "text_views": Feature(
         "[b, T, D]",
         "student",
@@ -181,6 +189,7 @@ _ROWS: dict[str, Feature] = {
         side="image",
         gradient=True,
         dense=True,
+        pixels="views",
     ),
     "ema_image": Feature(
         "[b, D]",
@@ -190,7 +199,7 @@ _ROWS: dict[str, Feature] = {
         side="image",
     ),
     "ema_text": Feature("[b, D]", "ema", "text of the teacher; no gradient", unit("b", "D"), side="text"),
-    "ema_views": Feature("[b, V, D]", "ema", "views of the teacher; no gradient", unit("b", "V", "D"), side="image"),
+    **_sets("ema", "ema_"),
     "ema_text_views": Feature(
         "[b, T, D]", "ema", "text_views of the teacher; no gradient", unit("b", "T", "D"), side="text"
     ),
@@ -201,20 +210,14 @@ _ROWS: dict[str, Feature] = {
         normal("b", "V", "P", "D"),
         side="image",
         dense=True,
+        pixels="views",
     ),
     "frozen_image": Feature(
-        "[b, R]",
-        "frozen",
-        "unit-norm image features of a frozen model; no gradient",
-        unit("b", "R"),
-        side="image",
+        "[b, R]", "frozen", "unit-norm image features of a frozen model; no gradient", unit("b", "R"), side="image"
     ),
+    **_sets("frozen", "frozen_"),
     "frozen_text": Feature(
-        "[b, R]",
-        "frozen",
-        "unit-norm text features of a frozen model; no gradient",
-        unit("b", "R"),
-        side="text",
+        "[b, R]", "frozen", "unit-norm text features of a frozen model; no gradient", unit("b", "R"), side="text"
     ),
     "image_id": Feature("[b]", "batch", "int64, equal for equal images (hash of the file's bytes)", ids),
     "caption_id": Feature("[b]", "batch", "int64, equal for equal captions (hash of the text that is trained on)", ids),
@@ -238,6 +241,21 @@ _ROWS: dict[str, Feature] = {
         "batch",
         "left, top, right, bottom of each further view in shares of its image; left > right where it is mirrored",
         boxes,
+        pixels="views",
+    ),
+    "blur": Feature(
+        "[b, Q]",
+        "batch",
+        "width of the Gaussian blur of each of blurred, in pixels at an image size of 224",
+        random_features.widths,
+        pixels="blurred",
+    ),
+    "turn": Feature(
+        "[b, 1]",
+        "batch",
+        "int64, which of Facts.turns turns was done to turned: quarter turns clockwise, or the jigsaw's number",
+        random_features.turns,
+        pixels="turned",
     ),
     "caption_states": Feature(
         "[b, M, L-1, W]",

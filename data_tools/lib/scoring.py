@@ -7,12 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmclr.data import columns
 from mmclr.data.columns import Kind
-from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
-from mmclr.data.pixels.photo import WHITE
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.shards import Shards
@@ -20,7 +17,7 @@ from mmclr.data.stream.workers import run_ahead
 from mmclr.scorers.scorer import Scorer, scores
 
 KIND = Kind("float32")
-Pairs = tuple[Image.Image | None, list[str]]  # of one sample
+Pairs = tuple[Any, list[str]]  # of one sample
 
 
 class Scoring:
@@ -72,7 +69,7 @@ class Scoring:
                 texts = [text for _, part in self.chooser.candidates(sample, lost) for text in part]
             image = None
             if "images" in self.scorer.needs:
-                image = EncodedImage(sample.image(), MAX_PIXELS).pixels(WHITE)
+                image = self.scorer.prepare(sample.image(self.scorer.members), sample.members)
             return (image, texts), lost
         except Fault as fault:
             return fault, []

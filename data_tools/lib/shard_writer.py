@@ -84,6 +84,12 @@ class ShardWriter:
         self._save(at)
         return self.state
 
+    def keep(self, name: str, value: Any) -> Any:
+        """Keep a value (JSON) in packed.json, for the next call with these settings; return it."""
+        self.state[name] = value
+        self._save(self.done)
+        return value
+
     def _open(self, at: int) -> tarfile.TarFile:
         """Begin a shard under a name that packed.json says is ours."""
         self._part = self.folder / f"{self._name()}.tmp"

@@ -135,7 +135,7 @@ def text_hash(text: str) -> str:
 
 
 # what was met while reading; what the index leaves out (notes, half samples, cut shards) is counted and no damage here
-DAMAGE = {"empty_caption", "bad_text", "bad_label", "bad_image", "too_many_pixels", "unreadable", "bad_row",
+DAMAGE = {"empty_caption", "bad_text", "bad_label", "bad_image", "no_range", "too_many_pixels", "unreadable", "bad_row",
           "missing_file"}  # fmt: skip
 
 

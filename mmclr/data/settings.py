@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, Literal
 
-from mmclr.batch_fields import FIELDS, KINDS, fault
+from mmclr.batch_fields import FIELDS, KINDS, SETS, fault
 from mmclr.config import ConfigError, config, nearest
 from mmclr.data.pixels.array_augment import ArrayAugment
 from mmclr.data.pixels.augment import Augment
+from mmclr.data.pixels.copies.frequency import Blurred, Degrade, Sharpened
+from mmclr.data.pixels.copies.turned import TURNS, Turned
+from mmclr.data.pixels.intensity import Intensity
 from mmclr.data.samples.captions import TextEdits
+from mmclr.data.stream.batch import Maker
 from mmclr.data.stream.order import Order, build
 
 
@@ -67,6 +71,8 @@ class DataConfig:
     )
     array_augment: ArrayAugment = ArrayAugment()  # of arrays (model.image.array), which have no other
     array_view_augment: ArrayAugment = ArrayAugment(crop=(0.5, 1.0), jitter=0.1, scale=0.2, mask=0.2)
+    degrade: Degrade = Degrade()  # sharpened and blurred copies of each image
+    turned: Literal["none", "rotation", "jigsaw"] = "none"  # a copy of each image, turned by quarters or in tiles
     split: Literal["none", "lines", "sentences"] = "none"  # a caption is one of its lines or sentences
     edits: TextEdits = TextEdits()
     texts: int = 1  # captions of each image in a batch, different ones as long as a sample has them
@@ -80,7 +86,8 @@ class DataConfig:
     bucket: bool = False  # sort this rank's rows by length, so that micro-batches are padded less
     decoder: Literal["pillow", "turbo"] = "pillow"  # turbo = libjpeg-turbo through simplejpeg; other last bits
     resample: Literal["bicubic", "bilinear", "hamming", "box", "lanczos"] = "bicubic"
-    background: tuple[int, int, int] = (255, 255, 255)  # shows through transparent pixels and beyond the border
+    background: tuple[int, ...] = (255, 255, 255)  # shows through transparent pixels and beyond the border
+    intensity: Intensity | None = None  # how numbers of deep images become [0, 1]; none: by the range of 8 or 16 bits
     max_pixels: int = 64_000_000  # of an image; larger ones are bad samples, found before they are decoded
     max_characters: int = 10_000  # of a caption; the rest is cut (and counted)
     cache: Literal["none", "decoded"] = "none"  # decoded = images and token ids stay in memory once decoded
@@ -103,8 +110,10 @@ class DataConfig:
         self._check_fields()
         if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
             raise ValueError("caption needs a field, and probabilities above 0 when there are several")
-        if not all(0 <= part <= 255 for part in self.background):
-            raise ValueError(f"background is red, green, blue, 0 to 255 each, not {list(self.background)}")
+        if not self.background or not all(0 <= part <= 255 for part in self.background):
+            raise ValueError(
+                f"background is red, green, blue, or a number for each band, 0 to 255 each, not {list(self.background)}"
+            )
 
     def sources(self) -> dict[str, Source]:
         """Return the sources by name, one that is called "train" when there is no mixture."""
@@ -128,6 +137,9 @@ class DataConfig:
     def array_augments(self) -> list[ArrayAugment]:
         """Return how arrays are changed, and then each of their views. Raises ConfigError for what is of images."""
         self._refuse("augment", "view_augment", "is of images, and model.image.array takes arrays: set data.array_{}")
+        if made := sorted(self.makers()):
+            key = SETS[made[0]].setting.partition("=")[0]
+            raise ConfigError(f"data.{key} makes copies of images, and model.image.array takes arrays: leave it out")
         return [self.array_augment] + [self.array_view_augment] * self.views
 
     def refuse_array_augments(self) -> None:
@@ -138,6 +150,25 @@ class DataConfig:
         for name in told[:-1]:
             if getattr(self, name) != getattr(DataConfig, name):
                 raise ConfigError(f"data.{name} {told[-1].format(name)}")
+
+    def makers(self) -> dict[str, Maker]:
+        """Return what makes pixel sets of the images' own pixels, by the sets' names."""
+        how = self.degrade
+        made: dict[str, Maker] = {
+            "sharpened": Sharpened(how.sharpen, how.strength),
+            "blurred": Blurred(how.blur, how.sigma),
+            "turned": Turned(0 if self.turned == "none" else 1, self.turned),
+        }
+        return {name: maker for name, maker in made.items() if maker.count}
+
+    def pixel_sets(self) -> dict[str, int]:
+        """Return how many there are of each pixel set, by name, in the order of the table."""
+        counts = {"views": self.views} | {name: maker.count for name, maker in self.makers().items()}
+        return {name: counts[name] for name in SETS if counts.get(name)}
+
+    def turns(self) -> int:
+        """Return how many ways of turning an image there are, 0 where it is not turned."""
+        return 0 if self.turned == "none" else len(TURNS[self.turned])
 
     def arranged(self) -> Order:
         """Return the order of the samples, not yet set up. Raises ConfigError."""

@@ -36,6 +36,7 @@ REMEDIES = {
     "no_caption": "set data.caption to a field that is there: txt, or json:FIELD",
     "bad_label": "set data.label and data.weight to fields with numbers",
     "bad_field": "set data.fields to fields with values of their kind",
+    "no_range": "set data.intensity, for example {low: 0, high: 4095} or {percentile: [1, 99]}",
     "too_many_pixels": "raise data.max_pixels, or leave them out",
 }
 LONG = 1 << 20  # tokens: no caption is cut while it is measured

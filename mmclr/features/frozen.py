@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmclr import vocabulary
 from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
+from mmclr.features import towers
 from mmclr.features.provider import Provider
 from mmclr.models.config import ImageConfig
 from mmclr.models.formats import find
 from mmclr.models.two_tower import TwoTower
 
+PREFIX = "frozen_"
+
 
 class Frozen(Provider, key="frozen", made_by="teacher"):
-    """Computes frozen_image and frozen_text with the weights of a model folder."""
+    """Computes frozen_image, frozen_text and what it makes of pixel sets, with the weights of a model folder."""
 
-    provides = frozenset({"frozen_image", "frozen_text"})
-
-    def __init__(self, folder: str, tokenizer: Tokenizer, image: ImageConfig) -> None:
-        """Open `folder`, or what a run's folder or a name stands for.
+    def __init__(self, folder: str, tokenizer: Tokenizer, image: ImageConfig, sets: Collection[str] = ()) -> None:
+        """Open `folder`, or what a run's folder or a name stands for. `sets` are the pixel sets in a batch.
 
         It may see images of another size, but of the same channels and intensity as `image`, those of the model in
         training; its tokens must be that model's. Raises UserError.
         """
+        self.provides = {"frozen_image", "frozen_text"} | vocabulary.of_sets(sets, self.key)
         found = find.find(folder)
         self.model = TwoTower.load(found).requires_grad_(False)
         self.same_tokens = Tokenizer.load(found).backend.get_vocab() == tokenizer.backend.get_vocab()
@@ -50,8 +53,10 @@ class Frozen(Provider, key="frozen", made_by="teacher"):
     ) -> Mapping[str, Tensor]:
         """Return {name: feature} for the wanted names, which are among those that it provides."""
         out: dict[str, Tensor] = {}
-        if "frozen_image" in wanted:
-            out["frozen_image"] = self.model.encode_image(self._seen(batch.pixels))
+        images = {name.removeprefix(PREFIX) for name in wanted} & towers.IMAGES
+        if images:
+            seen = towers.see(self.model, batch, images, prepare=self._seen)
+            out.update({PREFIX + name: x for name, x in seen.items()})
         if "frozen_text" in wanted:
             if not self.same_tokens:
                 raise UserError(

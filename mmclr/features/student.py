@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from typing import Any
 
 import torch
@@ -17,28 +17,30 @@ from mmclr.models.clip.towers import VisionTower
 from mmclr.models.two_tower import TwoTower
 
 CAPTION = {"caption_states", "caption_words"}
-FROZEN = {"frozen_image", "frozen_text"}
+FROZEN = vocabulary.names(provider="frozen")
 
 
 class Student(Provider, key="student", made_by="model"):
-    """Computes image, text, views, scale, what the captioner gives, and so on: only those that somebody asked for.
+    """Computes image, text, pixel sets, scale, what the captioner gives, and so on: only what somebody asked for.
 
-    Where no frozen model is given, its own features without their gradient stand in for frozen_image and frozen_text.
+    Where no frozen model is given, its own features without their gradient stand in for frozen_image, frozen_text, ...
     """
 
-    def __init__(self, model: TwoTower, patch_dropout: float = 0.0, views: int = 0, text_views: int = 0) -> None:
+    def __init__(
+        self, model: TwoTower, patch_dropout: float = 0.0, sets: Collection[str] = (), text_views: int = 0
+    ) -> None:
         """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794) for now.
 
-        views and text_views are how many there are in a batch.
+        sets are the names of the pixel sets in a batch, text_views is how many further forms of a text there are.
         """
         self.model = model
         self.patch_dropout = patch_dropout
         self.mixes = any(isinstance(module, _BatchNorm) for module in model.modules())  # a row's features need others
-        self.provides = {"image", "text", "texts", "scale", "bias"} | FROZEN
+        self.provides = {"image", "text", "texts", "scale", "bias"}
         self.provides |= CAPTION if model.captioner is not None else set()
-        self.provides |= {"views"} if views else set()
-        self.provides |= {"view_tokens"} if views and isinstance(model.vision_model, VisionTower) else set()
+        self.provides |= vocabulary.of_sets(sets, self.key, dense=isinstance(model.vision_model, VisionTower))
         self.provides |= {"text_views"} if text_views else set()
+        self.provides |= {name for name in FROZEN if name.removeprefix("frozen_") in self.provides}
 
     def forward(
         self, batch: Any, wanted: Set[str], found: Mapping[str, Tensor], progress: float
@@ -86,6 +88,8 @@ class Student(Provider, key="student", made_by="model"):
         if not taught & towers.IMAGES:
             tower = model.vision_model.post_layernorm if told else model.vision_model
             unasked += [tower, model.visual_projection]  # type: ignore[list-item]
+        elif taught & towers.IMAGES <= towers.BELOW and not told:
+            unasked += [model.visual_projection]
         if not taught & towers.TEXTS:
             unasked += [model.text_projection, None if told else model.text_model]
         for module in unasked:
@@ -95,17 +99,27 @@ class Student(Provider, key="student", made_by="model"):
             model.logit_scale.requires_grad_(False)
 
     def _keep(self, batch: Any) -> Tensor | None:
-        """Draw the patches to keep [b, 1 + V, p]: a different random subset of each image, and of each view."""
+        """Draw the patches to keep [b, n, p]: another random subset of each of `towers.places`.
+
+        What is drawn for image and views depends on no other pixel set: those have the numbers below 0.
+        """
         if not (self.training and self.patch_dropout):
             return None
         patches = self.model.config.image.patches
         kept = max(1, round(patches * (1 - self.patch_dropout)))
-        views = 1 if batch.views is None else 1 + batch.views.shape[1]
-        number = batch.index[:, None] * views + torch.arange(views, device=batch.index.device)
+        first, every = 1 + batch.counts.get("views", 0), sum(batch.counts.values())
+        number = _numbered(batch.index, first)
+        if every > first:
+            number = torch.cat([number, ~_numbered(batch.index, every - first)], 1)
         number = number[..., None] * patches + torch.arange(patches, device=batch.index.device)
         order = sample_random.scramble(number + sample_random.seed(number))
         tower = self.model.vision_model
         if isinstance(tower, ArrayTower):  # what lies behind an array's end is left out before anything else
-            seen = [batch.pixels[:, None], *([] if batch.views is None else [batch.views])]
-            order = order.masked_fill(~tower.filled(torch.cat(seen, 1)), torch.iinfo(order.dtype).max)
+            seen = torch.cat([batch.seen(name) for name in batch.counts], 1)
+            order = order.masked_fill(~tower.filled(seen), torch.iinfo(order.dtype).max)
         return order.argsort(-1)[..., :kept]
+
+
+def _numbered(index: Tensor, count: int) -> Tensor:
+    """Return numbers of `count` things of each sample, [b, count], none of them twice."""
+    return index[:, None] * count + torch.arange(count, device=index.device)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmclr import vocabulary
+from mmclr.batch_fields import SETS
 from mmclr.models.two_tower import TwoTower
 
 IMAGES, TEXTS = (vocabulary.names(provider="student", side=side) for side in ("image", "text"))
-PLACES = {"image": slice(0, 1), "views": slice(1, None)}  # of an image and its views among all that are seen of it
+BELOW = {name for name, row in SETS.items() if not row.projected}  # they stand last among what is seen
 
 
-def see(model: TwoTower, batch: Any, wanted: Set[str], keep: Tensor | None = None) -> dict[str, Tensor]:
-    """Return those of image, views and view_tokens that are wanted.
+def see(
+    model: TwoTower,
+    batch: Any,
+    wanted: Set[str],
+    keep: Tensor | None = None,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Return those of image, the pixel sets and view_tokens that are wanted.
 
-    The tower sees images and views in one pass; of their patches those in keep [b, 1 + V, p], if given. Views whose
-    tokens are wanted are seen whole.
+    The tower sees all in one pass; of their patches those in keep [b, n, p], if given, whose n are `places`. Views
+    whose tokens are wanted are seen whole. `prepare` makes of pixels what the tower takes; by itself it normalises.
     """
     out: dict[str, Tensor] = {}
     if "view_tokens" in wanted:
@@ -27,16 +34,45 @@ def see(model: TwoTower, batch: Any, wanted: Set[str], keep: Tensor | None = Non
         out["view_tokens"] = tokens.unflatten(0, batch.views.shape[:2])
         if keep is None:
             out["views"] = views.unflatten(0, batch.views.shape[:2])
-    names = [name for name in PLACES if name in wanted - out.keys()]
+    names = [name for name in batch.counts if name in wanted - out.keys()]
     if names:
-        pixels = [batch.pixels[:, None] if name == "image" else batch.views for name in names]
-        kept = None if keep is None else torch.cat([keep[:, PLACES[name]] for name in names], 1).flatten(0, 1)
-        seen = torch.cat(pixels, 1) if len(pixels) > 1 else pixels[0]
-        embedded = model.encode_image(model.normalise(seen.flatten(0, 1)), kept).unflatten(0, seen.shape[:2])
-        out.update(zip(names, embedded.split([part.shape[1] for part in pixels], 1)))
+        pixels, where = [batch.seen(name) for name in names], places(batch)
+        counts = [part.shape[1] for part in pixels]
+        kept = None if keep is None else torch.cat([keep[:, where[name]] for name in names], 1).flatten(0, 1)
+        seen = _prepared(pixels, prepare or model.normalise)
+        out.update(zip(names, _embed(model, seen, kept, counts, len(BELOW.intersection(names)))))
     if "image" in out:
         out["image"] = out["image"][:, 0]
     return {name: out[name] for name in out.keys() & wanted}
+
+
+def places(batch: Any) -> dict[str, slice]:
+    """Return where the image and each pixel set stand among all that can be seen of a sample."""
+    found, at = {}, 0
+    for name, count in batch.counts.items():
+        found[name], at = slice(at, at + count), at + count
+    return found
+
+
+def _prepared(pixels: list[Tensor], prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pixels [b, n, C, H, W] of several names -> what the tower takes of all, [b, N, C, H, W]."""
+    if len({part.dtype for part in pixels}) == 1:
+        pixels = [torch.cat(pixels, 1) if len(pixels) > 1 else pixels[0]]
+    ready = [prepare(part.flatten(0, 1)).unflatten(0, part.shape[:2]) for part in pixels]
+    return torch.cat(ready, 1) if len(ready) > 1 else ready[0]
+
+
+def _embed(model: TwoTower, seen: Tensor, keep: Tensor | None, counts: list[int], below: int) -> list[Tensor]:
+    """Pixels [b, N, C, H, W], `counts` of each name -> their embeddings; of the last `below` names tower features."""
+    pixels, size = seen.flatten(0, 1), seen.shape[:2]
+    if not below:
+        return [*model.encode_image(pixels, keep).unflatten(0, size).split(counts, 1)]
+    features = model.vision_model(pixels, keep).unflatten(0, size).split(counts, 1)
+    found: list[Tensor] = []
+    if features[:-below]:
+        shared = torch.cat(features[:-below], 1)
+        found += model.project_image(shared.flatten(0, 1)).unflatten(0, shared.shape[:2]).split(counts[:-below], 1)
+    return [*found, *features[-below:]]
 
 
 def read(model: TwoTower, batch: Any, wanted: Set[str]) -> dict[str, Tensor]:

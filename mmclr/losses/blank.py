@@ -46,6 +46,19 @@ def samples_alone(features: Mapping[str, Tensor]) -> Iterator[Kept]:
         _open.pop()
 
 
+@contextmanager
+def those_alone(which: Tensor, *features: Tensor) -> Iterator[list[Tensor]]:
+    """Let only those rows of features [b, ...] through of which `which` is true, bool [b]. All ranks must ask.
+
+    For objectives that need something of a sample which not all have: inside, ranks may have different numbers of rows.
+    """
+    at = which.nonzero()[:, 0]
+    with parallel.equally_many(False):
+        counts = parallel.rows_of(len(at))
+    with parallel.equally_many(counts.even):
+        yield [x.index_select(0, at.to(x.device)) for x in features]
+
+
 def _kept(features: dict[str, Tensor]) -> Kept:
     real = vocabulary.real(features)
     features.pop("real", None)

@@ -11,7 +11,7 @@ from mmclr import vocabulary
 from mmclr.config import ConfigError, nearest
 from mmclr.errors import UserError
 
-SEVERAL = ("M", "V", "T")  # letters of how many a sample has of something
+SEVERAL = ("M", "V", "X", "Q", "T")  # letters of how many a sample has of something
 
 
 class Input(NamedTuple):

@@ -53,6 +53,7 @@ class Facts:
     classes: int = 0
     class_counts: tuple[int, ...] = ()  # samples of each class, as many numbers as classes; none where classes is 0
     tower: int = 0  # H, the width of the image tower, below its projection
+    turns: int = 0  # ways of turning an image that `turn` tells apart
     sources: int = 0  # sources of data that are mixed
     text_sources: int = 0  # fields from which the captions of an image come (data.caption)
 
@@ -67,6 +68,7 @@ class Facts:
             "clusters": 100,
             "classes": 10,
             "tower": 512,
+            "turns": 4,
         }
         own |= {"sources": 2, "text_sources": 2, **known}
         return cls(**{"class_counts": (own["samples"] // max(1, own["classes"]),) * own["classes"], **own})

@@ -66,7 +66,11 @@ class TwoTower(nn.Module):
 
     def encode_image(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
         """Normalised pixels [b, C, H, W] -> unit-norm embeddings [b, D] in float32."""
-        return _unit(self.visual_projection(self.vision_model(pixels, keep)))
+        return self.project_image(self.vision_model(pixels, keep))
+
+    def project_image(self, features: Tensor) -> Tensor:
+        """Features of the image tower [b, H] -> unit-norm embeddings [b, D] in float32."""
+        return _unit(self.visual_projection(features))
 
     def encode_images(self, pixels: Tensor, counts: Tensor, keep: Tensor | None = None) -> Tensor:
         """Return one unit-norm embedding [b, D] in float32 of each sample's images.

@@ -9,7 +9,8 @@
             return [np.asarray(image.convert("L").resize((self.size, self.size))).std() for image in images]
 
 `images` are upright RGB images of PIL, `texts` are strings, both of the same length: a pair each. A scorer that takes
-no texts is not given captions, one that takes no images decodes none.
+no texts is not given captions, one that takes no images decodes none. One whose images are no photos says in `members`
+and `prepare` how they are read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from typing_extensions import dataclass_transform
 
 from mmclr import plugins
 from mmclr.config import config, to_tree
+from mmclr.data.pixels.decode import MAX_PIXELS, EncodedImage
+from mmclr.data.pixels.photo import WHITE
+from mmclr.data.shards.shards import IMAGES
 from mmclr.errors import UserError
 
 SCORERS: dict[str, type[Scorer]] = {}
@@ -48,6 +52,20 @@ class Scorer:
         if not asked or not set(asked) <= set(GIVEN):
             raise TypeError(f"{cls.__name__}.score asks for {', '.join(asked)}; it may ask for images, texts, or both")
         plugins.register("scorer", SCORERS, key, config(cls))
+
+    @property
+    def members(self) -> Sequence[str]:
+        """Extensions of members that hold images: of those that a sample has, the first is taken."""
+        return IMAGES
+
+    @property
+    def beside(self) -> Sequence[str]:
+        """Extensions of further members that `prepare` looks into."""
+        return ()
+
+    def prepare(self, data: bytes, beside: Mapping[str, bytes]) -> Any:
+        """Decode an image, in any thread, as score takes it; `beside` are the sample's members. Raises Fault."""
+        return EncodedImage(data, MAX_PIXELS).pixels(WHITE)
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmclr.data.samples.text import Tokenizer
-from mmclr.encoder import Encoder
+from mmclr.encoder import Encoder, Prepared
 from mmclr.eval.embed.embedder import facts
 from mmclr.load_model import open_model
 from mmclr.scorers.scorer import Scorer
@@ -35,7 +34,21 @@ class Similarity(Scorer, key="similarity"):
         """Return the hash of the weights and the transform, which stay what they are when a folder is moved."""
         return self._opened[1]
 
-    def score(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
+    @property
+    def members(self) -> Sequence[str]:
+        """Extensions of the members that this model's images lie in."""
+        return self._opened[0].medium.members
+
+    @property
+    def beside(self) -> Sequence[str]:
+        """Extensions of what tells how they are to be read."""
+        return self._opened[0].medium.beside
+
+    def prepare(self, data: bytes, beside: Mapping[str, bytes]) -> Prepared:
+        """Decode an image to the model's size."""
+        return self._opened[0].prepare(data, beside)
+
+    def score(self, images: Sequence[Prepared], texts: Sequence[str]) -> NDArray[np.float32]:
         encoder, _ = self._opened
         distinct = {id(image): image for image in images}  # the captions of an image share it
         place = {key: number for number, key in enumerate(distinct)}

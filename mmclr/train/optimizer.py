@@ -12,9 +12,12 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
+from mmclr import parallel
 from mmclr.config import ConfigError, config
+from mmclr.errors import note
 from mmclr.models.layer_depth import depths
 from mmclr.models.tower import Tower, blocks_for, matrices, towers
+from mmclr.train.checkpoints.renamed import by_todays_name
 from mmclr.train.muon import Muon
 from mmclr.train.strategies.scalars import plain_name
 
@@ -109,8 +112,11 @@ def _learns(tower: Tower) -> bool:
 def _by_pattern(c: OptimConfig, names: Iterable[str]) -> dict[str, GroupConfig]:
     """Return the group that each name falls into; the empty one where no pattern matches."""
     found = {name: GroupConfig() for name in names}
+    today, used = by_todays_name(c.groups)
+    if used and not parallel.rank():
+        note(f"optim.groups: written with earlier names, read by today's ({'; '.join(used)})")
     for pattern, group in c.groups.items():
-        matched = fnmatch.filter(found, f"*{pattern}*")
+        matched = fnmatch.filter(found, f"*{today[pattern]}*")
         if not matched:
             raise ConfigError(f"optim.groups.{pattern}: no trained weight has such a name (one is {next(iter(found))})")
         found.update(dict.fromkeys(matched, group))

@@ -63,10 +63,11 @@ class Parts:
         config = with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
         self.model = TwoTower(config, bias="bias" in wanted)
         self.shell = hollow(self.model)
-        self.student = Student(self.model, run.patch_dropout.first, run.data.views, run.data.text_views)
+        sets = run.data.pixel_sets()
+        self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it
-            providers["frozen"] = Frozen(run.teacher, t, run.model.image)
+            providers["frozen"] = Frozen(run.teacher, t, run.model.image, sets)
         providers["student"] = self.student
         if asked(wanted):
             providers["ema"] = Ema(self.student, wanted)
@@ -94,6 +95,7 @@ class Parts:
             classes=self.loader.classes("label"),
             class_counts=tuple(self.loader.class_counts("label")),
             tower=self.model.config.image.width,
+            turns=self.run.data.turns(),
             sources=len(self.run.data.sources()),
             text_sources=len(self.run.data.captions()),
         )

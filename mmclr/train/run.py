@@ -117,8 +117,13 @@ class RunConfig:
         return Path(self.out or f"runs/{self.name}")
 
     def resolved(self) -> RunConfig:
-        """Return the run with what its model leaves to folders read from there, which may download them."""
-        model = resolve(self.model)
+        """Return the run with what its model leaves to folders read from there, which may download them.
+
+        The model is told `data.intensity`, so that whoever has it knows how its numbers are read.
+        """
+        model, intensity = resolve(self.model), self.data.intensity
+        if intensity is not None and model.image.intensity != (tree := intensity.tree()):
+            model = dataclasses.replace(model, image=dataclasses.replace(model.image, intensity=tree))
         return self if model is self.model else dataclasses.replace(self, model=model)
 
     def total_steps(self, samples_per_epoch: int) -> int:

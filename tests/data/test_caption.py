@@ -3,6 +3,7 @@
 import json
 import tarfile
 
+import numpy as np
 import pytest
 import torch
 from mmclr.data_tools import caption
@@ -10,10 +11,13 @@ from mmclr.data_tools.commands.enrich import caption as recaption
 
 import mmclr
 from mmclr.config import check
+from mmclr.data import columns
+from mmclr.data.columns import Kind
 from mmclr.errors import UserError
 from mmclr.models.captioning.decoding import Decoding
 from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
+from tests.data.filled import fill, indices_of
 from tests.data.made import pair, picture, write_shards, write_tar
 
 
@@ -93,9 +97,13 @@ def test_captions_beside_the_originals(model, tmp_path, capsys):
     bad = {"jpg": b"no picture", "txt": b"broken"}
     samples = [("a", pair(1)), ("b", bad), ("c", {"png": picture(3), "txt": b"no json"}), ("d", pair(4))]
     write_tar(tmp_path / "in.tar", [(f"{key}.{ext}", data) for key, part in samples for ext, data in part.items()])
+    fill(indices_of(str(tmp_path / "in.tar")), "score", Kind("float32"), np.arange(4))
     out = tmp_path / "out"
     recaption.main([str(tmp_path / "in.tar"), str(out), "--model", str(model), "--samples", "3", "--batch", "2"])
     said = capsys.readouterr().out
+    assert "the column score (float32) is beside the new shards, too" in said
+    followed = [columns.open_column(index, "score")[1].tolist() for index in indices_of(str(out / "*.tar"))]
+    assert followed == [[0, 1, 2], [3]]
     assert "2 shards, 4 samples with json:generated" in said
     assert "1 sample without a caption: the image cannot be decoded" in said
     found, before = members(out), members(tmp_path)

@@ -124,11 +124,11 @@ def test_shards_that_are_moved_and_touched_keep_their_columns(tmp_path, urls):
     assert Columns([Shards(moved)]).values("n", [7]).tolist() == [14]
 
 
-def test_resharded_samples_need_their_columns_made_anew(tmp_path, urls):
+def test_a_column_of_other_shards_with_the_same_samples_is_refused(tmp_path, urls):
     from mmclr.data_tools.commands.convert import reshard
 
-    fill(indices_of(urls), "n", Kind("int32"), np.arange(13))
     reshard.main([urls, str(tmp_path / "out"), "--samples", "5"])
+    fill(indices_of(urls), "n", Kind("int32"), np.arange(13))
     made = indices_of(str(tmp_path / "out" / "*.tar"))
     with pytest.raises(UserError, match="there is no column n of this shard; make it anew, .*data columns export"):
         Columns([Shards(made)]).column("n")

@@ -160,8 +160,8 @@ def test_what_cannot_be_joined_is_told(urls, tmp_path):
 
 def test_columns_follow_samples_into_other_shards(urls, tmp_path):
     """Exported from the old shards, imported beside the new ones: by key, although the table has shard and row."""
-    fill(urls, "x", "float64", np.arange(5) + 0.5)
     reshard.main([urls, str(tmp_path / "new"), "--samples", "2", "--shuffle", "3"])
+    fill(urls, "x", "float64", np.arange(5) + 0.5)
     tool.main(["export", urls, "x", "--out", str(tmp_path / "x.parquet")])
     new = str(tmp_path / "new" / "*.tar")
     tool.main(["import", new, str(tmp_path / "x.parquet"), "--column", "x"])

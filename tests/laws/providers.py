@@ -21,7 +21,7 @@ from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.step import Step
 from tests.exports import tokenizer
-from tests.train.test_accumulate import TREE
+from tests.train.test_accumulate import SETS, TREE
 
 # Settings beyond the defaults that take another path through a provider's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {"test_pool": [{"sharpness": 3.0}]}
@@ -97,13 +97,13 @@ def make_step(key: str, fields: dict[str, Any], folder: Any, seed: int = 0) -> S
     """Return a step of a tiny model in float64 in which objectives ask for all that the provider gives."""
     torch.manual_seed(seed)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
-    student = Student(model, patch_dropout=0.4, views=2, text_views=2)
+    student = Student(model, patch_dropout=0.4, sets=SETS, text_views=2)
     made: dict[str, Provider] = {"student": student}
     if key == "frozen":
         words = tokenizer()
         model.save(folder)
         words.save(folder)
-        made = {"frozen": Frozen(str(folder), words, model.config.image), "student": student}
+        made = {"frozen": Frozen(str(folder), words, model.config.image, SETS), "student": student}
     elif key == "ema":
         made["ema"] = Ema(student, vocabulary.names(provider="ema"))
     elif key != "student":

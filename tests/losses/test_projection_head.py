@@ -163,4 +163,4 @@ def test_faults_are_told_with_their_place(head, message):
 def test_kappa_is_exact_where_it_can_be():
     weights = Reweight(kappa=1.1).make(512).get_buffer("weights")
     assert weights[511].item() == pytest.approx(math.exp(-511 * math.log(1.1)), rel=bounds.bound(terms=16))
-    assert set(heads.catalogue()) == {"reweight", "mlp", "whiten"}
+    assert set(heads.catalogue()) == {"reweight", "mlp", "split", "whiten"}

@@ -6,6 +6,8 @@ from accelerate import Accelerator
 
 from mmclr import parallel
 from mmclr.config import check
+from mmclr.data.pixels.copies.frequency import Blurred, Sharpened
+from mmclr.data.pixels.copies.turned import Turned
 from mmclr.data.stream.batch import Batch
 from mmclr.features.ema import Ema
 from mmclr.features.frozen import Frozen
@@ -30,6 +32,9 @@ TREE = {
     "captioner": {"layers": 1, "queries": 3, "tied": False},
 }
 
+MADE = {"sharpened": Sharpened(2, (1.0, 3.0)), "blurred": Blurred(1, (4.0, 16.0)), "turned": Turned(1, "rotation")}
+SETS = ["views", *MADE]
+
 
 def make_batch(b=10, captions=1):
     g = torch.Generator().manual_seed(0)
@@ -48,7 +53,9 @@ def make_batch(b=10, captions=1):
             "replayed": torch.arange(b) % 2 == 0,
         },
         keys=[str(i) for i in range(b)],
-        views=torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8),
+        sets={"views": torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8)},
+        made=MADE,
+        draws=torch.randint(1 << 62, (b,), generator=torch.Generator().manual_seed(1)),
         view_boxes=torch.tensor([0.0, 0, 0.6, 0.6, 0.3, 0.3, 1, 1]).view(1, 2, 4).repeat(b, 1, 1),
         text_view_tokens=torch.randint(0, 90, (b, 2, 8), generator=g),
         text_view_lengths=torch.randint(2, 9, (b, 2), generator=g),
@@ -58,6 +65,8 @@ def make_batch(b=10, captions=1):
 class Earlier(Frozen):
     """A frozen model with other weights."""
 
+    provides = frozenset({"frozen_image", "frozen_text"})
+
     def __init__(self, model):
         Provider.__init__(self)
         self.model, self.same_tokens, self.image_size = model.requires_grad_(False), True, 32
@@ -66,7 +75,7 @@ class Earlier(Frozen):
 def make_step(objectives, captions):
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
-    student, terms = Student(model, patch_dropout=0.4, views=2, text_views=2), build_terms(objectives)
+    student, terms = Student(model, patch_dropout=0.4, sets=SETS, text_views=2), build_terms(objectives)
     providers = {"student": student, "ema": Ema(student, needs(terms))}
     if any(term.objective.needs_teacher for term in terms.values()):  # itself would not do
         providers = {"frozen": Earlier(TwoTower(model.config).double()), **providers}
@@ -91,8 +100,10 @@ def with_blanks(batch, at):
         more[name][blank] = -1
     more["index"][at[0]] = 77  # that of a skipped sample
     more["weights"][blank] = 0
-    fields = {name: more.pop(name) for name in batch.fields}
-    return Batch(**more, fields=fields, keys=["" if n < 0 else batch.keys[n] for n in order.tolist()])
+    fields, sets = ({name: more.pop(name) for name in own} for own in (batch.fields, batch.sets))
+    return Batch(
+        **more, fields=fields, sets=sets, made=batch.made, keys=["" if n < 0 else batch.keys[n] for n in order.tolist()]
+    )
 
 
 def take(objectives, captions, size, blanks=()):
@@ -156,7 +167,7 @@ def test_a_batch_norm_does_not_see_blank_rows(wanted):
         student = step.providers["student"]
         bare = student.model.visual_projection
         student.model.visual_projection = torch.nn.Sequential(torch.nn.BatchNorm1d(bare.in_features), bare).double()
-        student = Student(student.model, patch_dropout=0.4, views=2, text_views=2).train()
+        student = Student(student.model, patch_dropout=0.4, sets=SETS, text_views=2).train()
         batch = make_batch(captions=2)
         batch = with_blanks(batch, blanks) if blanks else batch
         torch.manual_seed(5)

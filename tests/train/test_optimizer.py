@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mmclr.config import check
+from mmclr import errors
+from mmclr.config import ConfigError, check
 from mmclr.models.config import ModelConfig
 from mmclr.models.two_tower import TwoTower, with_tokenizer
 from mmclr.train.muon import Muon, orthogonalise
@@ -100,3 +101,20 @@ def test_muon_state_goes_on_where_it_was():
     again.load_state_dict(two.state_dict())
     steps(broken, again, range(2, 4))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), broken.parameters()))
+
+
+@pytest.mark.parametrize("old", ["sources.0.model.visual", "sources.*.model.visual"])
+def test_patterns_with_earlier_names_mean_todays_and_that_is_said(old, capsys, monkeypatch):
+    monkeypatch.setattr(errors, "_noted", set())
+    net = torch.nn.ModuleDict({"providers": torch.nn.ModuleDict({"student": torch.nn.Module()})})
+    towers = {side: torch.nn.Linear(2, 2) for side in ("visual", "text")}
+    net["providers"]["student"].model = torch.nn.ModuleDict(towers)
+    config = check(OptimConfig, {"groups": {old: {"lr": 0.5}}})
+    factors = {id(p): group["factor"] for group in build(config, net).param_groups for p in group["params"]}
+    found = {name: factors[id(p)] for name, p in net.named_parameters()}
+    assert {n: f for n, f in found.items() if f != 1} == dict.fromkeys((n for n in found if "visual" in n), 0.5)
+    said = capsys.readouterr().err
+    assert "optim.groups: written with earlier names" in said
+    assert "sources.N.model. is providers.student.model." in said
+    with pytest.raises(ConfigError, match=r"optim.groups.sources.0.nothing: no trained weight has such a name"):
+        build(check(OptimConfig, {"groups": {"sources.0.nothing": {}}}), net)

@@ -152,7 +152,7 @@ def test_what_it_asks_for_must_be_there_and_not_its_own(own):
     made = build_providers({"a": {"use": "round"}})
     with pytest.raises(ConfigError, match="in a circle: a -> a"):
         Wiring(made, frozenset())
-    with pytest.raises(ConfigError, match=r"providers.slots asks for view_tokens .*which nothing in this run provides"):
+    with pytest.raises(ConfigError, match=r"data.views: an objective or provider asks for view_tokens"):
         train(run(own, "data.views=0"))
 
 

@@ -75,7 +75,9 @@ def test_it_holds_only_the_towers_that_are_asked_about():
 
 
 def test_what_the_data_do_not_have_is_refused(settings):
-    with pytest.raises(ConfigError, match=r"objectives.byolip needs views .*data.views"):
+    with pytest.raises(
+        ConfigError, match=r"data.views: an objective or provider asks for ema_views, views .* write data.views=2"
+    ):
         Trainer(load(RunConfig, "debug.yaml", [*settings, "objectives={byolip: {}}"]), Accelerator())
     with pytest.raises(ConfigError, match=r"needs text_views .*data.text_views"):
         Trainer(load(RunConfig, "debug.yaml", [*settings, "objectives={siamlip: {}}", "data.views=1"]), Accelerator())
@@ -141,5 +143,5 @@ def test_a_checkpoint_without_a_teacher_is_told(settings, tmp_path):
 def test_provides_goes_by_the_batch():
     model = make_step({"clip": {}}, 1).providers["student"].model
     assert "views" not in Student(model).provides
-    assert {"views", "view_tokens"} <= Student(model, views=1).provides
+    assert {"views", "view_tokens"} <= Student(model, sets=["views"]).provides
     assert "text_views" in Student(model, text_views=1).provides

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 import numpy as np
+from mmclr.data_tools.lib.carry import carried, carry
 from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.shard_writer import ShardWriter
 from rich.progress import track
@@ -24,7 +25,8 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description="Write samples of shards into new shards. Keys and all members stay as they are, byte for byte "
         "(extensions in lower case); "
-        "half samples stay too. A shard appears when it is complete; the same command goes on where it stopped.",
+        "half samples stay too, and columns beside the shards follow by key. A shard appears when it is complete; the "
+        "same command goes on where it stopped.",
         epilog="example: mmclr data reshard 'pool/*.tar' out --subset best.npy --samples 10000 --shuffle 0",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
@@ -45,12 +47,15 @@ def main(argv: list[str]) -> None:
     }
     writer = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix)
     ledger = Ledger()
+    indices = [] if carried(writer) else open_indices(urls)
     if not writer.finished:
-        reshard(every_sample(open_indices(urls), ledger, args.subset), writer, ledger, args.shuffle)
+        reshard(every_sample(indices, ledger, args.subset), writer, ledger, args.shuffle)
     written = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
     ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
     for line in ledger.lines(met="left out"):
+        say(f"  {line}")
+    for line in carry(writer, indices):
         say(f"  {line}")
 
 

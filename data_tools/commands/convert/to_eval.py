@@ -16,7 +16,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "mmclr data to-eval",
         description="Write any evaluation set in CLIP_benchmark's "
-        "layout, which CLIP_benchmark, DataComp and mmclr eval read.",
+        "layout, which CLIP_benchmark, DataComp and mmclr eval read. Samples get new keys, so columns stay behind.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Score and write; return the numbers of it, and `lines` that say them."""
     name, scorer, ledger = args.name or args.scorer, _scorer(args.scorer, args.settings), Ledger()
     captions = [args.caption] if "texts" in scorer.needs else []
-    shards = Shards(open_indices(expand(args.shards)), extensions(captions), (), ledger, "images" in scorer.needs)
+    images, beside = (scorer.members, scorer.beside) if "images" in scorer.needs else ((), ())
+    shards = Shards(open_indices(expand(args.shards)), extensions(captions), beside, ledger, images)
     absent.check([shards], {"--caption": captions})
     columns.check(shards.indices, name)  # before hours of work
     facts = {"scorer": args.scorer, "caption": ", ".join(captions), **redact_tree(dict(scorer.made()))}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from mmclr.data_tools.caption import Pictures, written
+from mmclr.data_tools.lib.carry import carried, carry
 from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.inputs import json_bytes
 from mmclr.data_tools.lib.shard_writer import ShardWriter
@@ -26,8 +27,9 @@ def main(argv: list[str]) -> None:
     """`mmclr data caption SHARDS OUT --model MODEL`."""
     parser = argparse.ArgumentParser(
         description="Write samples of shards into new shards, a generated caption added to the json of each. Keys and "
-        "all other members stay as they are; a sample whose image cannot be read gets none and is counted. Training "
-        "then takes either: data.caption={txt: 0.5, json:generated: 0.5}. The same command goes on where it stopped.",
+        "all other members stay as they are, and columns follow by key; a sample whose image cannot be read gets none "
+        "and is counted. Training then takes either: data.caption={txt: 0.5, json:generated: 0.5}. The same command "
+        "goes on where it stopped.",
         epilog="example: mmclr data caption 'shards/*.tar' captioned --model runs/coca --top-p 0.9",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
@@ -51,14 +53,17 @@ def main(argv: list[str]) -> None:
         "megabytes": args.megabytes,
     }
     writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000), Ledger()
+    indices = [] if carried(writer) else open_indices(urls)
     if not writer.finished:
         encoder = Encoder.load(args.model, device=args.device)
-        shards = every_sample(open_indices(urls), ledger)
+        shards = every_sample(indices, ledger)
         recaption(shards, writer, ledger, written(encoder, _pictures(shards), writer.done, how, args.batch), args.field)
     written_ = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written_:,} samples with json:{args.field}")
     ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
     for line in ledger.lines(met="without a caption"):
+        say(f"  {line}")
+    for line in carry(writer, indices):
         say(f"  {line}")
 
 

@@ -55,7 +55,7 @@ class Column:
             shard, row = self.parts[part].places(wanted[mine] - self.begins[part])
             for which in set(shard.tolist()):
                 here = shard == which
-                out[mine[here]] = _taken(self._mapped(part, which), row[here])
+                out[mine[here]] = taken(self._mapped(part, which), row[here])
         return out
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,11 +94,12 @@ class Columns:
         return self.column(name).values(numbers)
 
 
-def _taken(values: Values, rows: NDArray[np.int64]) -> NDArray[Any]:
+def taken(values: Values, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the values of these rows [n] of a shard: [n], or [n, width]; strings are an array of objects."""
     if isinstance(values, np.ndarray):
         return values[rows]
-    taken: NDArray[Any] = values.take(pa.array(rows)).to_numpy(zero_copy_only=False)
-    return taken
+    texts: NDArray[Any] = values.take(pa.array(rows)).to_numpy(zero_copy_only=False)
+    return texts
 
 
 def _agree(first: Found, other: Found) -> None:

@@ -15,8 +15,9 @@ from mmclr.data.pixels.decode import Colour
 from mmclr.data.random import Words, key, uniform
 
 TRIES = 10  # at a crop that fits, before the largest one in the middle is taken
-BOX, MOVE, FLIP, COLOUR, GREY, BLUR = range(6)  # stages
+BOX, MOVE, FLIP, COLOUR, GREY, BLUR, TONES = range(7)  # stages
 Floats = NDArray[np.float64]
+Pixels = NDArray[np.float32]
 LUMA = np.array([0.299, 0.587, 0.114])
 RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -74,6 +75,7 @@ class Recipe(NamedTuple):
     flip: bool
     colour: tuple[float, float, float, float] | None  # brightness, contrast, saturation (factors), hue (turns)
     sigma: float  # of the blur, in output pixels; 0 for none
+    tones: Floats | None = None  # brightness and contrast (factors) of each band [C, 2], in place of colour
 
     def shrink(self, size: int) -> float:
         """Return by which factor the box is larger than `size`."""
@@ -103,6 +105,13 @@ def _colours(augment: Augment, keys: Words) -> Floats:
     colours = np.where(draws[:, 4:5] < augment.colour, changed, [1.0, 1.0, 1.0, 0.0])
     colours[draws[:, 5] < augment.grey, 2:] = 0  # no saturation, no turn
     return colours
+
+
+def tones(augment: Augment, keys: Words, bands: int) -> Floats:
+    """Draw brightness and contrast of each band of images that are no RGB, [b, C, 2]."""
+    draws = uniform(key(keys, TONES), 2 * bands + 1)
+    changed = 1 + (2 * draws[:, 1:].reshape(-1, bands, 2) - 1) * [augment.brightness, augment.contrast]
+    return np.where(draws[:, :1, None] < augment.colour, changed, 1.0)
 
 
 def _sigmas(augment: Augment, keys: Words, image_size: int) -> Floats:
@@ -178,13 +187,31 @@ def cut(canvas: Canvas, recipe: Recipe, size: int, resample: str) -> bytes:
 
 def _recolour(image: Image.Image, brightness: float, contrast: float, saturation: float, hue: float) -> Image.Image:
     """Apply brightness, contrast (about the mean grey), saturation and hue, as one linear map of RGB."""
-    matrix = brightness * contrast * _saturate(saturation) @ _turn_hue(hue)
+    matrix = _mix(brightness, contrast, saturation, hue)
     offset = 0.0
     if contrast != 1:
         small = np.asarray(image.reduce(max(1, image.width // 32)))
         offset = brightness * (1 - contrast) * float(small.reshape(-1, 3).mean(0) @ LUMA)
     rows = [(*row, offset) for row in matrix.tolist()]
     return image.convert("RGB", tuple(value for row in rows for value in row))
+
+
+def mixed(view: Pixels, brightness: float, contrast: float, saturation: float, hue: float) -> Pixels:
+    """Return float RGB [H, W, 3] in [0, 1] with other colours: what `cut` does to one of 8 bits, not rounded."""
+    offset = brightness * (1 - contrast) * float(view.mean((0, 1), np.float64) @ LUMA)
+    matrix = _mix(brightness, contrast, saturation, hue).astype(np.float32)
+    return np.clip(view @ matrix.T + np.float32(offset), 0.0, 1.0)
+
+
+def toned(view: Pixels, tones: Floats) -> Pixels:
+    """Return bands [H, W, C] in [0, 1], each with its brightness and its contrast about its mean; tones [C, 2]."""
+    bright, contrast = tones.T
+    offset = bright * (1 - contrast) * view.mean((0, 1), np.float64)
+    return np.clip(view * (bright * contrast).astype(np.float32) + offset.astype(np.float32), 0.0, 1.0)
+
+
+def _mix(brightness: float, contrast: float, saturation: float, hue: float) -> Floats:
+    return brightness * contrast * _saturate(saturation) @ _turn_hue(hue)
 
 
 def _saturate(factor: float) -> Floats:

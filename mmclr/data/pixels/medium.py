@@ -60,6 +60,14 @@ class Side(Protocol):
     def array(self) -> Arrays | None:
         """Arrays in place of images; None for images."""
 
+    @property
+    def channels(self) -> int:
+        """Bands of an image."""
+
+    @property
+    def intensity(self) -> Mapping[str, Any] | None:
+        """How numbers become [0, 1], as `Intensity.tree` has it; None for the range of their dtype."""
+
 
 class Opened(Protocol):
     """The image of one sample, of which no more than the header need have been read."""

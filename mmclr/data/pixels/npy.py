@@ -40,10 +40,7 @@ def read_header(data: bytes, most: int) -> Header:
         shape, fortran, dtype = READERS[version](file, max_header_size=HEADER)
     except Exception as error:  # whatever a literal of a stranger's leads to
         raise Fault("bad_array", f"its header cannot be read: {error or type(error).__name__}"[:200]) from error
-    if dtype.hasobject:
-        raise Fault("bad_array", "dtype object: Python objects are pickles, which are never read; save it as float32")
-    if dtype.kind not in "fiub" or dtype.itemsize > 8:
-        raise Fault("bad_array", f"dtype {dtype}: only real numbers of at most 64 bits are read; save it as float32")
+    check_dtype(dtype)
     values = math.prod(shape)
     if values > most:
         raise Fault("too_many_pixels", f"an array {list(shape)} of {values:,} values is more than {most:,}")
@@ -58,3 +55,11 @@ def read_values(data: bytes, header: Header) -> NDArray[Any]:
     """Return the array of a file whose header has been read; a view of its bytes."""
     flat = np.frombuffer(data, header.dtype, math.prod(header.shape), header.offset)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Raise Fault for anything but real numbers of at most 64 bits."""
+    if dtype.hasobject:
+        raise Fault("bad_array", "dtype object: Python objects are pickles, which are never read; save it as float32")
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        raise Fault("bad_array", f"dtype {dtype}: only real numbers of at most 64 bits are read; save it as float32")

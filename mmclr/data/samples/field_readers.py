@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmclr.batch_fields import FIELDS, KINDS, Kind, lacking
+from mmclr.batch_fields import FIELDS, KINDS, SETS, Kind, lacking, lacking_set
 from mmclr.config import ConfigError
 from mmclr.data import columns
 from mmclr.data.columns.clusters import Clusters
@@ -27,6 +27,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
 from mmclr.data.shards.shards import Sample, Shards, bounds
 from mmclr.errors import UserError
+from mmclr.vocabulary import FEATURES
 
 MOST_CLASSES = 1_000_000  # larger numbers are hashes, or no classes
 PLACES = ("column", "source")  # beginnings of addresses that are no members of a sample
@@ -156,10 +157,14 @@ def members(config: DataConfig) -> dict[str, Member]:
 
 
 def check_asked(config: DataConfig, needs: Iterable[str]) -> None:
-    """Raise ConfigError where a feature that is needed is a batch field that the config gives no values."""
-    given = config.given()
-    asked = [name for name in sorted(needs) if name in FIELDS and not FIELDS[name].always]
-    if faults := [lacking(name) for name in asked if name not in given]:
+    """Raise ConfigError where a feature that is needed is of a batch field or a pixel set that the config lacks."""
+    given, sets, needed = config.given(), config.pixel_sets(), sorted(needs)
+    asked = [name for name in needed if name in FIELDS and not FIELDS[name].always]
+    faults = [lacking(name) for name in asked if name not in given]
+    for pixels in [name for name in SETS if name not in sets]:
+        if seen := [name for name in needed if FEATURES[name].pixels == pixels]:
+            faults.append(lacking_set(seen, pixels))
+    if faults:
         raise ConfigError("\n".join(faults))
 
 

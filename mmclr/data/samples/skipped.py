@@ -32,6 +32,7 @@ REASONS = {
     "bad_field": "a value of data.fields cannot be used",
     "bad_image": "the image cannot be decoded",
     "bad_array": "the array cannot be used",
+    "no_range": "nothing says which numbers of the image are black and white",
     "too_many_pixels": "the image is larger than data.max_pixels",
     "unreadable": "the shard cannot be read at that place",
     "bad_row": "the row of the table cannot be read",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +19,29 @@ TEXTS = ("tokens", "lengths")  # which have a row for each of an image's caption
 NO_TARGET = -100  # what torch's cross-entropy passes by
 
 
+class Maker(Protocol):
+    """Makes a pixel set of the images' own pixels, where they are: a pure function of these and of `draws` [b]."""
+
+    @property
+    def count(self) -> int:
+        """How many copies of each image it makes."""
+
+    @property
+    def says(self) -> str:
+        """Name the batch feature that tells what was done to each copy, "" for none."""
+
+    def pixels(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Pixels [b, C, H, W] -> copies [b, count, C, H, W], of their type or floats of which 1 is full intensity."""
+
+    def said(self, draws: Tensor) -> Tensor:
+        """Return what was done to each copy, [b, count]."""
+
+
 @dataclass
 class Batch:
     """This rank's rows of a global batch. b rows, M captions per image, L tokens of the longest caption.
 
-    V further views of each image, T further forms of each first caption.
+    T further forms of each first caption.
 
     A row of weight 0 whose image and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
     epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0: it counts in no mean, and is
@@ -38,14 +57,19 @@ class Batch:
     keys: list[str]
     fields: dict[str, Tensor]  # those of the table in `batch_fields` that the run has: label, weights, ...
     image_box: Tensor | None = None  # float32 [b, 4], left, top, right, bottom of what is seen in shares of the image
-    views: Tensor | None = None  # uint8 [b, V, 3, H, W], further views of each image
+    sets: dict[str, Tensor] = field(default_factory=dict)  # pixel sets [b, n, 3, H, W] by the names of SETS: views, ...
+    made: Mapping[str, Maker] = field(default_factory=dict)  # those that are made when somebody asks for them
+    draws: Tensor | None = None  # int64 [b], by which they are made: of seed, epoch and sample
     view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the image
     text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
     text_view_lengths: Tensor | None = None  # int64 [b, T]
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
 
     def __getattr__(self, name: str) -> Tensor:
-        """Return a batch field by its name. Raises ConfigError when the run has none of that name."""
+        """Return a batch field, or what a maker says, by its name. Raises ConfigError when the run has none of it."""
+        for maker in self.__dict__.get("made", {}).values():
+            if name and maker.says == name:
+                return maker.said(self._drawn())
         if name not in batch_fields.FIELDS:
             raise AttributeError(f"a batch has no {name}")
         if name not in self.__dict__.get("fields", {}):
@@ -53,9 +77,26 @@ class Batch:
         found: Tensor = self.fields[name]
         return found
 
+    @property
+    def views(self) -> Tensor | None:
+        """The further views of each image, uint8 [b, V, 3, H, W]."""
+        return self.sets.get("views")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What can be seen of a sample: its image, and how many of each pixel set, in the order of the table."""
+        own = {name: x.shape[1] for name, x in self.sets.items()} | {name: x.count for name, x in self.made.items()}
+        return {"image": 1} | {name: own[name] for name in batch_fields.SETS if name in own}
+
+    def seen(self, name: str) -> Tensor:
+        """Return the image, [b, 1, 3, H, W], or a pixel set, [b, n, 3, H, W], made now if a maker makes it."""
+        if name == "image":
+            return self.pixels[:, None]
+        return self.sets[name] if name in self.sets else self.made[name].pixels(self.pixels, self._drawn())
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the batch has by name, its fields among them."""
-        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)} | self.fields
+        """Return all that the batch has by name, its fields and pixel sets among them."""
+        return {name: x for name, x in vars(self).items() if isinstance(x, Tensor)} | self.fields | self.sets
 
     @property
     def real(self) -> Tensor:
@@ -121,8 +162,11 @@ class Batch:
     def _each(self, action: Callable[[Tensor, str], Tensor]) -> Batch:
         """Return the batch with action(tensor, its name) in the place of each tensor."""
         found = {name: action(x, name) for name, x in self.tensors().items()}
-        fields = {name: found.pop(name) for name in self.fields}
-        return dataclasses.replace(self, **found, fields=fields)  # type: ignore[arg-type]
+        fields, sets = ({name: found.pop(name) for name in own} for own in (self.fields, self.sets))
+        return dataclasses.replace(self, **found, fields=fields, sets=sets)  # type: ignore[arg-type]
+
+    def _drawn(self) -> Tensor:
+        return self.index if self.draws is None else self.draws
 
 
 def _cut(x: Tensor, name: str, rows: slice | Tensor, texts: slice | Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from mmclr.data.stream.batch import Batch
 from mmclr.data.stream.order import Order
 from mmclr.errors import UserError
 
-SUBSTITUTE, TEXT = -1, -2  # stages of the draws that belong to no view
+SUBSTITUTE, TEXT, SETS = -1, -2, -3  # stages of the draws that belong to no view
 ATTEMPTS = 20  # substitutes for one row before the run ends
 TOGETHER = 128  # images whose draws are made at once
 ROOM = 1 << 28  # bytes of theirs, as stored
@@ -45,6 +45,7 @@ class Rows:
         self.boxes = np.zeros((count, 1 + views, 4), np.float32)
         self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 2), -1, np.int64)  # image, caption
+        self.draws = np.zeros(count, np.uint64)
         self.fields = arrays(readers, count)
         self.keys = [""] * count
 
@@ -73,6 +74,7 @@ class Assembler:
             config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
         )
         self.augments = medium.augments
+        self.made = config.makers()
         self.store = Store(config, parts, readers, self.chooser, medium)
 
     def __call__(self, start: Start) -> Batch:
@@ -93,6 +95,7 @@ class Assembler:
             sample[pending] = self.order.others(sample[pending], words)
         else:
             raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last: {faults[-1]}")
+        rows.draws[:real] = key(np.full(real, self.seed), epoch, sample, SETS)
         return self._batch(rows, np.concatenate([sample, np.full(self.rows - real, -1)]), faults)
 
     def _fill(self, rows: Rows, part: Ints, sample: Ints, epoch: Ints, faults: list[Entry]) -> list[int]:
@@ -150,7 +153,9 @@ class Assembler:
         pixels = self.medium.batched(_take(rows.pixels, order))
         return Batch(
             pixels=pixels[0],
-            views=pixels[1:].transpose(0, 1) if self.config.views else None,
+            sets={"views": pixels[1:].transpose(0, 1)} if self.config.views else {},
+            made=self.made,
+            draws=torch.from_numpy(rows.draws[order].view(np.int64)) if self.made else None,
             view_boxes=boxes[:, 1:].contiguous() if self.config.views else None,
             tokens=tokens[:, : self.captions].flatten(0, 1),
             lengths=lengths[:, : self.captions].flatten(0, 1),

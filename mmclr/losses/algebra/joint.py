@@ -251,7 +251,7 @@ class _JointSum(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, of_row: Tensor | None, of_col: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, of_row: Tensor | None, of_col: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
         tiles, _ = _again(ctx)
         by_row, by_col = tiles.first.gradients_of(of_row, of_col)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,11 @@ from mmclr.models.formats.find import read_state
 from mmclr.models.two_tower import load_weights, read_weights
 from mmclr.train.checkpoints.capture import fill
 from mmclr.train.checkpoints.folder import Snapshot, read_position
+from mmclr.train.checkpoints.renamed import by_todays_name
 from mmclr.train.parts import Parts
 from mmclr.train.step import EMA, MODEL
 
 OBJECTIVES, PROVIDERS = "objectives.", "providers."  # their names in the step begin with it
-
-RENAMED = {  # names of earlier checkpoints: a pattern, and what is written now
-    r"\bsources\.\d+\.model\.": MODEL,
-    r"\bsources\.\d+\.teacher\.": EMA + "teacher.",
-}
 
 
 def take(t: Parts) -> Snapshot | None:
@@ -137,15 +132,10 @@ def _blocks(data: dict[str, Any]) -> dict[str, Any]:
 
 def renamed(kept: Mapping[str, Tensor], source: Path, notes: list[str]) -> dict[str, Tensor]:
     """Return what an earlier checkpoint kept by today's names; a note says that it was one."""
-    found, used = {}, set()
-    for name, value in kept.items():
-        for pattern, now in RENAMED.items():
-            name, times = re.subn(pattern, now, name)
-            used |= {f"{pattern} is {now}"} if times else set()
-        found[name] = value
+    names, used = by_todays_name(kept)
     if used:
-        notes.append(f"{source}: saved with earlier names, read by today's ({'; '.join(sorted(used))})")
-    return found
+        notes.append(f"{source}: saved with earlier names, read by today's ({'; '.join(used)})")
+    return {names[name]: value for name, value in kept.items()}
 
 
 def copied(value: Tensor) -> Tensor:

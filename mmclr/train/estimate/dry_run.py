@@ -71,13 +71,13 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
 def scrambled(batch: Batch, t: Trainer) -> Batch:
     """Return the batch with noise for images and random words between the first and the last of each text."""
     pixels = torch.randint(0, 256, batch.pixels.shape, dtype=torch.uint8)
-    views = None if batch.views is None else torch.randint(0, 256, batch.views.shape, dtype=torch.uint8)
+    sets = {name: torch.randint(0, 256, x.shape, dtype=torch.uint8) for name, x in batch.sets.items()}
     places = torch.arange(batch.tokens.shape[1])
     words = torch.randint(0, t.tokenizer.vocab_size, batch.tokens.shape)
     special = torch.tensor([t.tokenizer.bos_id, t.tokenizer.eos_id, t.tokenizer.pad_id])
     inside = (places > 0) & (places < batch.lengths[:, None] - 1) & ~torch.isin(words, special)
     tokens = torch.where(inside, words, batch.tokens)
-    return dataclasses.replace(batch, pixels=pixels, views=views, tokens=tokens)
+    return dataclasses.replace(batch, pixels=pixels, sets=sets, tokens=tokens)
 
 
 def count(t: Trainer, batch: Batch) -> int:

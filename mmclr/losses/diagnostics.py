@@ -6,6 +6,7 @@ They cost four to five matmuls of the batch with itself, about one loss; log the
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -85,17 +86,23 @@ def fixed_negatives_loss(
     The pairs are drawn into groups of negatives + 1 by `seed`, the last filled up from the first: so the value is
     that of training batches of this size, and comparable between runs. Takes all pairs; no ranks talk.
     """
-    size = max(1, min(negatives + 1, len(image)))
-    order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))
-    groups = torch.cat([order, order[: -len(order) % size]]).view(-1, size).to(image.device)
     total = 0.0
-    for number, group in enumerate(groups):
-        fresh = min(size, len(order) - number * size)
-        s = float(scale) * image[group].double() @ text[group].double().T
+    for s, fresh in fixed_batches(image, text, scale, negatives, seed):
         own = torch.arange(fresh, device=s.device)
         both = F.cross_entropy(s[:fresh], own, reduction="sum") + F.cross_entropy(s.T[:fresh], own, reduction="sum")
         total += float(both) / 2
-    return total / len(order) if len(order) else math.nan
+    return total / len(image) if len(image) else math.nan
+
+
+def fixed_batches(
+    image: Tensor, text: Tensor, scale: Tensor | float, negatives: int = 255, seed: int = 0
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield the logits of groups of pairs [n, n] in float64, and how many of its first pairs no earlier group had."""
+    size = max(1, min(negatives + 1, len(image)))
+    order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed))
+    groups = torch.cat([order, order[: -len(order) % size]]).view(-1, size).to(image.device)
+    for number, group in enumerate(groups):
+        yield float(scale) * image[group].double() @ text[group].double().T, min(size, len(order) - number * size)
 
 
 def _spread(name: str, values: Tensor) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from mmclr.eval.metrics import logistic
 from mmclr.eval.metrics.measurement import Measurement
 from mmclr.eval.sets.shards import ordinary
 from mmclr.eval.sets.sources import open_set
-from mmclr.eval.suites.geometry import geometry
+from mmclr.eval.suites.geometry import geometry, loss
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
 
 from tests import bounds
 
@@ -128,3 +129,33 @@ def test_one_pair_and_samples_without_a_class_are_no_infinity():
     assert found["margin"] is None
     labels = torch.tensor([1, -1, -1])
     assert geometry.tolerance(x, labels) is None
+
+
+def test_confidence_is_that_of_a_softmax_written_out():
+    """Pairs in groups of 8: probabilities in numpy, and a model whose scale is too large is too sure."""
+    draws = torch.Generator().manual_seed(3)
+    x, y = (F.normalize(torch.randn(20, 6, generator=draws), dim=1) for _ in "xy")
+    y = F.normalize(x + y, dim=1)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
+    groups = [order[:8], order[8:16], [*order[16:], *order[:4]]]
+    sure, right = [], []
+    for number, group in enumerate(groups):
+        s = 9.0 * x[group].double().numpy() @ y[group].double().numpy().T
+        for row in range(min(8, 20 - 8 * number)):
+            each = [np.exp(v - v.max()) / np.exp(v - v.max()).sum() for v in (s[row], s[:, row])]
+            sure.append(np.mean([p.max() for p in each]))
+            right.append(np.mean([p.argmax() == row for p in each]))
+    found = loss.confidence(x, y, 9.0, 7)
+    assert found["confidence"].mean == pytest.approx(np.mean(sure))
+    assert found["accuracy"].mean == pytest.approx(np.mean(right))
+    assert found["overconfidence"].mean == pytest.approx(np.mean(sure) - np.mean(right))
+    assert loss.confidence(x, y, 90.0, 7)["overconfidence"].mean > found["overconfidence"].mean
+    assert loss.confidence(x, x.roll(1, 0) * 0, 9.0, 7)["accuracy"].mean == pytest.approx(1 / 8)  # all are equal
+
+
+def test_the_variance_of_unmatched_cosines_is_that_of_all_of_them():
+    x, y = unit(30, 5, 1), unit(30, 5, 2)
+    every = (x.double() @ y.double().T)[~torch.eye(30, dtype=torch.bool)].numpy()
+    found = geometry.between(x, y, 2.0)
+    assert found["unmatched_cosine"] == pytest.approx(every.mean(), abs=bounds.bound(terms=512))
+    assert found["unmatched_variance"] == pytest.approx(every.var(), abs=bounds.bound(terms=512))

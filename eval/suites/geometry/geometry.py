@@ -72,6 +72,7 @@ def between(x: Tensor, y: Tensor, scale: float) -> Measured:
     mean_x, mean_y = x.mean(0), y.mean(0)
     n = len(x)
     unmatched = (n * float(mean_x @ mean_y) - float(matched.mean())) / (n - 1) if n > 1 else None
+    squares = float(((x.double().T @ x.double()) * (y.double().T @ y.double())).sum() - matched.double().square().sum())
     return {
         "alignment": _mean(2 - 2 * matched),
         "cross_uniformity": cross_uniformity(x, y),
@@ -81,6 +82,7 @@ def between(x: Tensor, y: Tensor, scale: float) -> Measured:
         "linear_separability": separability(x, y),
         "matched_cosine": _mean(matched),
         "unmatched_cosine": unmatched,
+        "unmatched_variance": None if unmatched is None else squares / (n * (n - 1)) - unmatched**2,
         "margin": _mean(matched - hardest) if n > 1 else None,
         "effective_negatives_of_image": _mean(row.exp()) if n > 1 else None,
         "effective_negatives_of_text": _mean(column.exp()) if n > 1 else None,

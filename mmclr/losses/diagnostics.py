@@ -1,6 +1,6 @@
 """How a training goes, beside its loss: cheap numbers of one batch, streamed, the same on every rank.
 
-They cost four to five matmuls of the batch with itself, about one loss; log them every so many steps.
+They cost six to seven matmuls of the batch with itself, about two losses; log them every so many steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr import parallel
-from mmclr.losses.algebra import Equal, Mask, Pairs, expected, top
+from mmclr.losses.algebra import Equal, Mask, Pairs, expected, groups, top, weighted
 from mmclr.losses.algebra.lse import dual_lse
 from mmclr.losses.algebra.tiles import widen
 from mmclr.losses.blank import samples_alone
@@ -37,7 +37,9 @@ def diagnose(
     nothing that it could be about: no wrong answer, or no caption twice. Without samples only the scale is told.
 
     matched_*, hardest_*        quantiles and mean of the cosine of a pair, and of an image's hardest wrong caption
-    margin                      mean of the one less the other
+    matched_variance            of the cosine of a pair
+    negative_mean, ..._variance of the cosines of an image to wrong captions, over all such pairs
+    margin                      mean of the cosine of a pair less that of the hardest wrong caption
     image_accuracy, text_...    share of images (captions) whose own caption (image) is the closest of the batch
     *_uniformity                log mean exp(-2 d^2) within images, within captions, across; -8 spread, 0 one point
     alignment                   mean d^2 of a pair, 0 to 4
@@ -60,6 +62,8 @@ def _numbers(image: Tensor, text: Tensor, scale: Tensor | float, caption_id: Ten
     found = {
         **_spread("matched", matched),
         **_spread("hardest", of_image),
+        "matched_variance": parallel.mean((matched - parallel.mean(matched)).square()),
+        **_negative(image, text, same, caption_id),
         "margin": _mean(matched - of_image),
         "image_accuracy": _mean(matched > of_image),
         "text_accuracy": _mean(matched > of_text),
@@ -112,6 +116,29 @@ def _spread(name: str, values: Tensor) -> dict[str, Tensor]:
         every = every.new_full((1,), torch.nan)
     levels = torch.quantile(every[: 1 << 24], every.new_tensor(QUANTILES))
     return {f"{name}_mean": every.mean()} | {f"{name}_{q:.0%}": level for q, level in zip(QUANTILES, levels)}
+
+
+def _negative(image: Tensor, text: Tensor, same: Mask, caption_id: Tensor | None) -> dict[str, Tensor]:
+    """Return mean and variance of the cosines of images and wrong captions, NaN where there is none.
+
+    They are summed relative to a value near their mean, which <(image, 1), (text, -middle)> takes off.
+    """
+    middle = parallel.mean(image) @ parallel.mean(text)
+    ones = torch.ones_like(image[:, :1])
+    x, y = torch.cat([image, ones], 1), torch.cat([text, -middle * ones], 1)
+    rows = parallel.rows_of(len(image))
+    every = rows.gather(y)
+
+    def kept(at: slice, cols: slice) -> Tensor:
+        cosines = x[at.start - rows.first : at.stop - rows.first] @ every[cols].T
+        return same.keep(at, cols, torch.empty_like(cosines)).mul_(cosines)
+
+    found = weighted(x, y, kept)
+    alone = torch.arange(rows.total, device=image.device)
+    numbers, count = groups(alone if caption_id is None else rows.gather(caption_id))
+    pairs = rows.total**2 - torch.bincount(numbers, minlength=count).square().sum()
+    mean, square = (parallel.total(part.double().sum()) / pairs for part in (found.row_total, found.row))
+    return {"negative_mean": middle + mean, "negative_variance": square - mean**2}
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -60,7 +60,12 @@ GEOMETRY = (
         "cosines",
         "Pairs should leave their hardest wrong captions behind; where both stay close, the batch "
         "holds near duplicates or the labels are noisy.",
-        {"matched_mean": "pairs", "hardest_mean": "hardest wrong captions"},
+        {"matched_mean": "pairs", "hardest_mean": "hardest wrong captions", "negative_mean": "all wrong captions"},
+    ),
+    of_batch(
+        "variance of cosines",
+        "Where that of the wrong captions falls to 0, they have become alike and teach little.",
+        {"matched_variance": "pairs", "negative_variance": "all wrong captions"},
     ),
     of_batch(
         "right answers of the batch",

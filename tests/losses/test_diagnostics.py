@@ -39,6 +39,7 @@ def test_equal_to_the_matrices_written_out():
     expected = {
         "matched_mean": pair.mean(), "matched_50%": np.quantile(pair, 0.5), "matched_5%": np.quantile(pair, 0.05),
         "hardest_mean": wrong.max(1).mean(), "hardest_95%": np.quantile(wrong.max(1), 0.95),
+        "matched_variance": pair.var(), "negative_mean": s[other].mean(), "negative_variance": s[other].var(),
         "margin": (pair - wrong.max(1)).mean(),
         "image_accuracy": (pair > wrong.max(1)).mean(), "text_accuracy": (pair > wrong.max(0)).mean(),
         "image_uniformity": uniformity(u, u), "text_uniformity": uniformity(v, v), "cross_uniformity": uniformity(u, v),
@@ -144,6 +145,8 @@ def test_nothing_is_infinite(what, dtype):
         "hardest_5%",
         "hardest_50%",
         "hardest_95%",
+        "negative_mean",
+        "negative_variance",
         "margin",
         "effective_negatives_of_image",
         "effective_negatives_of_text",

@@ -82,6 +82,7 @@ def test_a_log_becomes_one_panel_for_each_number_that_moves(tmp_path):
 
 def test_what_belongs_together_is_drawn_together():
     geometry = {"image_uniformity": -1.0, "text_uniformity": -2.0, "matched_5%": 0.1, "matched_mean": 0.5}
+    geometry |= {"negative_mean": 0.1, "matched_variance": 0.01, "negative_variance": 0.02}
     records = [{"step": s, "loss": 5.0 - s, "clip": 5.0 - s, "left_s": 9 - s} for s in range(3)]
     records += [{"step": s, "batch": {name: v + s for name, v in geometry.items()}} for s in range(3)]
     records += [{"step": s, "eval": {f"icons/recall@{k}": s + k / 10 for k in (1, 5)}} for s in range(3)]
@@ -89,10 +90,11 @@ def test_what_belongs_together_is_drawn_together():
     titles = {part: re.findall(r"<figcaption>([^<]*)", html) for part, html in found.items()}
     assert titles == {
         "Training": ["loss"],  # the only term of a loss is the loss
-        "Geometry over training": ["cosines", "uniformity"],
+        "Geometry over training": ["cosines", "variance of cosines", "uniformity"],
         "Evaluations over training": ["icons: recall"],
     }
-    assert re.findall(r'class="key c.">([^<]*)', found["Geometry over training"]) == ["images", "texts"]
+    keys = ["pairs", "all wrong captions"]
+    assert re.findall(r'class="key c.">([^<]*)', found["Geometry over training"]) == [*keys, *keys, "images", "texts"]
     assert re.findall(r'class="key c.">([^<]*)', found["Evaluations over training"]) == ["@1", "@5"]
 
 

@@ -176,6 +176,9 @@ def add_examples(page: Page, path: Path) -> None:
         page.captions("What it writes", [_written(tree) for tree in kinds["captions"]], "Below, what people wrote.")
     if kinds.get("confusions"):
         _add_confusions(page, kinds["confusions"])
+    if kinds.get("separability"):
+        rows = [(name, f"{n:,}", f"{value:.3f}") for name, n, value in kinds["separability"]]
+        page.table("How far classes are apart", ("class", "images", "ICNN"), rows)
     if drawn := figures(kinds):
         page.charts("How they lie", drawn)
 

@@ -102,8 +102,10 @@ class Encoder:
         """Return unit-norm embeddings [n, D] in float32.
 
         An image is a path, a PIL image, an array or tensor of uint8 ([H, W, 3], [3, H, W], or [H, W] for grey), or what
-        `prepare` made. A float tensor [n, 3, size, size] is taken as pixels that are already normalised.
-        `output="torch"` gives a tensor on the CPU. Raises UserError with the number of an image that cannot be read.
+        `prepare` made. To a model of other channels, or with an intensity, it is a path or an array of the numbers as
+        they are stored, of any type: [C, H, W], [H, W, C], or [H, W] for grey; the model's intensity says what is 0 and
+        1. A float tensor (of torch) [n, C, size, size] is taken as pixels that are already normalised. `output="torch"`
+        gives a tensor on the CPU. Raises UserError with the number of an image that cannot be read.
         """
         self._refuse_arrays("encode_image")
         if isinstance(images, Tensor) and images.is_floating_point():

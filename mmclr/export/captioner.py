@@ -18,7 +18,7 @@ from mmclr.models.foreign.libraries.transformers import quiet
 from mmclr.models.formats.transformers import preprocessor
 
 CODE = "modeling_captioner"  # the file that machines without mmclr run
-Write = Callable[[Tensor], list[list[int]]]  # pixels [n, 3, H, W] -> the ids of each caption, without padding
+Write = Callable[[Tensor], list[list[int]]]  # pixels [n, C, H, W] -> the ids of each caption, without padding
 
 
 def fill(source: Source, folder: Path) -> None:

@@ -18,6 +18,7 @@ from mmclr.errors import UserError
 from mmclr.export.format import Format
 from mmclr.export.image_pool import is_learnt
 from mmclr.export.origin import Source
+from mmclr.models.config import ImageConfig
 
 CAPTIONS = """\
 ```python
@@ -28,7 +29,7 @@ from transformers import AutoModel, AutoProcessor
 # import mmclr.models.captioning.transformers_model
 captioner = AutoModel.from_pretrained("{name}/captioner", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{name}")
-inputs = processor(images=Image.open("picture.png").convert("RGB"), return_tensors="pt")
+inputs = processor(images={image}, return_tensors="pt")
 print(processor.batch_decode(captioner.generate(**inputs, num_beams=4), skip_special_tokens=True))
 ```
 
@@ -46,6 +47,11 @@ item = pool(features[None])   # features [k, D] of its k images, as get_image_fe
 GRAPH = """\
 Several images of one item (a product, a study) become one embedding by `image_pool.onnx`, attention over theirs:
 image_embeds [n, k, D] of k images each and mask bool [n, k], which of these there are, give unit-norm embeddings."""
+DEEP = """\
+`pixels` are float32 [{channels}, H, W] in [0, 1]: of the stored numbers x, (x - low) / (high - low), cut at 0 and 1.
+The intensity that the model was trained with, which says low and high, is `{intensity}`. Images are resized and
+normalised after that. Where resampling overshoots, at hard edges, training cut at 0 and 1 once more, which other
+libraries do not. `mmclr.load("{name}").encode_image` takes the stored numbers themselves, as arrays or files."""
 INTENDED = """\
 Finding images by text and texts by image, classification with class names as texts, and as a starting point for
 training on other data. It was not made, and not tested, for decisions about people."""
@@ -78,7 +84,7 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
         f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
         _use(format, name, source),
-        *(["## Captions", CAPTIONS.format(name=code(name))] if source.captioner and format.captioner else []),
+        *(["## Captions", _captions(name, config.image)] if source.captioner and format.captioner else []),
         *(["## Several images", _several(format).format(name=code(name))] if is_learnt(source.model) else []),
         "## Encoders",
         "\n".join([*_encoders(source), *_decoder(source)]),
@@ -130,16 +136,31 @@ def _json(tree: Any) -> str:
 
 def _use(format: Format, name: str, source: Source) -> str:
     siglip = source.model.logit_bias is not None and source.model.config.image.foreign is not None
-    return format.use.format(
+    image = source.model.config.image
+    use = format.use.format(
         name=code(name),
         captions='["a cat", "a dog"]',
+        image=_example(image),
+        channels=image.channels,
         pad='"max_length"' if siglip else "True",
         head="sigmoid().flatten" if siglip else "softmax",
     )
+    if not image.deep:
+        return use
+    said = _json(image.intensity) if image.intensity is not None else "the range of their type (uint8, uint16)"
+    return f"{use}\n\n{DEEP.format(name=code(name), channels=image.channels, intensity=said)}"
 
 
 def _several(format: Format) -> str:
     return GRAPH if format.library == "onnxruntime" else SEVERAL
+
+
+def _example(image: ImageConfig) -> str:
+    return "[pixels]" if image.deep else 'Image.open("picture.png").convert("RGB")'
+
+
+def _captions(name: str, image: ImageConfig) -> str:
+    return CAPTIONS.format(name=code(name), image=_example(image))
 
 
 def _encoders(source: Source) -> list[str]:
@@ -152,7 +173,8 @@ def _encoders(source: Source) -> list[str]:
     ]
     bias = source.model.logit_bias
     return [
-        f"- image: {kinds[0]}, {image.size} px in patches of {image.patch}, width {image.width}, {image.layers} "
+        f"- image: {kinds[0]}, {image.size} px of {image.channels} channels in patches of {image.patch}, width "
+        f"{image.width}, {image.layers} "
         f"layers; to evaluate: {image.resize}, {image.resample}, pixels minus {_short(image.mean)} over "
         f"{_short(image.std)}",
         f"- text: {kinds[1]}, {text.context} tokens of {text.vocab}, width {text.width}, {text.layers} layers",

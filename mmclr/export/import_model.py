@@ -53,7 +53,7 @@ def compare(source: Source, ours: Source) -> dict[str, float]:
     """Return the largest differences of features between a model as its library loads it and as it was written."""
     image, text = (_of_open_clip if find.is_open_clip(source.folder) else _of_transformers)(source)
     c = ours.model.config.image
-    pixels = parity.prepare(parity.pictures(c.size), c)
+    pixels = parity.prepare(parity.examples(c), c)
     ids, lengths = ours.tokenizer(parity.HARD_STRINGS)
     return {
         "image_features": parity.largest(ours.model.encode_image(pixels), parity.unit(image(pixels))),

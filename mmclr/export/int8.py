@@ -23,7 +23,8 @@ def quantise(folder: Path) -> None:
 def cost(source: Source, exact: parity.Peer, small: parity.Peer, shards: str = "") -> dict[str, float]:
     """Return how far the int8 embeddings turn, and what that does to retrieval on shards."""
     peers = {"float32": exact, "int8": small}
-    pixels = parity.prepare(parity.pictures(source.model.config.image.size), source.model.config.image)
+    c = source.model.config.image
+    pixels = parity.prepare(parity.examples(c), c)
     embedded: list[tuple[str, Tensor, Tensor]] = [
         ("image", exact.image(pixels), small.image(pixels)),
         ("text", exact.text(parity.HARD_STRINGS), small.text(parity.HARD_STRINGS)),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmclr.data.pixels.plain import plain
+from mmclr.data.pixels.choose import choose
 from mmclr.data.samples.reader import normalise
 from mmclr.errors import UserError
 from mmclr.export import captioner, image_pool
@@ -26,6 +28,7 @@ from mmclr.storage.manifest import sha256
 REPORT = "parity.json"
 # Told and not bound: another resampling than Pillow's, what a narrower type costs, what another tokenizer mends.
 TOLD = ("pixels_torchvision", "rounding", "share_of_strings", "int8_", "float32_")
+UNIT = {"low": 0.0, "high": 1.0}  # the intensity of `examples`
 HARD_STRINGS = [
     "a photo of a cat",
     "",
@@ -53,29 +56,45 @@ def strings(count: int = 1000) -> list[str]:
     return [*HARD_STRINGS, *made]
 
 
+def shapes(size: int) -> list[tuple[int, int]]:
+    """Return widths and heights of images: the size itself, larger, longer, smaller."""
+    return [(size, size), (size * 2, size), (size, size * 3 // 2), (size // 2 + 1, size // 2 + 1)]
+
+
 def pictures(size: int) -> list[Image.Image]:
     """Return images of several shapes and modes, the same every time."""
     draw = np.random.default_rng(0)
-    shapes = [(size, size), (size * 2, size), (size, size * 3 // 2), (size // 2 + 1, size // 2 + 1)]
-    rgb = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes]
+    rgb = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes(size)]
     return [*rgb, rgb[0].convert("L").convert("RGB")]
 
 
-def prepare(images: Sequence[Image.Image], c: ImageConfig) -> Tensor:
-    """Return the pixels [n, 3, H, W] that our evaluation transform makes of RGB images, normalised."""
-    sized = [plain(image, c.size, c.resample, c.resize) for image in images]
-    stacked = torch.from_numpy(np.stack([np.asarray(image) for image in sized])).permute(0, 3, 1, 2)
-    return normalise(stacked, c.mean, c.std)
+def examples(c: ImageConfig) -> list[Any]:
+    """Return images that a model takes, the same every time: RGB images of `pictures`, or deep ones.
+
+    Deep ones are float32 [C, H, W], so far from 0 and 1 that no resampling leaves [0, 1]: ours is cut there, and that
+    of other libraries is not.
+    """
+    if not c.deep:
+        return list(pictures(c.size))
+    draw = np.random.default_rng(0)
+    return [draw.uniform(0.2, 0.8, (c.channels, h, w)).astype(np.float32) for w, h in shapes(c.size)]
+
+
+def prepare(images: Sequence[Any], c: ImageConfig) -> Tensor:
+    """Return the pixels [n, C, H, W] that our evaluation transform makes of images like `examples`, normalised."""
+    medium = choose(dataclasses.replace(c, intensity=UNIT) if c.deep else c)
+    made = np.stack([medium.plain(medium.given(image)) for image in images])
+    return normalise(medium.batched(made), c.mean, c.std)
 
 
 @dataclass(frozen=True)
 class Peer:
     """The exported model, as the tools that will load it see it."""
 
-    image: Callable[[Tensor], Tensor]  # pixels [n, 3, H, W] -> features [n, D]
+    image: Callable[[Tensor], Tensor]  # pixels [n, C, H, W] -> features [n, D]
     text: Callable[[list[str]], Tensor]  # strings -> features [n, D]
     ids: Callable[[list[str]], list[list[int]]]  # strings -> ids, without padding
-    pixels: Mapping[str, Callable[[list[Image.Image]], Tensor]]  # by name: images -> pixels; "pixels" must be equal
+    pixels: Mapping[str, Callable[[list[Any]], Tensor]]  # by name: `examples` -> pixels; "pixels" must be equal
     clean: Callable[[str], str] = str  # what its tokenizer does to a string first
     captions: Callable[[Tensor], list[list[int]]] | None = None  # pixels -> ids of the captions that it writes
     pool: image_pool.Pool | None = None  # how it pools several images, where that is learnt
@@ -85,8 +104,10 @@ class Peer:
 def compare(source: Source, peer: Peer) -> dict[str, float]:
     """Return the largest differences between a model and its exported form."""
     model, tokenizer = source.model, source.tokenizer
-    images = pictures(model.config.image.size)
-    own_pixels = prepare(images, model.config.image)
+    image = model.config.image
+    images = examples(image)
+    own_pixels = prepare(images, image)
+    unit_of = torch.tensor(image.std).view(-1, 1, 1) if image.deep else 1  # deep pixels are compared in [0, 1]
     ids, lengths = tokenizer([peer.clean(text) for text in HARD_STRINGS])
     everything = strings()
     cleaned = [peer.clean(text) for text in everything]
@@ -103,7 +124,7 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
         **image_pool.differing(source, peer.pool, seen, found),
         **captioner.differing(source, peer.captions, own_pixels),
         **told,
-        **{name: largest(own_pixels, make(images)) for name, make in peer.pixels.items()},
+        **{name: largest(own_pixels * unit_of, make(images) * unit_of) for name, make in peer.pixels.items()},
         **({} if source.dtype == "float32" else {"rounding": _rounding(source, own_pixels)}),
     }
 

@@ -26,7 +26,7 @@ USE = """\
 ```python
 import onnxruntime
 
-image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, 3, H, W] -> unit-norm embeddings
+image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, {channels}, H, W] -> unit-norm embeddings
 text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
 ```"""
 FORMAT = Format("image.onnx", "onnxruntime", USE, tolerance=1e-4)  # other kernels, other orders of summation

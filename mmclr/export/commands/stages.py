@@ -49,7 +49,7 @@ def write(sources: Sequence[Source], out: Path) -> float:
 @torch.inference_mode()
 def _compare(sources: Sequence[Source], folder: Path) -> float:
     config = sources[0].model.config.image
-    pixels = parity.prepare(parity.pictures(config.size), config)
+    pixels = parity.prepare(parity.examples(config), config)
     tokens, lengths = sources[0].tokenizer(parity.HARD_STRINGS)
     each = [source.model.encode_image(pixels) @ source.model.encode_text(tokens, lengths).T for source in sources]
     read = ensemble.load(folder)

@@ -15,6 +15,7 @@ from mmclr.export import captioner, card, forms, image_pool, parity
 from mmclr.export.format import WIDE, Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.foreign.libraries.transformers import quiet
+from mmclr.models.formats.pixels import OURS
 from mmclr.models.formats.transformers import preprocessor
 from mmclr.models.formats.weights import write_weights
 
@@ -32,7 +33,7 @@ from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("{name}")
 processor = AutoProcessor.from_pretrained("{name}")
-inputs = processor(text={captions}, images=Image.open("picture.png").convert("RGB"), return_tensors="pt", padding={pad})
+inputs = processor(text={captions}, images={image}, return_tensors="pt", padding={pad})
 with torch.no_grad():
     print(model(**inputs).logits_per_image.{head}(-1))
 ```"""
@@ -128,7 +129,9 @@ def load(folder: Path) -> parity.Peer:
         image=lambda x: pooled(model.get_image_features(pixel_values=x)),
         text=text,
         ids=lambda texts: processor.tokenizer(texts, truncation=True)["input_ids"],
-        pixels={"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
+        pixels={"pixels": pixels(processor.image_processor)}
+        if hasattr(plain, OURS)  # deep pixels, which Pillow's way is not made for
+        else {"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
         captions=captioner.load(folder),
         pool=image_pool.load(folder),
     )

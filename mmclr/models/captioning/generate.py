@@ -30,7 +30,7 @@ class Writer:
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, how: Decoding = Decoding()) -> list[list[int]]:  # noqa: B008
-        """Normalised pixels [b, 3, H, W] -> the ids of b captions, without start and end."""
+        """Normalised pixels [b, C, H, W] -> the ids of b captions, without start and end."""
         longest = min(how.max_tokens or self.text.context, self.text.context - 2)
         with torch.random.fork_rng(_devices(pixels)):
             torch.manual_seed(how.seed)
@@ -72,7 +72,7 @@ def to_generate(model: TwoTower) -> Any:
 def log_probabilities(model: TwoTower, pixels: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
     """Return the log-probability of each token but the first, given those before it and the image: [n, L - 1].
 
-    Of the n texts [n, L] every n / b belong to one of the images [b, 3, H, W]; behind a text's end are zeros.
+    Of the n texts [n, L] every n / b belong to one of the images [b, C, H, W]; behind a text's end are zeros.
     """
     states, words = model.encode_pairs(pixels, tokens, lengths)[2], model.words()
     followed = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]

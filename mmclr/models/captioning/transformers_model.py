@@ -232,7 +232,7 @@ class See:
         self.model = model
 
     def forward(self, pixel_values: Any) -> BaseModelOutput:
-        """[b, 3, H, W] -> [b, 1 + P, width], or [b, queries, width]."""
+        """[b, C, H, W] -> [b, 1 + P, width], or [b, queries, width]."""
         tokens = self.model.vision_model(pixel_values.to(self.model.dtype))
         return BaseModelOutput(last_hidden_state=self.model.captioner.memory(tokens))
 
@@ -271,7 +271,7 @@ class CaptionerModel(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
     ) -> Seq2SeqLMOutput:
-        """Pixels [b, 3, H, W] (or what the encoder made of them) and ids [b, L] -> logits [b, L, vocabulary].
+        """Pixels [b, C, H, W] (or what the encoder made of them) and ids [b, L] -> logits [b, L, vocabulary].
 
         `logits_to_keep` is how many of the last tokens are wanted, 0 all. Ids stand on the left, without padding.
         """

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils import flop_counter
 
 from mmclr import parallel
@@ -70,14 +71,21 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
 
 def scrambled(batch: Batch, t: Trainer) -> Batch:
     """Return the batch with noise for images and random words between the first and the last of each text."""
-    pixels = torch.randint(0, 256, batch.pixels.shape, dtype=torch.uint8)
-    sets = {name: torch.randint(0, 256, x.shape, dtype=torch.uint8) for name, x in batch.sets.items()}
+    pixels = noise(batch.pixels)
+    sets = {name: noise(x) for name, x in batch.sets.items()}
     places = torch.arange(batch.tokens.shape[1])
     words = torch.randint(0, t.tokenizer.vocab_size, batch.tokens.shape)
     special = torch.tensor([t.tokenizer.bos_id, t.tokenizer.eos_id, t.tokenizer.pad_id])
     inside = (places > 0) & (places < batch.lengths[:, None] - 1) & ~torch.isin(words, special)
     tokens = torch.where(inside, words, batch.tokens)
     return dataclasses.replace(batch, pixels=pixels, sets=sets, tokens=tokens)
+
+
+def noise(pixels: Tensor) -> Tensor:
+    """Return random numbers of the same shape and type: uint8, or floats in [0, 1]."""
+    if pixels.is_floating_point():
+        return torch.rand(pixels.shape, dtype=pixels.dtype)
+    return torch.randint(0, 256, pixels.shape, dtype=torch.uint8)
 
 
 def count(t: Trainer, batch: Batch) -> int:

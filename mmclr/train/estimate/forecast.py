@@ -42,4 +42,6 @@ def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> flo
         else:
             kept = KEPT_PER_BLOCK * (tower.layers - 1) + KEPT_IN_LAST
         total += pairs * size * length * tower.width * kept
+    if image.deep:  # the batch in float32, and the patches that the first layer keeps; of RGB a few per cent
+        total += pairs * (4 + size) * image.channels * image.size**2
     return total

@@ -35,6 +35,7 @@ DROP = "mmclr data verify lists all such samples: mend them or leave them out"
 REMEDIES = {
     "no_caption": "set data.caption to a field that is there: txt, or json:FIELD",
     "bad_label": "set data.label and data.weight to fields with numbers",
+    "bad_array": "save arrays as model.image.array says, or set its channels and length to what they have",
     "bad_field": "set data.fields to fields with values of their kind",
     "no_range": "set data.intensity, for example {low: 0, high: 4095} or {percentile: [1, 99]}",
     "too_many_pixels": "raise data.max_pixels, or leave them out",
@@ -81,7 +82,8 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     reads = yield from samples(run, loader.parts, loader.assembler.medium)
     if reads:
         lengths = [len(ids) for ids in tokenizer.encode([text for read in reads for text in read.texts])]
-        yield from pictures(reads, run.model.image.size)
+        array = run.model.image.array
+        yield from pictures(reads, run.model.image.size) if array is None else steps(reads, array.length)
         yield from captions(lengths, run.model.text.context)
         used = [min(length, run.model.text.context) for length in lengths]
         yield from forecast.check(run, loader.samples, statistics.mean(used), tokenizer, probe.hardware())
@@ -196,6 +198,20 @@ def pictures(reads: list[Read], size: int) -> Iterator[Finding]:
             "note", what, "most are enlarged, which costs time and shows nothing", "a smaller model.image.size"
         )
     else:
+        yield Finding("ok", what)
+
+
+def steps(reads: list[Read], length: int) -> Iterator[Finding]:
+    """Compare the arrays' lengths with what the model sees; rows have none."""
+    found = sorted(read.size[0] for read in reads)
+    longer = sum(steps > length for steps in found) / len(found)
+    middle = statistics.median_low(found)
+    what = f"arrays have {found[0]} to {found[-1]} steps, {middle} in the middle; the model sees {length}"
+    if longer > 0.05:
+        yield Finding("note", what, f"of {longer:.0%} of them a window is seen", "a larger model.image.array.length")
+    elif 2 * found[-1] <= length:
+        yield Finding("note", what, "half of it or more is padding, which costs time", "a smaller length")
+    elif length > 1:
         yield Finding("ok", what)
 
 

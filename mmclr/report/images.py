@@ -1,4 +1,4 @@
-"""Images inlined as data URIs, so that the page needs no other file."""
+"""Images, and arrays as drawings, inlined as data URIs, so that the page needs no other file."""
 
 from __future__ import annotations
 
@@ -11,19 +11,41 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from mmclr.data.pixels.array import COLOURS, lines, open_any
 from mmclr.data.pixels.decode import open_image
+from mmclr.data.pixels.npy import MAGIC
+from mmclr.display.html import render
 
 AnyImage = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
 
 def data_uri(picture: AnyImage, side: int = SIDE) -> Markup:
-    """Return `picture`, shrunk to at most `side` pixels, as a data URI."""
+    """Return `picture`, shrunk to at most `side` pixels, as a data URI; an array of .npy as lines over its steps."""
+    if isinstance(picture, (str, Path)):
+        picture = Path(picture).read_bytes()
+    if isinstance(picture, (bytes, bytearray)) and picture.startswith(MAGIC):
+        return _uri("svg+xml", signal(bytes(picture), side).encode())
     image = to_image(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=82, method=4)
-    return Markup("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode("ascii"))
+    return _uri("webp", out.getvalue())
+
+
+def signal(data: bytes, side: int = SIDE) -> Markup:
+    """Return the bytes of a .npy file as an SVG, a line for each channel, all on one scale. Raises Fault."""
+    wide, high = side, side // 2
+    drawn = lines(open_any(data).read(), wide, high)
+    paths = [
+        (COLOURS[number % len(COLOURS)], " ".join(f"{x:.1f},{y:.1f}" for x, y in points))
+        for number, points in enumerate(drawn)
+    ]
+    return render("signal.svg", wide=wide, high=high, paths=paths)
+
+
+def _uri(kind: str, data: bytes) -> Markup:
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}")
 
 
 def to_image(picture: AnyImage) -> Image.Image:

@@ -246,3 +246,32 @@ def test_command_checks_the_environment_first(examine, tmp_path, monkeypatch, ca
     monkeypatch.setattr(environment, "check", lambda fix: iter([Finding("BROKEN", "torch")]))
     assert doctor.main([str(tmp_path / "run.yaml")]) == 1
     assert "was not checked" in capsys.readouterr().out
+
+
+def array(steps, channels=2):
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((steps, channels), np.float32))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("length", "says"),
+    [
+        (32, [("ok", "arrays have 11 to 30 steps, 20 in the middle; the model sees 32")]),
+        (16, [("note", "the model sees 16"), ("note", "of 70% of them a window is seen")]),
+        (64, [("note", "half of it or more is padding")]),
+    ],
+)
+def test_arrays_and_what_the_model_sees_of_them(examine, tmp_path, length, says):
+    write(tmp_path / "0.tar", [sample(n, png=None, npy=array(11 + n)) for n in range(20)])
+    found = examine(f"model.image.array={{channels: 2, length: {length}, patch: 4}}")
+    assert "BROKEN" not in found
+    for level, text in says:
+        assert text in "\n".join(found[level])
+
+
+def test_arrays_of_other_channels_are_broken(examine, tmp_path):
+    write(tmp_path / "0.tar", [sample(n, png=None, npy=array(11 + n, 3)) for n in range(20)])
+    (line,) = (line for line in examine("model.image.array={channels: 2, length: 16}")["BROKEN"] if "samples" in line)
+    assert "an array [11, 3], and the model reads [time, 2]" in line
+    assert "model.image.array" in line

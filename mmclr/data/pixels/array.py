@@ -138,6 +138,15 @@ class Array(Medium):
         return found[0], found[1]
 
 
+def open_any(data: bytes, most: int = MAX_PIXELS) -> Values:
+    """Read the header of any array [T, C], [T] or [C] of at most `most` values. Raises Fault."""
+    header = read_header(data, most)
+    if len(header.shape) not in (1, 2) or 0 in header.shape:
+        raise Fault("bad_array", f"an array {list(header.shape)}; [time, channels] or a row [channels] is read")
+    steps, channels = (*header.shape, 1)[:2]
+    return Values((steps, channels), f"npy {header.dtype}", data, header)
+
+
 def drawing(x: Floats, side: int) -> Image.Image:
     """Return an RGB image, side x side / 2, of [steps, channels]: a line a channel, all on one scale."""
     wide, high = max(8, side), max(8, side // 2)

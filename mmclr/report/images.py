@@ -12,19 +12,24 @@ from markupsafe import Markup
 from PIL import Image
 
 from mmclr.data.pixels.array import COLOURS, lines, open_any
-from mmclr.data.pixels.decode import open_image
-from mmclr.data.pixels.npy import MAGIC
+from mmclr.data.pixels.bands import preview
+from mmclr.data.pixels.decode import LARGEST, open_image
+from mmclr.data.pixels.npy import MAGIC, read_header
+from mmclr.data.pixels.numbers import DEEP
+from mmclr.data.samples.skipped import Fault
 from mmclr.display.html import render
 
 AnyImage = Any  # a PIL image, encoded bytes, a path, or uint8 pixels [3, H, W] or [H, W, 3] (numpy or torch)
+MOST = 1024  # pixels of a side of a deep image
+LEAST, LONGEST = 32, 3  # of an array [H, W] that is an image: pixels of its shorter side, times that its longer is
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
 
 def data_uri(picture: AnyImage, side: int = SIDE) -> Markup:
-    """Return `picture`, shrunk to at most `side` pixels, as a data URI; an array of .npy as lines over its steps."""
+    """Return `picture`, shrunk to at most `side` pixels, as a data URI; a .npy that is no image as lines over its steps."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
-    if isinstance(picture, (bytes, bytearray)) and picture.startswith(MAGIC):
+    if isinstance(picture, (bytes, bytearray)) and _is_signal(bytes(picture)):
         return _uri("svg+xml", signal(bytes(picture), side).encode())
     image = to_image(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
@@ -53,10 +58,30 @@ def to_image(picture: AnyImage) -> Image.Image:
     if isinstance(picture, Image.Image):
         image = picture.copy()
     elif isinstance(picture, (bytes, bytearray)):
-        image = open_image(bytes(picture))
+        image = _open(bytes(picture))
     elif isinstance(picture, (str, Path)):
-        image = open_image(Path(picture).read_bytes())
+        image = _open(Path(picture).read_bytes())
     else:
         pixels = np.asarray(picture)
         image = Image.fromarray(pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels)
     return image if image.mode == "RGBA" else image.convert("RGB")
+
+
+def _is_signal(data: bytes) -> bool:
+    """Whether bytes are a .npy of steps and channels; those of an image have bands, or two sides that are alike."""
+    if not data.startswith(MAGIC):
+        return False
+    shape = read_header(data, LARGEST).shape
+    return len(shape) < 3 and not (len(shape) == 2 and min(shape) >= LEAST and max(shape) <= LONGEST * min(shape))
+
+
+def _open(data: bytes) -> Image.Image:
+    """Return an encoded image; of more than 8 bits, or of other bands than RGB, what can be seen of it."""
+    try:
+        image = open_image(data)
+        if image.mode not in DEEP:
+            return image
+    except Fault:
+        if not data.startswith((MAGIC, b"II", b"MM")):
+            raise
+    return preview(data, MOST)

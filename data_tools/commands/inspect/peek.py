@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from mmclr.data_tools.lib.medium import add_arguments, medium
 from PIL import Image, ImageDraw, ImageFont
 
 from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions
 from mmclr.data.samples.skipped import Fault, Ledger
-from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("out", help="file.png or file.html")
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
+    add_arguments(parser)
     parser.add_argument("--samples", type=int, default=40, help="how many (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
     args = parser.parse_args(argv)
@@ -59,10 +61,10 @@ def main(argv: list[str]) -> None:
     if suffix not in (".png", ".html"):
         raise UserError(f"{args.out}: name a .png or .html file")
     written.check(args.out, KIND)
-    ledger = Ledger()
-    shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), (), ledger)
+    ledger, seen = Ledger(), medium(args, SIDE)
+    shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), seen.beside, ledger, seen.members)
     absent.check([shards], {"--caption": [args.caption]})
-    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger))
+    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger, seen))
     data = page(found, address(args.shards)).encode() if suffix == ".html" else _png(sheet(found))
     written.write(args.out, data, KIND)
     say(f"{args.out}: {len(found)} of {len(shards):,} samples")
@@ -70,9 +72,11 @@ def main(argv: list[str]) -> None:
         say(line)
 
 
-def looks(shards: Shards, caption: str, count: int, seed: int, ledger: Ledger) -> Iterator[Look]:
-    """Yield random samples; those that cannot be read are counted in `ledger`."""
-    chooser, medium = Chooser({caption: 1.0}), choose(SIDE, max_pixels=DataConfig.max_pixels)
+def looks(
+    shards: Shards, caption: str, count: int, seed: int, ledger: Ledger, medium: Medium | None = None
+) -> Iterator[Look]:
+    """Yield random samples; those that cannot be read are counted in `ledger`. Without a medium: photographs."""
+    chooser, medium = Chooser({caption: 1.0}), medium or choose(SIDE)
     for number in permute(positions(0, count), len(shards), key(np.full(count, seed))).tolist():
         try:
             sample = shards.read(number)

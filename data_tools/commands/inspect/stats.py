@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmclr.data_tools.lib import contents
+from mmclr.data_tools.lib import contents, spread
+from mmclr.data_tools.lib.medium import add_arguments, chosen, medium
 
 from mmclr.data.pixels.choose import choose
 from mmclr.data.pixels.decode import LARGEST
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.random import key
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity, text_id
@@ -24,6 +26,8 @@ from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
+from mmclr.errors import UserError
+from mmclr.storage import written
 
 PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -32,17 +36,30 @@ def main(argv: list[str]) -> None:
     """Print statistics of shards."""
     parser = argparse.ArgumentParser(
         description="Say what tar shards hold: samples and members, sizes and formats of images, lengths of captions "
-        "in words and tokens, repeats. Counts of samples are exact; the rest is from a random part.",
-        epilog="example: mmclr data stats 'shards/*.tar' --caption json:title",
+        "in words and tokens, repeats. Counts of samples are exact; the rest is from a random part. With --write, mean "
+        "and standard deviation of each band are measured and written as a config for base:.",
+        epilog="example: mmclr data stats 'shards/*.tar' --caption json:title; of X-rays of 12 bits also: "
+        "--channels 1 --intensity '{low: 0, high: 4095}' --write xrays.yaml",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
     parser.add_argument("--tokenizer", default="clip", help='"clip" or a tokenizer folder (default clip)')
     parser.add_argument("--samples", type=int, default=2000, help="how many are looked into (default 2000; 0 = all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    add_arguments(parser)
+    parser.add_argument("--write", metavar="FILE", help="YAML with model.image.mean and .std as measured")
+    parser.add_argument("--size", type=int, default=224, help="pixels of the model for which they are (default 224)")
     args = parser.parse_args(argv)
+    if args.write:
+        written.check(args.write, spread.KIND)
     indices = open_indices(expand(args.shards))
-    found, seen = contents.facts(indices), look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples)
+    how = medium(args, max_pixels=LARGEST)
+    found, seen = (
+        contents.facts(indices),
+        look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples, how),
+    )
+    if args.write:
+        seen["bands"] = write(args, indices)
     if args.json:
         say(json.dumps(redact_tree({**found, "looked_into": seen})))
         return
@@ -50,20 +67,42 @@ def main(argv: list[str]) -> None:
         say(line)
 
 
-def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0) -> dict[str, Any]:
+def write(args: argparse.Namespace, indices: Sequence[ShardIndex]) -> dict[str, Any]:
+    """Measure the bands of a random part of the images, and write what a config takes. Raises UserError."""
+    ledger, how = Ledger(), medium(args, args.size)
+    shards = Shards(indices, (), how.beside, ledger, how.members)
+    measured = spread.measure(shards, some(len(shards), args.samples), how, ledger)
+    if not measured.images:
+        raise UserError(
+            "\n".join([f"none of the images can be measured for {args.write}", *ledger.lines(met="left out")])
+        )
+    what = f"{measured.images:,} of {len(shards):,} images as a model of {args.size} px sees them (mmclr data stats)"
+    written.write(args.write, spread.text(measured, chosen(args), what), spread.KIND)
+    return {**measured._asdict(), "file": args.write, "constant": spread.constant(measured)}
+
+
+def some(total: int, most: int) -> list[int]:
+    """Return `most` numbers below `total`, drawn the same way every time; all of them where `most` is 0."""
+    count = min(most or total, total)
+    drawn: list[int] = np.sort(permute(positions(0, count), total, key(np.zeros(count, np.int64)))).tolist()
+    return drawn
+
+
+def look(
+    indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0, medium: Medium | None = None
+) -> dict[str, Any]:
     """Return facts about a random part of the samples (`most` 0: all); what cannot be read is counted."""
-    ledger, medium = Ledger(), choose(1, max_pixels=LARGEST)
-    shards = Shards(indices, extensions([caption]), (), ledger)
+    ledger, medium = Ledger(), medium or choose(1, max_pixels=LARGEST)
+    shards = Shards(indices, extensions([caption]), medium.beside, ledger, medium.members)
     absent.check([shards], {"--caption": [caption]})
     chooser = Chooser({caption: 1.0})
-    count = min(most or len(shards), len(shards))
-    numbers = permute(positions(0, count), len(shards), key(np.zeros(count, np.int64)))
+    numbers = some(len(shards), most)
     sizes, bytes_ = [], []
     formats: Counter[str] = Counter()
     images: Counter[Any] = Counter()
     texts: list[str] = []
     captions_each = []
-    for number in np.sort(numbers).tolist():
+    for number in numbers:
         lost: list[Fault] = []
         try:
             sample = shards.read(number)
@@ -84,7 +123,7 @@ def look(indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most
     tokens = np.array([len(ids) for ids in tokenizer.encode(texts)]) if sizes else np.array([])
     same = Counter(map(text_id, texts))
     return {
-        "looked_into": count,
+        "looked_into": len(numbers),
         "samples": len(shards),
         "formats": dict(formats.most_common()),
         "numbers": {
@@ -122,6 +161,13 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {name}: {found[name]:,}"
         cut = found["captions that fill the context"]
         yield f"  captions that fill the context of {found['context']} (and may be cut): {cut:,}"
+    if "bands" in found:
+        bands = found["bands"]
+        for number, (mean, std) in enumerate(zip(bands["mean"], bands["std"]), 1):
+            yield f"  band {number}: mean {mean:.4f}, standard deviation {std:.4f}"
+        for number in bands["constant"]:
+            yield f"  band {number} has one value everywhere; 1 is written for its standard deviation"
+        yield f"  {bands['file']}: mean and std of {bands['images']:,} images"
     yield from (f"  {line}" for line in found["why"])
 
 

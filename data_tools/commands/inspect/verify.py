@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mmclr.data_tools.lib.medium import add_arguments, medium
 from rich.progress import track
 
 from mmclr.data.pixels.choose import choose
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples import absent
 from mmclr.data.samples.captions import Chooser, extensions, identity
 from mmclr.data.samples.skipped import REASONS, Entry, Fault, Ledger
-from mmclr.data.settings import DataConfig
 from mmclr.data.shards import addresses
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.shards import Shards
@@ -54,13 +55,14 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
+    add_arguments(parser)
     parser.add_argument("--workers", type=int, default=2, help="processes that decode (default 2)")
     parser.add_argument("--json", metavar="FILE", help="write the whole list there, one JSON object a line")
     args = parser.parse_args(argv)
     urls = expand(args.shards)
     if args.json:
         written.check(args.json, KIND)
-    report = verify(open_indices(urls), args.caption, args.workers)
+    report = verify(open_indices(urls), args.caption, args.workers, medium(args))
     if args.json:
         places = [Entry(shard, -1, f"byte {at}", "damaged", what) for shard, at, what in report.problems]
         lines_ = (json.dumps(redact_tree(entry._asdict())) + "\n" for entry in places + report.faults)
@@ -71,14 +73,17 @@ def main(argv: list[str]) -> int:
     return int(not report.sound)
 
 
-def verify(indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0) -> Report:
-    """Read and decode every sample of the shards."""
+def verify(
+    indices: Sequence[ShardIndex], caption: str = "txt", workers: int = 0, medium: Medium | None = None
+) -> Report:
+    """Read and decode every sample of the shards; without a medium their images are photographs."""
+    medium = medium or choose(SIZE)
     ledger = Ledger(limit=1 << 40)
     every = sorted({extension for index in indices for extension in index.extensions})
     # whole: a member that is not used may run over others
-    shards = Shards(indices, extensions([caption]), every, ledger, whole=True)
+    shards = Shards(indices, extensions([caption]), every, ledger, medium.members, whole=True)
     absent.check([shards], {"--caption": [caption]})
-    checker = _Checker(shards, caption)
+    checker = _Checker(shards, caption, medium)
     starts = range(0, len(shards), TOGETHER)
     faults: list[Entry] = []
     images: Counter[int] = Counter()
@@ -122,10 +127,9 @@ def _place(entry: Entry) -> bool:
 class _Checker:
     """Reads TOGETHER samples from a number on; returns their faults and the ids of their images."""
 
-    def __init__(self, shards: Shards, caption: str) -> None:
-        self.shards = shards
+    def __init__(self, shards: Shards, caption: str, medium: Medium) -> None:
+        self.shards, self.medium = shards, medium
         self.chooser = Chooser({caption: 1.0})
-        self.medium = choose(SIZE, max_pixels=DataConfig.max_pixels)
 
     def __call__(self, start: int) -> tuple[list[Entry], list[int]]:
         faults, images = [], []

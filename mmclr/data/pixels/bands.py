@@ -177,6 +177,12 @@ def as_photo(unit: Floats, side: int) -> Image.Image:
     return Image.fromarray(pixels if len(shown) == 3 else pixels[..., 0]).convert("RGB")
 
 
+def preview(data: bytes, side: int) -> Image.Image:
+    """Return any image file as people can see it, each band from its least number to its greatest. Raises Fault."""
+    found = open_numbers(data, MAX_PIXELS)
+    return as_photo(to_unit(found.array(), Intensity(percentile=(0, 100))), side)
+
+
 def _stacked(bands: Any) -> Floats:
     """Return bands side by side, [H, W, C], within [0, 1]."""
     found = np.stack([np.asarray(band) for band in bands], -1)

@@ -62,11 +62,11 @@ class Numbers:
         return TURNED.get(self._turn, lambda x: x)(found)
 
 
-def open_numbers(data: bytes, max_pixels: int, channels: int) -> Numbers:
+def open_numbers(data: bytes, max_pixels: int, channels: int | None = None) -> Numbers:
     """Read the header of a file: NumPy's, TIFF, PNG, or any that Pillow opens as 8 bits.
 
     `max_pixels` bounds width x height x bands / 3, as much as RGB takes; by `channels`, which a model wants, it is told
-    whether an array is [C, H, W] or [H, W, C]. Raises Fault.
+    whether an array is [C, H, W] or [H, W, C], without them by its shorter end. Raises Fault.
     """
     if data.startswith(MAGIC):
         head = read_header(data, 3 * max_pixels)
@@ -80,7 +80,7 @@ def open_numbers(data: bytes, max_pixels: int, channels: int) -> Numbers:
 
 
 def of_array(
-    shape: tuple[int, ...], dtype: Any, read: Callable[[], Array], channels: int, format: str = "array"
+    shape: tuple[int, ...], dtype: Any, read: Callable[[], Array], channels: int | None, format: str = "array"
 ) -> Numbers:
     """Return an array [H, W], [C, H, W] or [H, W, C] as numbers; the first of the two where both fit. Raises Fault."""
     check_dtype(np.dtype(dtype))
@@ -88,6 +88,7 @@ def of_array(
         raise Fault("bad_image", f"{len(shape)} dimensions, {list(shape)}; an image is [H, W], [C, H, W] or [H, W, C]")
     if len(shape) == 2:
         return Numbers(format, shape[::-1], 1, dtype, lambda: read()[None])
+    channels = channels or min(shape[0], shape[2])
     fits = [channels, *([1] if channels == 3 else [3] if channels == 1 else [])]
     if shape[0] in fits:
         return Numbers(format, (shape[2], shape[1]), shape[0], dtype, read)

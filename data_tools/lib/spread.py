@@ -1,0 +1,56 @@
+"""Mean and standard deviation of each band of images, as a model of some size sees them, and as a config takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from mmclr.data.pixels.medium import Medium
+from mmclr.data.samples.skipped import Fault, Ledger
+from mmclr.data.shards.shards import Shards
+
+KIND = "statistics of bands"
+DIGITS = 6
+
+
+class Spread(NamedTuple):
+    """Of `images` images, each counted the same, in [0, 1]."""
+
+    mean: list[float]
+    std: list[float]
+    images: int
+
+
+def measure(shards: Shards, numbers: Sequence[int], medium: Medium, ledger: Ledger) -> Spread:
+    """Return mean and standard deviation of the bands of samples; those that cannot be decoded go into `ledger`."""
+    sums, count = np.zeros((2, medium.shape[-1])), 0
+    whole = 255 if medium.dtype is np.uint8 else 1
+    for number in numbers:
+        try:
+            sample = shards.read(number)
+            seen = medium.plain(medium.open(sample.image(medium.members), sample.members))
+        except Fault as fault:
+            ledger.add([shards.entry(number, fault)])
+            continue
+        pixels = seen.reshape(-1, seen.shape[-1]).astype(np.float64) / whole
+        sums += [pixels.mean(0), (pixels**2).mean(0)]
+        count += 1
+    mean, square = sums / max(count, 1)
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return Spread(mean.round(DIGITS).tolist(), std.round(DIGITS).tolist(), count)
+
+
+def constant(spread: Spread) -> list[int]:
+    """Return which bands have one value everywhere, by which no model can divide; numbered from 1."""
+    return [band for band, std in enumerate(spread.std, 1) if not std]
+
+
+def text(spread: Spread, image: dict[str, Any], what: str) -> str:
+    """Return a config to be laid under another one (`base:`); `image` is what --channels and --intensity say."""
+    std = [value or 1.0 for value in spread.std]
+    tree: dict[str, Any] = {} if image["intensity"] is None else {"data": {"intensity": image["intensity"]}}
+    tree["model"] = {"image": {"channels": image["channels"], "mean": spread.mean, "std": std}}
+    return f"# {what}; lay it under a config with base:\n" + yaml.safe_dump(tree, sort_keys=False, width=110)

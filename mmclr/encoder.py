@@ -251,19 +251,13 @@ def _read(medium: Medium, image: AnyImage, called: str) -> NDArray[Any]:
         if isinstance(image, Prepared):
             return image.pixels
         if isinstance(image, (str, Path)):
-            return medium.plain(medium.open(Path(image).read_bytes(), _beside(Path(image), medium)))
+            return medium.plain(medium.file(Path(image)))
         return medium.plain(medium.given(image))
     except Fault as fault:
         where = f" ({image})" if isinstance(image, (str, Path)) else ""
         raise UserError(f"{called}{where}: {fault.detail}") from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{called}: {error}") from None
-
-
-def _beside(path: Path, medium: Medium) -> dict[str, bytes]:
-    """Return the files beside an image that say how it is read: KEY.json of KEY.tif, where the medium asks for it."""
-    files = {name: path.with_suffix(f".{name}") for name in medium.beside}
-    return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
 
 
 def _as_list(images: Any) -> Sequence[AnyImage]:

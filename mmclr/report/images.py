@@ -26,7 +26,7 @@ SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense scree
 
 
 def data_uri(picture: AnyImage, side: int = SIDE) -> Markup:
-    """Return `picture`, shrunk to at most `side` pixels, as a data URI; a .npy that is no image as lines over its steps."""
+    """Return `picture`, shrunk to at most `side` pixels, as a data URI; an array that is no image as lines."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, (bytes, bytearray)) and _is_signal(bytes(picture)):

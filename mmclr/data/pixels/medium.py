@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -105,6 +106,11 @@ class Medium(ABC):
     @abstractmethod
     def open(self, data: bytes, beside: Mapping[str, bytes] | None = None) -> Opened:
         """Read the header of a member; `beside` are the sample's members. Raises Fault."""
+
+    def file(self, path: Path) -> Opened:
+        """Read the header of a file; what `open` looks into lies beside it, KEY.json of KEY.tif. Raises Fault, OSError."""
+        files = {name: path.with_suffix(f".{name}") for name in self.beside}
+        return self.open(path.read_bytes(), {name: file.read_bytes() for name, file in files.items() if file.is_file()})
 
     @abstractmethod
     def given(self, value: Any) -> Opened:

@@ -108,7 +108,7 @@ class Medium(ABC):
         """Read the header of a member; `beside` are the sample's members. Raises Fault."""
 
     def file(self, path: Path) -> Opened:
-        """Read the header of a file; what `open` looks into lies beside it, KEY.json of KEY.tif. Raises Fault, OSError."""
+        """Read the header of a file; `open` looks into files beside it, KEY.json of KEY.tif. Raises Fault, OSError."""
         files = {name: path.with_suffix(f".{name}") for name in self.beside}
         return self.open(path.read_bytes(), {name: file.read_bytes() for name, file in files.items() if file.is_file()})
 

@@ -65,10 +65,10 @@ def ratio(slow: Callable[[], Any], fast: Callable[[], Any], rounds: int = ROUNDS
     return statistics.median(a / b for a, b in pairs)
 
 
-def decode_speedup(pictures: int = 16, beams: int = 1, encoded: bool = True) -> float:
+def decode_speedup(images: int = 16, beams: int = 1, encoded: bool = True) -> float:
     """Write captions of exactly 30 tokens both ways; they must be the same."""
     torch.manual_seed(0)
-    peer, pixels = to_generate(TwoTower(check(ModelConfig, TREE))), torch.randn(pictures, 3, 224, 224)
+    peer, pixels = to_generate(TwoTower(check(ModelConfig, TREE))), torch.randn(images, 3, 224, 224)
     with torch.no_grad():
         seen = peer.get_encoder()(pixels)
     how = {"max_length": TOKENS + 1, "min_length": TOKENS + 1, "num_beams": beams}
@@ -83,7 +83,7 @@ def decode_speedup(pictures: int = 16, beams: int = 1, encoded: bool = True) -> 
 
 def decode_speedup_beams() -> float:
     """With four beams."""
-    return decode_speedup(pictures=4, beams=4)
+    return decode_speedup(images=4, beams=4)
 
 
 def generate_speedup() -> float:

@@ -34,39 +34,39 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str]) -> None:
-    """`mmclr caption MODEL PICTURES...`."""
+    """`mmclr caption MODEL IMAGES...`."""
     parser = argparse.ArgumentParser(
         description="Write captions with a model that was trained with model.captioner. Each line of the output is "
-        '{"picture": ..., "caption": ...}, or "error" in place of the caption where an image cannot be read. With '
+        '{"image": ..., "caption": ...}, or "error" in place of the caption where an image cannot be read. With '
         "--out, a command that was stopped goes on where it was.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="a run, checkpoint, model folder or export")
-    parser.add_argument("pictures", nargs="+", help="files, folders (with all below), and shards: braces, globs, ::")
+    parser.add_argument("images", nargs="+", help="files, folders (with all below), and shards: braces, globs, ::")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSONL to write; default: the terminal")
     add_arguments(parser)
     parser.add_argument("--batch", type=int, default=64, help="images at a time (default 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_intermixed_args(argv)
-    pictures, how = open_pictures(args.pictures), decoding(args)
+    images, how = open_images(args.images), decoding(args)
     out = claim(args.out, "captions", _is_line) if args.out else None
     encoder = Encoder.load(args.model, device=args.device)
-    done = _done(out, pictures)
+    done = _done(out, images)
     ledger = Ledger()
     with open(out, "a", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
-        for number, caption in written(encoder, pictures, done, how, args.batch):
+        for number, caption in written(encoder, images, done, how, args.batch):
             if isinstance(caption, Fault):
-                ledger.add([pictures.entry(number, caption)])
-            _print(file, pictures.names[number], caption)
-    told = f"{args.out}: {len(pictures):,} images" if args.out else f"{len(pictures):,} images"
+                ledger.add([images.entry(number, caption)])
+            _print(file, images.names[number], caption)
+    told = f"{args.out}: {len(images):,} images" if args.out else f"{len(images):,} images"
     say(f"{told}, {ledger.lost} of them unreadable" if ledger.lost else told, file=sys.stderr)
     for line in ledger.lines(met="without a caption"):
         say(line, file=sys.stderr)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Files, and samples of shards."""
 
     names: list[str]
@@ -91,9 +91,9 @@ class Pictures:
         return read_image(place)
 
 
-def open_pictures(sources: Iterable[str]) -> Pictures:
+def open_images(sources: Iterable[str]) -> Images:
     """Return the images that the command line names, in its order, those of a folder sorted."""
-    found = Pictures([], [])
+    found = Images([], [])
     for source in sources:
         for name, place in _open(source):
             found.names.append(name)
@@ -120,7 +120,7 @@ def _open(source: str) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
 
 
 def written(
-    encoder: Encoder, pictures: Pictures, start: int, how: Decoding, batch: int
+    encoder: Encoder, images: Images, start: int, how: Decoding, batch: int
 ) -> Iterator[tuple[int, str | Fault]]:
     """Yield (number, caption) from `start` on; a Fault in place of the caption where there is no image.
 
@@ -128,11 +128,11 @@ def written(
     """
 
     def read(first: int) -> list[Prepared | Fault]:
-        return [_read(encoder, pictures, number) for number in range(first, min(first + batch, len(pictures)))]
+        return [_read(encoder, images, number) for number in range(first, min(first + batch, len(images)))]
 
-    starts = range(start // batch * batch, len(pictures), batch)
+    starts = range(start // batch * batch, len(images), batch)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bars:
-        bar = bars.add_task("captions", total=len(pictures), completed=start)
+        bar = bars.add_task("captions", total=len(images), completed=start)
         for first, found in zip(starts, run_ahead(read, starts, workers=0)):
             good = [image for image in found if not isinstance(image, Fault)]
             captions = iter(encoder.caption(good, replace(how, seed=how.seed + first), batch=batch) if good else ())
@@ -143,24 +143,24 @@ def written(
             bars.update(bar, completed=first + len(found))
 
 
-def _read(encoder: Encoder, pictures: Pictures, number: int) -> Prepared | Fault:
+def _read(encoder: Encoder, images: Images, number: int) -> Prepared | Fault:
     try:
-        return encoder.prepare(pictures.read(number))
+        return encoder.prepare(images.read(number))
     except Fault as fault:
         return fault
 
 
-def _done(out: Path | None, pictures: Pictures) -> int:
+def _done(out: Path | None, images: Images) -> int:
     """Return how many images a file has lines of already; they must be the first of these."""
     if out is None or not out.is_file():
         return 0
     data = out.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     try:
-        names = [json.loads(line)["picture"] for line in whole.splitlines()]
+        names = [_name(json.loads(line)) for line in whole.splitlines()]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{out}: has lines that are no captions of ours; name another file, or delete it") from None
-    if names != pictures.names[: len(names)]:
+    if names != images.names[: len(names)]:
         raise UserError(f"{out} has captions of other images; name another file, or delete it")
     if whole != data:  # the last line was cut short
         os.truncate(out, len(whole))
@@ -170,12 +170,17 @@ def _done(out: Path | None, pictures: Pictures) -> int:
 def _is_line(start: bytes) -> bool:
     """Whether a file begins as one that we wrote."""
     try:
-        return "picture" in json.loads(start.split(b"\n")[0])
-    except (ValueError, TypeError):
+        return bool({"image", "picture"} & json.loads(start.split(b"\n")[0]).keys())
+    except (ValueError, TypeError, AttributeError):
         return False
+
+
+def _name(line: dict[str, str]) -> str:
+    """Return the name of a line's image, which version 0.1 called `picture`."""
+    return line["image"] if "image" in line else line["picture"]
 
 
 def _print(file: IO[str], name: str, caption: str | Fault) -> None:
     said = {"error": str(caption.detail)} if isinstance(caption, Fault) else {"caption": caption}
-    file.write(json.dumps({"picture": name, **said}, ensure_ascii=False) + "\n")
+    file.write(json.dumps({"image": name, **said}, ensure_ascii=False) + "\n")
     file.flush()

@@ -30,6 +30,7 @@ from mmclr.errors import UserError
 from mmclr.storage import written
 
 PACKAGES = ("mmclr", "torch", "torchvision", "transformers", "open_clip_torch", "numpy", "pillow")
+EARLIER = {"pictures": "images", "training_pictures": "training_images"}  # hashes in results of 0.1, and by now
 BESIDE = {"measurements", "examples"}  # kept in files of their own
 
 
@@ -113,6 +114,7 @@ class Result:
             tree = redact_tree(json.loads(Path(path).read_text(encoding="utf-8")))  # an older one may hold secrets
             known = {f.name for f in dataclasses.fields(cls)} - BESIDE
             kept = {key: value for key, value in tree.items() if key in known}
+            kept["hashes"] = {EARLIER.get(key, key): value for key, value in kept.get("hashes", {}).items()}
             return cls(**kept, measurements=_read_samples(Path(path).with_suffix(".samples.npz")))
         except FileNotFoundError:
             raise UserError(f"{path}: no such result file") from None

@@ -89,7 +89,7 @@ def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, An
         "head": embedder.head,
         "hashes": {
             "model": embedder.hash,
-            "pictures": embedded.hash,
+            "images": embedded.hash,
             "annotations": data.annotation_hash,
             "transform": embedder.transform_hash,
             **hashes,

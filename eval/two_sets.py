@@ -42,7 +42,7 @@ def embed_both(embedder: Embedder, train: EvalSet, test: EvalSet) -> tuple[Embed
     if list(train.classnames) != list(test.classnames):
         odd = sorted(set(train.classnames) ^ set(test.classnames))
         raise UserError(f"the training and the test set have other classes, for example {odd[:3]}; give --classnames")
-    return embedder.pictures(train), embedder.pictures(test)
+    return embedder.images(train), embedder.images(test)
 
 
 def result(task: str, embedder: Embedder, learnt: Embedded, tested: Embedded, measured: Any, began: float) -> Result:
@@ -52,5 +52,5 @@ def result(task: str, embedder: Embedder, learnt: Embedded, tested: Embedded, me
         task=task,
         sizes={"images": len(tested.data), "training_images": len(learnt.data), "classes": len(tested.data.classnames)},
         seconds=round(time.perf_counter() - began, 3),
-        **about(embedder, tested, training_pictures=learnt.hash),
+        **about(embedder, tested, training_images=learnt.hash),
     )

@@ -130,8 +130,8 @@ def _record(path: Path, folder: Path, row: Row, columns: Columns) -> Record:
     lost: list[Fault] = []
     captions = fields.captions(row.values.get(columns[1]), columns[1], lost) or []
     rest = {name: value for name, value in row.values.items() if name != columns[0] and _plain(value)}
-    picture = image if isinstance(image, (bytes, Path)) else None  # an empty text is none
-    return Record(picture or None, [c for c in captions if c.strip()], rest, None, (str(path), row.number), tuple(lost))
+    given = image if isinstance(image, (bytes, Path)) else None  # an empty text is none
+    return Record(given or None, [c for c in captions if c.strip()], rest, None, (str(path), row.number), tuple(lost))
 
 
 def _plain(value: Any, inside: bool = False) -> bool:

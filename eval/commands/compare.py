@@ -79,14 +79,11 @@ def _mcnemar(differences: np.ndarray) -> float:
 
 
 def _same_set(first: Result, second: Result) -> None:
-    for key, what in (
-        ("pictures", "images"),
-        ("annotations", "annotations"),
-    ):  # in a file, in words
+    for key in ("images", "annotations"):
         one, two = first.hashes.get(key), second.hashes.get(key)
         if one != two:
             raise UserError(
-                f"{first.dataset} and {second.dataset}: the two results have other {what} ({one} and {two}); only "
+                f"{first.dataset} and {second.dataset}: the two results have other {key} ({one} and {two}); only "
                 "results on one set can be paired"
             )
     if first.task != second.task:

@@ -122,13 +122,13 @@ class Embedder:
         self._texts.flush()
         return self._texts.get(digests)
 
-    def pictures(self, data: EvalSet) -> Embedded:
+    def images(self, data: EvalSet) -> Embedded:
         """Return the unit-norm embeddings of a set's images; what cannot be decoded leaves the set, counted.
 
         Raises UserError when that is too much of it: see EvalSet.check.
         """
         store = self._images if data.keep else Store()
-        mine, faults = self._add_pictures(data, store)
+        mine, faults = self._add_images(data, store)
         digests = self._share(mine, store, len(data))
         store.flush()
         told = [json.loads(said) for said in parallel.say(json.dumps({i: f.args for i, f in faults.items()}))]
@@ -136,7 +136,11 @@ class Embedder:
         rows = store.get([digest for digest in digests if digest in store])
         return Embedded(rest, rows, hash_of(digests))
 
-    def _add_pictures(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault]]:
+    def pictures(self, data: EvalSet) -> Embedded:
+        """Call `images`, whose name this was; it goes with version 0.3."""
+        return self.images(data)
+
+    def _add_images(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault]]:
         """Embed this process's part of a set into the store; return the digests of the part, and its faults."""
         digests: list[bytes] = []
         faults: dict[int, Fault] = {}

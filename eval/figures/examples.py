@@ -37,7 +37,7 @@ def finds(
         {
             "text": texts[query],
             "found": [
-                {"picture": data.read(i), "right": (query, i) in right, "name": _name(embedded, i), "score": score}
+                {"image": data.read(i), "right": (query, i) in right, "name": _name(embedded, i), "score": score}
                 for i, score in zip(items, row)
             ],
         }
@@ -52,7 +52,7 @@ def guesses(embedded: Embedded, weights: Tensor, scale: float, which: Sequence[i
     best, index = shares.topk(min(k, len(weights)), 1)
     return [
         {
-            "picture": data.read(i),
+            "image": data.read(i),
             "truth": data.classnames[int(data.classes[i])],
             "guesses": [[data.classnames[c], p] for c, p in zip(classes, row)],
         }

@@ -23,7 +23,7 @@ def folder(root: Path, *, name: str = "", classnames: Sequence[str] = (), templa
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if classnames and len(classnames) != len(folders):
         raise UserError(f"{root}: it has {len(folders)} class folders, but {len(classnames)} class names were given")
-    found = [(path, number) for number, place in enumerate(folders) for path in _pictures(place)]
+    found = [(path, number) for number, place in enumerate(folders) for path in _image_files(place)]
     names = list(classnames) or [place.name.replace("_", " ") for place in folders]
     labels = torch.tensor([number for _, number in found], dtype=torch.int64)
     keys = [str(path.relative_to(root)) for path, _ in found]
@@ -162,5 +162,5 @@ def _reader(paths: Sequence[Path]) -> Callable[[int], bytes]:
     return lambda number: rows.read_image(paths[number])
 
 
-def _pictures(place: Path) -> list[Path]:
+def _image_files(place: Path) -> list[Path]:
     return sorted(path for path in place.rglob("*") if path.suffix.lower().lstrip(".") in IMAGES)

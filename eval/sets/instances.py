@@ -27,7 +27,7 @@ Source = tuple[str, Box | None]  # a file, and the part of it that is meant
 class Instance:
     """Image i and caption i belong together; captions beyond the images are wrong for all."""
 
-    pictures: tuple[Source, ...]
+    images: tuple[Source, ...]
     captions: tuple[str, ...]
     group: str = ""  # the metric is the mean over groups of the means inside them, where there are groups
 
@@ -67,13 +67,13 @@ def _parse(form: Callable[[dict[str, Any]], Instance], row: Row) -> Instance:
         found = form(row.values)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise Fault("bad_row", f"an entry lacks {error}") from None
-    for text in (*found.captions, *(file for file, _ in found.pictures)):
+    for text in (*found.captions, *(file for file, _ in found.images)):
         fields.caption(text, "a caption or the name of an image")
     captions = tuple(map(str, found.captions))
     return replace(found, captions=captions, group=str(found.group))
 
 
-def pictures(
+def images_of(
     instances: Sequence[Instance], root: Path, name: str, ledger: Ledger | None = None, max_faults: float = MAX_FAULTS
 ) -> tuple[EvalSet, dict[Source, int]]:
     """Return the distinct images of all instances as a set, and the number of each in it; missing ones are counted.
@@ -81,7 +81,7 @@ def pictures(
     `ledger` has what was counted before; it goes into the set.
     """
     ledger = ledger if ledger is not None else Ledger()
-    sources = list(dict.fromkeys(source for instance in instances for source in instance.pictures))
+    sources = list(dict.fromkeys(source for instance in instances for source in instance.images))
     files = {file: _locate(root, file) for file, _ in sources}
     missing = [file for file, path in files.items() if path is None]
     if missing and len(missing) == len(files):

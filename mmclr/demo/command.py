@@ -117,7 +117,7 @@ class Demo:
     def _report(self, found: Evaluation, written: Captions, differences: dict[str, float]) -> Path:
         page = Page(
             "mmclr demo",
-            f"What a small model makes of {found.pictures:,} icons in a drawing style that training never saw",
+            f"What a small model makes of {found.count:,} icons in a drawing style that training never saw",
         )
         page.numbers([*found.numbers(), *written.numbers()[:1]], "Finding and naming icons")
         page.gallery(
@@ -148,7 +148,7 @@ class Demo:
         return page.save(self.out / "report.html")
 
     def _conclude(self, found: Evaluation, written: Captions, report: Path) -> None:
-        table = Table(title=f"{found.pictures:,} icons, {len(found.names):,} names, a style never seen in training")
+        table = Table(title=f"{found.count:,} icons, {len(found.names):,} names, a style never seen in training")
         for column in ("measure", "value", "95 % interval", "aim"):
             table.add_column(column)
         for item in [*found.numbers(), *written.numbers()]:
@@ -160,7 +160,7 @@ class Demo:
         steps = {
             "look at it": f"open {report}",
             "search with it": f"mmclr eval retrieval {self.out} --data SHARDS",
-            "let it write": f"mmclr caption {self.out / 'captions'} PICTURES",
+            "let it write": f"mmclr caption {self.out / 'captions'} IMAGES",
             "use it elsewhere": f'transformers.AutoModel.from_pretrained("{self.out / "export"}")',
             "train on your own": "mmclr train base.yaml 'data.train=SHARDS/{00000..00099}.tar' epochs=30",
         }

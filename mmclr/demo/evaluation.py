@@ -37,7 +37,7 @@ class Evaluation:
         ]
         for result, name in zip(self.results, ("retrieval", "zero_shot")):
             result.save(checkpoint.parent.parent / "eval" / f"{name}.json")
-        embedded = embedder.pictures(data)
+        embedded = embedder.images(data)
         self.data, self.images = embedded.data, embedded.images
         self.names, self.relevance = retrieval.queries(self.data, "caption")
         self.texts = embedder.texts(self.names)
@@ -45,7 +45,7 @@ class Evaluation:
         self.seen = torch.tensor([name in trained_on for name in self.names])
 
     @property
-    def pictures(self) -> int:
+    def count(self) -> int:
         """How many icons there are."""
         return len(self.data)
 
@@ -65,7 +65,7 @@ class Evaluation:
                 m.mean,
                 m.interval(),
                 f"n = {m.n}",
-                chance=10 / self.pictures if "10" in name else None,
+                chance=10 / self.count if "10" in name else None,
                 aim=AIMS.get(name),
             )
             for name, m in named.items()
@@ -89,7 +89,7 @@ class Evaluation:
 
     def predictions(self, count: int) -> list[Prediction]:
         """The names that some icons are taken for, with the model's probabilities."""
-        some = torch.linspace(0, self.pictures - 1, count).long()
+        some = torch.linspace(0, self.count - 1, count).long()
         shares = (self.embedder.scale * self.images[some] @ self.texts.T).softmax(1)
         best = shares.topk(4)
         return [

@@ -44,4 +44,4 @@ class Captions:
     def written(self) -> list[Written]:
         """Icons with the names that it writes."""
         kept = self.result.examples["captions"]
-        return [Written(item["picture"], item["caption"], item["truth"], item["right"]) for item in kept]
+        return [Written(item["image"], item["caption"], item["truth"], item["right"]) for item in kept]

@@ -83,7 +83,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     if reads:
         lengths = [len(ids) for ids in tokenizer.encode([text for read in reads for text in read.texts])]
         array = run.model.image.array
-        yield from pictures(reads, run.model.image.size) if array is None else steps(reads, array.length)
+        yield from images(reads, run.model.image.size) if array is None else steps(reads, array.length)
         yield from captions(lengths, run.model.text.context)
         used = [min(length, run.model.text.context) for length in lengths]
         yield from forecast.check(run, loader.samples, statistics.mean(used), tokenizer, probe.hardware())
@@ -188,7 +188,7 @@ def read(data: DataConfig, medium: Medium, part: Shards, at: int) -> Read | Entr
     return Read(image.size, texts)
 
 
-def pictures(reads: list[Read], size: int) -> Iterator[Finding]:
+def images(reads: list[Read], size: int) -> Iterator[Finding]:
     """Compare the images' sizes with what the model sees."""
     short = sorted(min(read.size) for read in reads)
     middle = statistics.median_low(short)

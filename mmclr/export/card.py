@@ -156,7 +156,7 @@ def _several(format: Format) -> str:
 
 
 def _example(image: ImageConfig) -> str:
-    return "[pixels]" if image.deep else 'Image.open("picture.png").convert("RGB")'
+    return "[pixels]" if image.deep else 'Image.open("image.png").convert("RGB")'
 
 
 def _captions(name: str, image: ImageConfig) -> str:

@@ -61,7 +61,7 @@ def shapes(size: int) -> list[tuple[int, int]]:
     return [(size, size), (size * 2, size), (size, size * 3 // 2), (size // 2 + 1, size // 2 + 1)]
 
 
-def pictures(size: int) -> list[Image.Image]:
+def hard_images(size: int) -> list[Image.Image]:
     """Return images of several shapes and modes, the same every time."""
     draw = np.random.default_rng(0)
     rgb = [Image.fromarray(draw.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in shapes(size)]
@@ -69,13 +69,13 @@ def pictures(size: int) -> list[Image.Image]:
 
 
 def examples(c: ImageConfig) -> list[Any]:
-    """Return images that a model takes, the same every time: RGB images of `pictures`, or deep ones.
+    """Return images that a model takes, the same every time: RGB images of `hard_images`, or deep ones.
 
     Deep ones are float32 [C, H, W], so far from 0 and 1 that no resampling leaves [0, 1]: ours is cut there, and that
     of other libraries is not.
     """
     if not c.deep:
-        return list(pictures(c.size))
+        return list(hard_images(c.size))
     draw = np.random.default_rng(0)
     return [draw.uniform(0.2, 0.8, (c.channels, h, w)).astype(np.float32) for w, h in shapes(c.size)]
 

@@ -204,18 +204,23 @@ def _add_confusions(page: Page, tree: Mapping[str, Any]) -> None:
             scatter.heatmap("true class down, predicted class across", tree["matrix"], tree["classes"]),
         )
     if tree["pairs"]:
-        columns = ("true class", "taken for", "pictures", "share of the class")
+        columns = ("true class", "taken for", "images", "share of the class")
         page.table("" if tree.get("matrix") else "What it confuses", columns, tree["pairs"])
 
 
+def _image(tree: Mapping[str, Any]) -> bytes:
+    """Return the image of an example; results of 0.1 call it `picture`."""
+    return base64.b64decode(tree["image"] if "image" in tree else tree["picture"])
+
+
 def _query(tree: Mapping[str, Any]) -> Query:
-    found = [Found(**{**item, "picture": base64.b64decode(item["picture"])}) for item in tree["found"]]
+    found = [Found(_image(item), item.get("right"), item.get("name", ""), item.get("score")) for item in tree["found"]]
     return Query(tree["text"], found)
 
 
 def _prediction(tree: Mapping[str, Any]) -> Prediction:
-    return Prediction(base64.b64decode(tree["picture"]), tree["truth"], [tuple(pair) for pair in tree["guesses"]])
+    return Prediction(_image(tree), tree["truth"], [tuple(pair) for pair in tree["guesses"]])
 
 
 def _written(tree: Mapping[str, Any]) -> Written:
-    return Written(base64.b64decode(tree["picture"]), tree["caption"], tree["truth"], tree["right"])
+    return Written(_image(tree), tree["caption"], tree["truth"], tree["right"])

@@ -16,7 +16,7 @@ from mmclr.report.images import AnyImage, data_uri
 class Found:
     """One image that a query found."""
 
-    picture: AnyImage
+    image: AnyImage
     right: bool | None = None  # whether it is a right answer; None: nobody knows
     name: str = ""
     score: float | None = None
@@ -29,14 +29,14 @@ class Query:
     text: str
     found: Sequence[Found]
     note: str = ""
-    picture: AnyImage | None = None
+    image: AnyImage | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
     """An image, its class, and the classes it is taken for with their probabilities, best first."""
 
-    picture: AnyImage
+    image: AnyImage
     truth: str
     guesses: Sequence[tuple[str, float]]
 
@@ -45,7 +45,7 @@ class Prediction:
 class Written:
     """An image, the caption that a model wrote of it, and a caption that people wrote."""
 
-    picture: AnyImage
+    image: AnyImage
     caption: str
     truth: str
     right: bool = False  # whether the two say the same
@@ -72,7 +72,7 @@ def _row(query: Query) -> dict[str, Any]:
     return {
         "text": query.text,
         "note": query.note,
-        "picture": data_uri(query.picture) if query.picture is not None else "",
+        "image": data_uri(query.image) if query.image is not None else "",
         "place": place,  # 0: not found; None: nobody knows
         "found": [_tile(found) for found in query.found],
     }
@@ -84,7 +84,7 @@ def _tile(found: Found) -> dict[str, Any]:
         "kind": {True: "right", False: "wrong", None: ""}[found.right],
         "hint": " · ".join(part for part in (found.name, score) if part),
         "name": found.name,
-        "picture": data_uri(found.picture),
+        "image": data_uri(found.image),
     }
 
 
@@ -93,9 +93,9 @@ def _card(prediction: Prediction) -> dict[str, Any]:
         {"name": name, "right": name == prediction.truth, "width": f"{share:.1%}", "share": f"{share:.0%}"}
         for name, share in prediction.guesses
     ]
-    return {"picture": data_uri(prediction.picture), "alt": prediction.truth, "head": prediction.truth, "rows": rows}
+    return {"image": data_uri(prediction.image), "alt": prediction.truth, "head": prediction.truth, "rows": rows}
 
 
 def _written(item: Written) -> dict[str, Any]:
     rows = [{"name": item.truth, "right": item.right, "width": ""}]
-    return {"picture": data_uri(item.picture), "alt": item.truth, "head": item.caption or "–", "rows": rows}
+    return {"image": data_uri(item.image), "alt": item.truth, "head": item.caption or "–", "rows": rows}

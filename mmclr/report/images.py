@@ -25,13 +25,13 @@ LEAST, LONGEST = 32, 3  # of an array [H, W] that is an image: pixels of its sho
 SIDE = 128  # pixels of the longer side: sharp at 64 CSS pixels on a dense screen
 
 
-def data_uri(picture: AnyImage, side: int = SIDE) -> Markup:
-    """Return `picture`, shrunk to at most `side` pixels, as a data URI; an array that is no image as lines."""
-    if isinstance(picture, (str, Path)):
-        picture = Path(picture).read_bytes()
-    if isinstance(picture, (bytes, bytearray)) and _is_signal(bytes(picture)):
-        return _uri("svg+xml", signal(bytes(picture), side).encode())
-    image = to_image(picture)
+def data_uri(given: AnyImage, side: int = SIDE) -> Markup:
+    """Return `given`, shrunk to at most `side` pixels, as a data URI; an array that is no image as lines."""
+    if isinstance(given, (str, Path)):
+        given = Path(given).read_bytes()
+    if isinstance(given, (bytes, bytearray)) and _is_signal(bytes(given)):
+        return _uri("svg+xml", signal(bytes(given), side).encode())
+    image = to_image(given)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     out = io.BytesIO()
     image.save(out, "WEBP", quality=82, method=4)
@@ -53,16 +53,16 @@ def _uri(kind: str, data: bytes) -> Markup:
     return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}")
 
 
-def to_image(picture: AnyImage) -> Image.Image:
+def to_image(given: AnyImage) -> Image.Image:
     """Return an RGB (or RGBA) PIL image of its own, whatever form the image has."""
-    if isinstance(picture, Image.Image):
-        image = picture.copy()
-    elif isinstance(picture, (bytes, bytearray)):
-        image = _open(bytes(picture))
-    elif isinstance(picture, (str, Path)):
-        image = _open(Path(picture).read_bytes())
+    if isinstance(given, Image.Image):
+        image = given.copy()
+    elif isinstance(given, (bytes, bytearray)):
+        image = _open(bytes(given))
+    elif isinstance(given, (str, Path)):
+        image = _open(Path(given).read_bytes())
     else:
-        pixels = np.asarray(picture)
+        pixels = np.asarray(given)
         image = Image.fromarray(pixels.transpose(1, 2, 0) if pixels.shape[0] == 3 else pixels)
     return image if image.mode == "RGBA" else image.convert("RGB")
 

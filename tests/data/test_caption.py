@@ -59,7 +59,7 @@ def test_files_folders_and_shards(model, tmp_path, capsys):
     out = tmp_path / "captions.jsonl"
     caption.main([str(model), str(tmp_path / "one.png"), str(tmp_path / "album"), shards, "--out", str(out)])
     found = lines(out)
-    names = [line["picture"].removeprefix(str(tmp_path)) for line in found]
+    names = [line["image"].removeprefix(str(tmp_path)) for line in found]
     assert names == [
         "/one.png",
         "/album/b.png",
@@ -89,6 +89,9 @@ def test_a_stopped_command_goes_on_as_if_it_had_not_been(model, tmp_path, how):
     part.write_text("".join(cut[:6]) + cut[6][:9])
     caption.main([*arguments, "--out", str(part)])
     assert part.read_text() == text
+    part.write_text("".join(cut[:6]).replace('{"image": ', '{"picture": '))  # as version 0.1 called it
+    caption.main([*arguments, "--out", str(part)])
+    assert part.read_text().replace('{"picture": ', '{"image": ') == text
     with pytest.raises(UserError, match="has captions of other images"):
         caption.main([str(model), write_shards(tmp_path / "other", [3]), "--out", str(part)])
 

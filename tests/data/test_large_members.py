@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mmclr.data_tools.caption import open_pictures
+from mmclr.data_tools.caption import open_images
 from mmclr.data_tools.commands.inspect.verify import verify
 from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.eval.sets.sources import open_set
@@ -78,7 +78,7 @@ def test_all_readers_count_it_and_read_no_more_than_tells_so(tmp_path, tokenizer
     assert max(asked) <= JSON_BYTES + 4096
     if large == "png":
         assert [entry.reason for entry in verify([open_index(url)]).faults] == [reason]
-        assert sum(faulty(open_pictures([url]).read, i) for i in range(GOOD + 1)) == 1
+        assert sum(faulty(open_images([url]).read, i) for i in range(GOOD + 1)) == 1
         assert max(asked) <= JSON_BYTES + 4096
 
 
@@ -119,7 +119,7 @@ def test_files_of_images(tmp_path):
             read_image(tmp_path / name)
         assert said in found.value.detail
         with pytest.raises(Fault):
-            open_pictures([str(tmp_path)]).read({"a.png": 0, "b.png": 1}.get(name, 1))
+            open_images([str(tmp_path)]).read({"a.png": 0, "b.png": 1}.get(name, 1))
 
 
 @given(st.lists(st.integers(0, 3 * batch_builder.ROOM) | st.integers(0, 9), max_size=300))

@@ -139,7 +139,7 @@ def measure(folder, shards, **settings):
 def test_the_suite_is_made_of_its_parts(folder, shards):
     result = measure(folder, shards, how=Decoding(max_tokens=5))
     embedder, data = Embedder.load(folder, device="cpu"), open_set(shards)
-    images = embedder.pictures(data).images
+    images = embedder.images(data).images
     pixels = torch.stack([seen(embedder.medium, data.read(i)) for i in range(len(data))])
     peer, tokenizer = to_generate(embedder.model), embedder.tokenizer
     with torch.no_grad():

@@ -15,9 +15,7 @@ from mmclr.errors import UserError
 
 def result(values, name="m", hashes=None, **parts):
     measured = {"acc1": Measurement(np.asarray(values, float), unit="images", **parts)}
-    return Result.of(
-        measured, dataset="d", model=name, task="t", hashes=hashes or {"pictures": "1", "annotations": "2"}
-    )
+    return Result.of(measured, dataset="d", model=name, task="t", hashes=hashes or {"images": "1", "annotations": "2"})
 
 
 def test_mcnemar_is_the_exact_binomial_test():
@@ -62,7 +60,7 @@ def test_clusters_and_classes_are_kept():
 def test_results_of_other_sets_are_refused():
     one = result([1, 0])
     with pytest.raises(UserError, match="other images"):
-        compare.compare(one, result([1, 0], hashes={"pictures": "9", "annotations": "2"}))
+        compare.compare(one, result([1, 0], hashes={"images": "9", "annotations": "2"}))
     with pytest.raises(UserError, match="no samples are kept of both"):
         compare.compare(one, Result("d", "m", "t", {"acc1": 0.5}, hashes=one.hashes))
 

@@ -48,9 +48,9 @@ def brute(embedder, found, folder):
     """Share of instances in which every image scores its own caption strictly highest."""
     right = []
     for instance in found:
-        data, number = instances.pictures([instance], folder, "one")
-        image, text = embedder.pictures(data).images, embedder.texts(list(instance.captions))
-        rows = [image[number[s]] for s in instance.pictures]
+        data, number = instances.images_of([instance], folder, "one")
+        image, text = embedder.images(data).images, embedder.texts(list(instance.captions))
+        rows = [image[number[s]] for s in instance.images]
         scores = [[float(r @ t) for t in text] for r in rows]
         right.append(all(all(s[i] > s[j] for j in range(len(s)) if j != i) for i, s in enumerate(scores)))
     return np.mean(right)
@@ -84,7 +84,7 @@ def test_aro_is_the_mean_over_relations_of_boxes(folder, embedder):
         for i in range(8)
     ]
     found = instances.read(write(folder, "vg.json", entries))
-    data, _ = instances.pictures(found, folder, "vg")
+    data, _ = instances.images_of(found, folder, "vg")
     assert Image.open(io.BytesIO(data.read(0))).size == (20, 10)
     result = compositional.run(embedder, found, folder, "vg")
     parts = [brute(embedder, [f for f in found if f.group == g], folder) for g in ("on", "under")]

@@ -31,7 +31,7 @@ def test_a_linear_probe_equals_scikit_learn_at_its_penalty(embedder, shards):
     data = ordinary(shards, caption="", label="json:colour")
     train, test = data.subset(range(40), "test"), data.subset(range(40, 60), "train")
     result = linear_probe.linear_probe(embedder, train, test)
-    x, z = embedder.pictures(train).images.double().numpy(), embedder.pictures(test).images.double().numpy()
+    x, z = embedder.images(train).images.double().numpy(), embedder.images(test).images.double().numpy()
     penalty = result.metrics["weight_decay"] * len(x)
     peer = LogisticRegression(C=1 / penalty, max_iter=20_000, tol=1e-8).fit(x, train.labels)
     assert result.metrics["lp_acc1"] == pytest.approx(peer.score(z, test.labels))
@@ -41,7 +41,7 @@ def test_a_linear_probe_equals_scikit_learn_at_its_penalty(embedder, shards):
 
 
 def test_shots_take_so_many_of_each_class(embedder, halves):
-    embedded = embedder.pictures(halves[0])
+    embedded = embedder.images(halves[0])
     x, y = linear_probe._few(embedded, 2, seed=3)
     kinds = embedded.data.labels.unique()
     assert torch.bincount(y)[kinds].tolist() == [2] * len(kinds)
@@ -62,7 +62,7 @@ def test_a_fifth_of_each_class_is_held_out():
 def test_neighbours_equal_scikit_learn(embedder, shards, k):
     data = ordinary(shards, caption="", label="json:colour")
     train, test = data.subset(range(40), "test"), data.subset(range(40, 60), "train")
-    x, z = embedder.pictures(train).images, embedder.pictures(test).images
+    x, z = embedder.images(train).images, embedder.images(test).images
 
     def votes(distances):  # euclidean distances of unit vectors -> exp(cosine / T)
         return np.exp((1 - distances**2 / 2) / knn.TEMPERATURE)
@@ -111,7 +111,7 @@ class Given:
     def __init__(self, data, images, texts):
         self._embedded, self._texts = Embedded(data, images, ""), texts
 
-    def pictures(self, data):
+    def images(self, data):
         return self._embedded
 
     def texts(self, texts, what=""):
@@ -133,7 +133,7 @@ def test_episodes_find_what_is_apart_and_chance_where_all_is_one_point():
 def test_features_before_the_projection(shards, model_folder, tmp_path):
     data = ordinary(shards, caption="", label="json:colour")
     pre, post = (Embedder.load(model_folder, device="cpu", cache=tmp_path / "c", head=h) for h in ("pre", "post"))
-    before, after = pre.pictures(data).images, post.pictures(data).images
+    before, after = pre.images(data).images, post.images(data).images
     assert before.shape == (60, 32)
     projected = torch.nn.functional.normalize(before @ pre.model.visual_projection.weight.T, dim=1)
     torch.testing.assert_close(projected, after)

@@ -26,7 +26,7 @@ def evaluate(folder, shards, cache):
     embedder._encode_batch = count("text", embedder._encode_batch)
     embedder._encode_tree = count("text", embedder._encode_tree)
     result = retrieval.run(embedder, ordinary(shards))
-    return result.metrics, result.hashes["pictures"], counted
+    return result.metrics, result.hashes["images"], counted
 
 
 @pytest.mark.dist

@@ -45,7 +45,7 @@ def test_the_numbers_are_those_of_scikit_learn_and_scipy(model_folder, sets):
     train, test = sets
     assert dict(train.skipped) == {"no_label": 1, "bad_field": 1}
     result = regression.regression(embedder, train, test, few=1, many=2)
-    x, z = (embedder.pictures(data).images.double().numpy() for data in sets)
+    x, z = (embedder.images(data).images.double().numpy() for data in sets)
     peer = Ridge(alpha=result.metrics["penalty"] * len(x)).fit(x, train.targets.numpy())
     found, wanted = peer.predict(z), test.targets.numpy()
     assert result.metrics["mae"] == pytest.approx(np.abs(found - wanted).mean(), rel=1e-6)

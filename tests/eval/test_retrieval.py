@@ -58,7 +58,7 @@ def test_equal_captions_are_one_query_with_several_right_pictures(embedder, shar
     result = retrieval.run(embedder, data, relation="caption")
     assert result.sizes == {"images": 60, "captions": 6}
     texts, relevance = retrieval.queries(data, "caption")
-    image, text = embedder.pictures(data).images, embedder.texts(texts)
+    image, text = embedder.images(data).images, embedder.texts(texts)
     right = [{int(i) for i in relevance.item[relevance.query == q]} for q in range(6)]
     assert all(len(r) == 10 for r in right)
     expected = brute_recall(text @ image.T, right, 5)

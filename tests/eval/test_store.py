@@ -83,13 +83,13 @@ def test_other_weights_and_another_precision_have_embeddings_of_their_own(shards
     one, same = (Embedder.load(folder, device="cpu", cache=cache) for folder in (model_folder, other))
     assert one.hash == same.hash
     data = ordinary(shards)
-    kept = one.pictures(data).images
+    kept = one.images(data).images
     model = same.model
     with torch.no_grad():
         model.visual_projection.weight.mul_(-1)
     model.save(other)
     changed = Embedder.load(other, device="cpu", cache=cache)
     assert changed.hash != one.hash
-    torch.testing.assert_close(changed.pictures(data).images, -kept)
+    torch.testing.assert_close(changed.images(data).images, -kept)
     half = Embedder.load(model_folder, device="cpu", cache=cache, precision="bf16")
-    assert not torch.equal(half.pictures(data).images, kept)
+    assert not torch.equal(half.images(data).images, kept)

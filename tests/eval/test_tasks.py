@@ -116,5 +116,5 @@ def test_robustness_is_the_mean_over_strengths(shards, model_folder, tmp_path):
     parts = [result.metrics[f"{name}_acc1"] for name in robustness.CORRUPTIONS]
     assert result.metrics["corrupted_acc1"] == pytest.approx(np.mean(parts))
     assert result.metrics["kept"] == pytest.approx(result.metrics["corrupted_acc1"] / result.metrics["acc1"])
-    assert result.hashes["pictures"]
+    assert result.hashes["images"]
     assert sum(1 for path in (tmp_path / "cache").glob("*/*") if "text" not in path.parent.name) == 1  # the clean ones

@@ -165,12 +165,12 @@ def test_the_command_writes_what_clip_benchmark_reads(toy, shards, model_folder,
     tree = json.loads(out.read_text())
     assert set(tree["metrics"]) == {"acc1", "acc5", "mean_per_class_recall"}
     assert tree["task"] == "zeroshot_classification"
-    assert set(tree["hashes"]) == {"model", "pictures", "annotations", "transform", "prompts"}
+    assert set(tree["hashes"]) == {"model", "images", "annotations", "transform", "prompts"}
     assert "acc1" in capsys.readouterr().out
     shown = json.loads(out.with_suffix(".examples.json").read_text())["guesses"]
     assert len(shown) == 12
     assert shown[0]["truth"] == "red"
-    assert base64.b64decode(shown[0]["picture"]) == toy.picture(0)
+    assert base64.b64decode(shown[0]["image"]) == toy.picture(0)
     assert sum(share for _, share in shown[0]["guesses"]) <= 1 + 1e-6
     zero_shot.main([*argv, "--skip_existing"])
     assert "nothing done" in capsys.readouterr().out

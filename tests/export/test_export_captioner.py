@@ -16,7 +16,7 @@ from mmclr.data.samples.text import Tokenizer
 from mmclr.errors import UserError
 from mmclr.export.commands import verify
 from mmclr.export.commands.transformers import export
-from mmclr.export.parity import pictures, prepare
+from mmclr.export.parity import hard_images, prepare
 from mmclr.models.captioning.decoding import Decoding
 from mmclr.models.captioning.generate import Writer
 from mmclr.models.config import ModelConfig
@@ -72,7 +72,7 @@ def body(row, eos, longest):
 def written_alone(model, out, tmp_path):
     """Compare what an export writes in a process without mmclr with what its model writes; return the texts."""
     paths = [str(tmp_path / f"{i}.png") for i in range(4)]
-    for path, image in zip(paths, pictures(32)):
+    for path, image in zip(paths, hard_images(32)):
         image.save(path)
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-c", ALONE, str(out), *paths]
@@ -103,7 +103,7 @@ def test_with_mmclr_no_code_of_the_folder_is_run(exported):
 
 def test_an_export_is_a_source_of_captions_here(exported, tmp_path):
     folder, out = exported
-    pictures(32)[1].save(tmp_path / "one.png")
+    hard_images(32)[1].save(tmp_path / "one.png")
     assert mmclr.load(out).caption(tmp_path / "one.png") == mmclr.load(folder).caption(tmp_path / "one.png")
 
 

@@ -74,7 +74,7 @@ def test_int8_is_smaller_and_its_cost_is_told(exported):
     whole, small = ((folder / f"image{kind}.onnx").stat().st_size for kind in ("", ".int8"))
     assert small < 0.4 * whole
     assert 0.9 < differences["int8_lowest_cosine_image"] < 1
-    pixels = parity.prepare(parity.pictures(32), source.model.config.image)
+    pixels = parity.prepare(parity.hard_images(32), source.model.config.image)
     with torch.no_grad():
         cosine = (load(folder, ".int8").image(pixels) * source.model.encode_image(pixels)).sum(1).min()
     close(differences["int8_lowest_cosine_image"], cosine)

@@ -1,5 +1,6 @@
 """What cbe6e2c wrote is read: a checkpoint with its config and cluster labels, an export, embeddings; see make.py."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmclr.eval.commands.compare import compare
+from mmclr.eval.result import Result
 from mmclr.eval.suites.retrieval.retrieval import main as retrieval
 from safetensors.torch import load_file
 
 import mmclr
 from mmclr.config import load
+from mmclr.errors import UserError
 from mmclr.models.two_tower import TwoTower
 from mmclr.train.run import RunConfig
 from mmclr.train.trainer import train
@@ -76,3 +80,16 @@ def captions():
 def digest(text):
     """Return the name under which a text's embedding is kept."""
     return hashlib.sha256(text.encode()).digest()[:16]
+
+
+def test_a_result_is_paired_with_one_of_today():
+    """The images that both were measured on are told by a hash that had another name."""
+    old = Result.load("result.json")
+    today = Result.of(old.measurements, dataset=old.dataset, model="m", task=old.task, hashes=old.hashes)
+    assert set(old.hashes) >= {"images", "annotations"}
+    today.save("today.json")
+    assert json.loads(Path("today.json").read_text())["hashes"]["images"] == old.hashes["images"]
+    assert {found.difference for found in compare(old, Result.load("today.json"))} == {0.0}
+    other = dataclasses.replace(today, hashes={**old.hashes, "images": "x"})
+    with pytest.raises(UserError, match="the two results have other images"):
+        compare(old, other)

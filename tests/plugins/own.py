@@ -144,7 +144,7 @@ def fill_tower(part, tower, folder):
 libraries.register("own_towers", sys.modules[__name__])
 
 def run(embedder, data, args):
-    rows = embedder.pictures(data).images
+    rows = embedder.images(data).images
     facts = {"task": "own_norms", "dataset": data.name, "model": embedder.name}
     return Result.of({"norm": float(rows.norm(dim=1).mean())}, sizes={"images": len(rows)}, seconds=0.0, **facts)
 

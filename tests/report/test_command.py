@@ -38,18 +38,19 @@ def result(tmp_path):
     return write
 
 
-def test_run_results_and_pictures_on_one_page(result, tmp_path, capsys):
+@pytest.mark.parametrize("image", ["image", "picture"])  # as version 0.1 called it
+def test_run_results_and_images_on_one_page(result, tmp_path, capsys, image):
     run = tmp_path / "run"
     run.mkdir()
     (run / "log.jsonl").write_text("\n".join(json.dumps({"step": s, "loss": 5 - s / 10}) for s in range(20)))
-    found = [{"picture": png(), "right": True, "name": "a cloud", "score": 0.5}]
-    written = {"picture": png(), "caption": "a <big> cloud", "truth": "a small cloud", "right": False}
+    found = [{image: png(), "right": True, "name": "a cloud", "score": 0.5}]
+    written = {image: png(), "caption": "a <big> cloud", "truth": "a small cloud", "right": False}
     result("one", examples={"finds": [{"text": "the cloud", "found": found}], "captions": [written]})
     result(
         "two",
         "acc5",
         {
-            "guesses": [{"picture": png(), "truth": "sun", "guesses": [["moon", 0.7]]}],
+            "guesses": [{image: png(), "truth": "sun", "guesses": [["moon", 0.7]]}],
             "confusions": {"pairs": [["sun", "star", 3, 0.25]], "classes": ["sun", "star"], "matrix": [[9, 3], [0, 4]]},
             "scores": {"right": [0.5, 0.6], "wrong": [0.0, 0.1]},
             "plane": {"image": [[0, 0, "x"]], "text": [[1, 1, "y"]]},

@@ -43,7 +43,7 @@ def page():
     return (
         Page("A & B <run>", "what it says")
         .numbers([Number("recall@10", 0.29, (0.26, 0.32), "n = 955", chance=0.01, aim=0.27), Number("time", "5 min")])
-        .gallery("Finds", [Query("cloud off", found, "note"), Query("like this", found[:3], picture=red)])
+        .gallery("Finds", [Query("cloud off", found, "note"), Query("like this", found[:3], image=red)])
         .predictions("Classes", [Prediction(red, "heart", [("heart", 0.7), ("fire", 0.2)])])
         .curves(log, limits={"loss": {"chance": 4.0}})
         .charts(

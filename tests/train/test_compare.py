@@ -25,9 +25,7 @@ class Fake:
     def result(self, suite="retrieval"):
         if suite != "retrieval" or not len(self.hits):
             return None
-        return Result.of(
-            {"r": Measurement(self.hits)}, dataset="d", model=self.name, task="t", hashes={"pictures": "x"}
-        )
+        return Result.of({"r": Measurement(self.hits)}, dataset="d", model=self.name, task="t", hashes={"images": "x"})
 
     def log(self):
         return [{"step": i, "loss": self.loss} for i in range(4)]

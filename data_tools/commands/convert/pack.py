@@ -116,19 +116,19 @@ class Encoder:
         if not captions:
             raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
         image = record.image
-        extension, data = self._picture(image if isinstance(image, bytes) else read_image(image))
+        extension, data = self._image(image if isinstance(image, bytes) else read_image(image))
         fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
         return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
-    def _picture(self, data: bytes) -> tuple[str, bytes]:
-        picture = EncodedImage(data, DataConfig.max_pixels)
-        short = min(picture.size)
+    def _image(self, data: bytes) -> tuple[str, bytes]:
+        encoded = EncodedImage(data, DataConfig.max_pixels)
+        short = min(encoded.size)
         if not self.short_side or short <= self.short_side:
-            image = picture.pixels((255, 255, 255))  # an image that cannot be decoded has no place in a shard
-            if picture.format in EXTENSIONS:
-                return EXTENSIONS[picture.format], data
+            image = encoded.pixels((255, 255, 255))  # an image that cannot be decoded has no place in a shard
+            if encoded.format in EXTENSIONS:
+                return EXTENSIONS[encoded.format], data
             return "png", _encode(image, "PNG")
-        image = picture.pixels((255, 255, 255), short / self.short_side / 2)
+        image = encoded.pixels((255, 255, 255), short / self.short_side / 2)
         scale = self.short_side / min(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         return "jpg", _encode(image.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=self.quality)

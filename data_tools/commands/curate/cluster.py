@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if len(vectors) < args.k:
         raise UserError(f"--k {args.k}: there are only {len(vectors)} readable images")
     labels, counts, cosine = assign(vectors, args.k, args.top, args.fit or 256 * args.k, args.iterations, args.seed)
-    facts = {"clusters": args.k, "top": args.top, "model": args.model, "pictures": len(vectors), "seed": args.seed}
+    facts = {"clusters": args.k, "top": args.top, "model": args.model, "images": len(vectors), "seed": args.seed}
     paths = write(shards, args.name, labels, kept, facts)
     unreadable, least, most = len(shards) - len(vectors), int(counts.min()), int(counts.max())
     return {

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from mmclr.data_tools.caption import Pictures, written
+from mmclr.data_tools.caption import Images, written
 from mmclr.data_tools.lib.carry import carried, carry
 from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.inputs import json_bytes
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     if not writer.finished:
         encoder = Encoder.load(args.model, device=args.device)
         shards = every_sample(indices, ledger)
-        recaption(shards, writer, ledger, written(encoder, _pictures(shards), writer.done, how, args.batch), args.field)
+        recaption(shards, writer, ledger, written(encoder, _images(shards), writer.done, how, args.batch), args.field)
     written_ = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written_:,} samples with json:{args.field}")
     ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
@@ -88,8 +88,8 @@ def recaption(
         writer.finish(len(shards))
 
 
-def _pictures(shards: Shards) -> Pictures:
-    return Pictures([str(number) for number in range(len(shards))], [(shards, number) for number in range(len(shards))])
+def _images(shards: Shards) -> Images:
+    return Images([str(number) for number in range(len(shards))], [(shards, number) for number in range(len(shards))])
 
 
 def _json(sample: Sample, field: str, caption: str) -> bytes:

@@ -38,7 +38,7 @@ class Report(NamedTuple):
     problems: list[tuple[str, int, str]]  # shard, byte, what
     faults: list[Entry]  # half samples, then those that cannot be decoded, and members that belong to no sample
     same_key: int  # samples whose key another sample of the same shard has
-    same_picture: int  # samples whose image another sample has, byte for byte
+    same_image: int  # samples whose image another sample has, byte for byte
 
     @property
     def sound(self) -> bool:
@@ -96,7 +96,7 @@ def verify(
         problems=[(addresses.identity(index.url), at, what) for index in indices for at, what in index.problems],
         faults=[entry for entries in ledger.examples.values() for entry in entries if not _place(entry)] + faults,
         same_key=sum(sum(n - 1 for n in Counter(index.keys()).values()) for index in indices),
-        same_picture=sum(count - 1 for count in images.values()),
+        same_image=sum(count - 1 for count in images.values()),
     )
 
 
@@ -114,8 +114,8 @@ def lines(report: Report, most: int = 20) -> Iterator[str]:
             yield f"  ... and {len(shown) - most:,} more (--json FILE lists all)"
     if report.same_key:
         yield f"note: {report.same_key:,} samples have a key that was there before in their shard; all are used"
-    if report.same_picture:
-        yield f"note: {report.same_picture:,} images were there before, byte for byte"
+    if report.same_image:
+        yield f"note: {report.same_image:,} images were there before, byte for byte"
     yield "all of them can be used" if report.sound else "training goes on without these samples and counts them"
 
 

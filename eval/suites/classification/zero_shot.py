@@ -25,7 +25,7 @@ def run(embedder: Embedder, data: EvalSet, *, show: int = 0) -> Result:
     data.need_classes()
     began = time.perf_counter()
     weights = classifier.build(embedder, data.classnames, data.templates)
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     measured, ties, notes = (_several if data.multilabel else _single)(embedded, weights)
     templates = data.templates
     return Result.of(

@@ -31,7 +31,7 @@ Measured = dict[str, Measurement | float | None]
 def run(embedder: Embedder, data: EvalSet) -> Result:
     """Measure images, and their first captions where there are captions; tolerance where there are classes."""
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     data, images = embedded.data, embedded.images
     measured = cloud(images, "image")
     texts: list[str] = []

@@ -32,10 +32,10 @@ def run(embedder: Embedder, data: EvalSet, *, negatives: int = NEGATIVES) -> Res
     """
     data.need_captions()
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     texts = [captions[0] for captions in embedded.data.captions]
     vectors, scale = embedder.texts(texts, "captions"), embedder.model.scale.detach().cpu()
-    for side, x in (("picture", embedded.images), ("caption", vectors)):
+    for side, x in (("image", embedded.images), ("caption", vectors)):
         refuse_broken(side, x)
     loss = fixed_negatives_loss(embedded.images, vectors, scale, negatives)
     against = min(negatives, len(texts) - 1)

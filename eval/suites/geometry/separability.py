@@ -40,10 +40,10 @@ def run(embedder: Embedder, data: EvalSet, *, k: int = K, window: int = 0) -> Re
     if data.multilabel:
         raise UserError(f"{data.name}: an image of several classes is in none of them; name a label of one class")
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     known = (embedded.data.classes >= 0).nonzero()[:, 0]
     x, labels = embedded.images[known].double(), embedded.data.classes[known]
-    refuse_broken("picture", x)
+    refuse_broken("image", x)
     if len(labels.unique()) < 2:
         raise UserError(f"{data.name}: its images are all of one class; separability takes two classes or more")
     measured, classes = separability(x, labels, k, window)

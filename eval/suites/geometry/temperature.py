@@ -34,7 +34,7 @@ def run(embedder: Embedder, data: EvalSet, *, temperatures: Sequence[float] = TE
     """Measure images against their first captions at several temperatures, on embeddings made once."""
     data.need_captions()
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     texts = [captions[0] for captions in embedded.data.captions]
     if len(texts) < 2:
         raise UserError(f"{data.name}: one pair has no wrong answers; this needs two or more")

@@ -41,7 +41,7 @@ def run(
     """Measure mean accuracy over episodes drawn from a labelled set; intervals are over episodes."""
     data.need_classes()
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     prompts = classifier.build(embedder, data.classnames, data.templates)
     rooms = _classes(embedded, shots + queries, ways)
     generator = torch.Generator().manual_seed(seed)

@@ -47,7 +47,7 @@ def regression(
     began = time.perf_counter()
     if width < 0 or not 0 < few <= many:
         raise UserError(f"bins are wider than 0 and 0 < --few <= --many, not {width:g}, {few} and {many}")
-    learnt, tested = embedder.pictures(train), embedder.pictures(test)
+    learnt, tested = embedder.images(train), embedder.images(test)
     known, wanted = _targets(learnt.data), _targets(tested.data)
     x = learnt.images.double()
     penalty = choose_penalty(x, known, seed)
@@ -68,7 +68,7 @@ def regression(
         task="regression",
         sizes={"images": len(tested.data), "training_images": len(learnt.data)},
         seconds=round(time.perf_counter() - began, 3),
-        **about(embedder, tested, training_pictures=learnt.hash),
+        **about(embedder, tested, training_images=learnt.hash),
     )
 
 

@@ -47,8 +47,8 @@ def run(
     data.need_captions()
     began = time.perf_counter()
     writer = Writer(embedder.alone("write captions"))
-    embedded = embedder.pictures(data)
-    judged = embedded if judge is None else judge.pictures(embedded.data)
+    embedded = embedder.images(data)
+    judged = embedded if judge is None else judge.images(embedded.data)
     captions, costs, tokens = write(embedder, writer, embedded.data, how)
     measured = {
         **compare(captions, embedded.data.captions, until),
@@ -123,8 +123,8 @@ def _costs(embedder: Embedder, pixels: Tensor, references: list[Sequence[str]]) 
     return out
 
 
-def _clip_score(pictures: Embedded, judge: Embedder, captions: Sequence[str]) -> Measurement:
-    cosines = (pictures.images * judge.texts(list(captions), "written captions")).sum(1)
+def _clip_score(embedded: Embedded, judge: Embedder, captions: Sequence[str]) -> Measurement:
+    cosines = (embedded.images * judge.texts(list(captions), "written captions")).sum(1)
     return Measurement((2.5 * cosines.clamp(min=0)).double().numpy(), unit="images", share=False)
 
 
@@ -134,7 +134,7 @@ def examples(data: EvalSet, captions: Sequence[str], until: str, count: int) -> 
     right = compare(captions, data.captions, until)["exact"]
     assert right is not None
     return [
-        {"picture": data.read(i), "caption": captions[i], "truth": data.captions[i][0], "right": bool(right.values[i])}
+        {"image": data.read(i), "caption": captions[i], "truth": data.captions[i][0], "right": bool(right.values[i])}
         for i in some
     ]
 

@@ -16,7 +16,7 @@ from mmclr.eval.embed.embedder import Embedder
 from mmclr.eval.metrics.measurement import Measurement
 from mmclr.eval.result import Result
 from mmclr.eval.sets.evaluation_set import MAX_FAULTS, text_hash
-from mmclr.eval.sets.instances import Instance, pictures, read, rows_of
+from mmclr.eval.sets.instances import Instance, images_of, read, rows_of
 from mmclr.eval.suite import Suite, about
 
 from mmclr.data.samples.skipped import Ledger
@@ -39,23 +39,23 @@ def run(
     if not instances:
         raise UserError(f"{name}: there is no instance")
     began = time.perf_counter()
-    data, numbers = pictures(instances, images, name, ledger, max_faults)
-    embedded = embedder.pictures(data)
+    data, numbers = images_of(instances, images, name, ledger, max_faults)
+    embedded = embedder.images(data)
     number, all_of_them = rows_of(numbers, embedded.data), len(instances)
-    instances = [instance for instance in instances if all(source in number for source in instance.pictures)]
+    instances = [instance for instance in instances if all(source in number for source in instance.images)]
     if not instances:
         raise UserError(f"{name}: no instance has all of its images; say where they lie: --images")
     texts = list(dict.fromkeys(text for instance in instances for text in instance.captions))
     vectors, row = embedder.texts(texts, "captions"), {text: i for i, text in enumerate(texts)}
     outcomes = []
     for instance in instances:
-        image = embedded.images[[number[source] for source in instance.pictures]]
+        image = embedded.images[[number[source] for source in instance.images]]
         outcomes.append(judge(image @ vectors[[row[text] for text in instance.captions]].T))
     text_right, image_right, tied = (np.array(column) for column in zip(*outcomes))
     groups = np.array([instance.group for instance in instances])
     strata = np.unique(groups, return_inverse=True)[1] if len(set(groups)) > 1 else None
     chosen = {"text_acc": text_right}
-    if max(len(instance.pictures) for instance in instances) > 1:
+    if max(len(instance.images) for instance in instances) > 1:
         chosen |= {"image_acc": image_right, "acc": text_right & image_right}
     said = about(embedder, embedded, prompts=text_hash("\0".join(texts)))
     left_out = all_of_them - len(instances)

@@ -77,7 +77,7 @@ def run(
     keys = [str(source) for source in sources]
     counts = counted(ledger or Ledger())
     data = EvalSet(name, lambda i: _load(images, sources[i]), keys, max_faults=max_faults, **counts).check()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     number = rows_of({source: i for i, source in enumerate(sources)}, embedded.data)
     whole = {task: [t for t in ts if all(s in number for s in (t.reference, *t.gallery))] for task, ts in tasks.items()}
     left_out = sum(map(len, tasks.values())) - sum(map(len, whole.values()))

@@ -35,7 +35,7 @@ def run(embedder: Embedder, data: EvalSet, *, ks: Sequence[int] = KS, relation: 
     """
     data.need_captions()
     began = time.perf_counter()
-    embedded = embedder.pictures(data)
+    embedded = embedder.images(data)
     data = embedded.data
     texts, relevance = queries(data, relation)
     captions = embedder.texts(texts, "captions")

@@ -26,7 +26,7 @@ from PIL import Image
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{name}")
 tokenizer = open_clip.get_tokenizer("local-dir:{name}")
 with torch.no_grad():
-    image = model.encode_image(preprocess(Image.open("picture.png")).unsqueeze(0), normalize=True)
+    image = model.encode_image(preprocess(Image.open("image.png")).unsqueeze(0), normalize=True)
     text = model.encode_text(tokenizer({captions}), normalize=True)
     print((model.logit_scale.exp() * image @ text.T).softmax(-1))
 ```"""

@@ -59,13 +59,13 @@ class CrossAttention(nn.Module):
         """Each row of x [n, L, width] to its row of seen [n, P, seen] -> [n, L, width]."""
         return self.out_proj(self._attend(self.q_proj(x), self.k_proj(seen), self.v_proj(seen)))
 
-    def packed(self, x: Tensor, seen: Tensor, layout: Packed, picture: Tensor) -> Tensor:
-        """Packed x [N, width], the i-th sequence to seen[picture[i]] -> [N, width]."""
+    def packed(self, x: Tensor, seen: Tensor, layout: Packed, image: Tensor) -> Tensor:
+        """Packed x [N, width], the i-th sequence to seen[image[i]] -> [N, width]."""
         k, v = self.k_proj(seen), self.v_proj(seen)
         counts = [count for count, _ in layout.groups]
         rows = [
             self._attend(q, k[which], v[which]).flatten(0, 1)
-            for q, which in zip(layout.split(self.q_proj(x)), picture.split(counts))
+            for q, which in zip(layout.split(self.q_proj(x)), image.split(counts))
         ]
         return self.out_proj(torch.cat(rows))
 
@@ -84,10 +84,10 @@ class Layer(Recomputable):
         self.cross_attn = CrossAttention(text.width, text.heads, seen)
         self.mlp = MLP(text.width, text.mlp, text.activation)
 
-    def compute(self, x: Tensor, seen: Tensor, layout: Packed, picture: Tensor) -> Tensor:
-        """Packed tokens [N, width] -> [N, width]; the i-th sequence looks at seen[picture[i]]."""
+    def compute(self, x: Tensor, seen: Tensor, layout: Packed, image: Tensor) -> Tensor:
+        """Packed tokens [N, width] -> [N, width]; the i-th sequence looks at seen[image[i]]."""
         x = self.block(x, layout=layout)
-        x = x + self.cross_attn.packed(self.layer_norm1(x), seen, layout, picture)
+        x = x + self.cross_attn.packed(self.layer_norm1(x), seen, layout, image)
         return x + self.mlp(self.layer_norm2(x))
 
 

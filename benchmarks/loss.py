@@ -1,6 +1,6 @@
 """The streamed losses beside open_clip 3.3.0's, in one run: time, memory, accuracy, and over gloo processes.
 
-    python benchmarks/loss.py [--quick] [--part speed,memory,accuracy,distributed]
+    python benchmarks/loss.py [--quick] [--part speed,memory,papers,accuracy,distributed]
     python benchmarks/loss.py --extra clip PAIRS WIDTH         the extra memory of that alone, MiB
 
 One thread. Implementations take turns, round by round, and a ratio is the median of the rounds' ratios. Times are
@@ -24,16 +24,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import paper_objectives
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
+from paper_objectives import status
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmclr.losses import build
 
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "137438953472", "MALLOC_TOP_PAD_": "268435456"}
-PARTS = ("speed", "memory", "accuracy", "distributed")
+PARTS = ("speed", "memory", "papers", "accuracy", "distributed")
 Loss = Callable[..., Tensor]
 
 
@@ -153,17 +155,10 @@ def extra_mib(name: str, b: int, width: int = 512) -> float:
     leaves = features(b, width)
     loss(*features(600, width)).backward()  # libraries' own buffers
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
+    before = status("VmRSS")
     loss(*leaves).backward()
     gradients = sum(leaf.nbytes for leaf in leaves)
-    return (_status("VmHWM") - before) / 1024 - gradients / 2**20
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise KeyError(field)
+    return (status("VmHWM") - before) / 1024 - gradients / 2**20
 
 
 def memory(quick: bool) -> dict[str, Any]:
@@ -174,6 +169,16 @@ def memory(quick: bool) -> dict[str, Any]:
     print(*(f"  {name} {b // 1024}k: {mib:.1f} MiB" for (name, b), mib in extra.items()), sep="\n")
     found = {f"{name}_extra_mib_{b // 1024}k": mib for (name, b), mib in extra.items()}
     return found | {f"clip_memory_ratio_{small // 1024}k": extra["open_clip", small] / extra["clip", small]}
+
+
+def papers(quick: bool) -> dict[str, Any]:
+    """Extra memory and time of the objectives of papers at B = 8192, where one [B, B] takes 256 MiB."""
+    b, found = 2048 if quick else 8192, {}
+    for key in paper_objectives.KEYS:
+        row = json.loads(child(key, str(b), file=paper_objectives.__file__))
+        found |= {f"{key}_extra_mib_{b // 1024}k": row["mib"], f"{key}_seconds_{b // 1024}k": row["seconds"]}
+        print(f"  {key} {b // 1024}k: {row['mib']:.1f} MiB, {row['seconds']:.1f} s", flush=True)
+    return found
 
 
 def accuracy(quick: bool) -> dict[str, Any]:
@@ -247,9 +252,9 @@ def _rank(rank: int, world: int, rounds: int, meeting: str) -> None:
     dist.destroy_process_group()
 
 
-def child(*args: str, **environment: str) -> str:
-    """Run this file in a process of its own and return its last line of output."""
-    command = [sys.executable, __file__, *args]
+def child(*args: str, file: str = __file__, **environment: str) -> str:
+    """Run a file, this one, in a process of its own and return its last line of output."""
+    command = [sys.executable, file, *args]
     done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
     *shown, last = done.stdout.strip().splitlines()
     print(*shown, sep="\n", end="\n" if shown else "")
@@ -283,7 +288,9 @@ def main() -> None:
             tuned = json.loads(child("--speed", *quick, **TUNED))
             found |= {f"{name}_tuned": value for name, value in tuned.items()}
         else:
-            found |= {"memory": memory, "accuracy": accuracy, "distributed": distributed}[part](args.quick)
+            found |= {"memory": memory, "papers": papers, "accuracy": accuracy, "distributed": distributed}[part](
+                args.quick
+            )
     for name, value in found.items():
         if isinstance(value, float):
             print(f"  {name:32} {value:10.3g}")

@@ -35,8 +35,9 @@ OVERRIDES = ["data.workers=0", "data.cache=decoded", "model.preset=icons", "epoc
 
 
 def draw(folder: Path) -> None:
-    """Write a shard of noise with captions of four words and classes, and cluster labels beside it."""
-    from mmclr.data.columns import clusters
+    """Write a shard of noise with captions of four words, classes and targets, and labels beside it."""
+    from mmclr.data import columns
+    from mmclr.data.columns import Kind, clusters
     from mmclr.data.shards.index import open_indices
 
     rng = np.random.default_rng(0)
@@ -46,7 +47,9 @@ def draw(folder: Path) -> None:
             png = io.BytesIO()
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(png, "PNG")
             text = " ".join(rng.choice(words, 4))
-            for ending, data in (("png", png.getvalue()), ("txt", text.encode()), ("cls", str(number % 20).encode())):
+            told = json.dumps({"target": number % 50 / 10}).encode()
+            members = {"png": png.getvalue(), "txt": text.encode(), "cls": b"%d" % (number % 20), "json": told}
+            for ending, data in members.items():
                 info = tarfile.TarInfo(f"{number:06d}.{ending}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
@@ -54,6 +57,9 @@ def draw(folder: Path) -> None:
     labels = rng.integers(0, 100, (SAMPLES, 8), dtype=np.int32)
     clusters.write(indices, "clusters", [labels], {"clusters": 100})
     clusters.write(indices, "stage0", [labels[:, :1] % 2], {"clusters": 2})
+    for name, classes in (("label", 20), ("domain", 2)):
+        with columns.write(indices[0], name, Kind("int32"), {"classes": classes}) as column:
+            column.put(np.arange(SAMPLES), np.arange(SAMPLES, dtype=np.int32) % classes)
 
 
 class Runner:

@@ -106,6 +106,25 @@ def everything(objective: torch.nn.Module, inputs: dict[str, Tensor]) -> list[Te
 
 
 @law()
+def own_weights(case: Case) -> None:
+    """Every weight of its own has a gradient at any time of a training: processes wait for each other's."""
+    for progress in (0.0, 0.5, 1.0):
+        objective, inputs = case.make(), case.features(9)
+        own = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        if not own:
+            return
+        if "progress" in inputs:
+            inputs["progress"] = torch.full_like(inputs["progress"], progress)
+        found = torch.autograd.grad(objective(**inputs), list(own.values()), allow_unused=True)
+        missing = [name for name, gradient in zip(own, found) if gradient is None]
+        demand(
+            not missing,
+            f"{', '.join(missing)}: no gradient when a share of {progress:g} of the training is done, and processes "
+            "wait for it; multiply by 0 what has no part",
+        )
+
+
+@law()
 def half_precision(case: Case) -> None:
     """Features of half precision give the float32 value of the same numbers."""
     inputs = {n: x.bfloat16() if x.is_floating_point() else x for n, x in case.features(12).items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmclr import parallel
-from mmclr.losses.objective import Objective, tensors
+from mmclr.losses.objective import Facts, Objective, tensors
 
 
 class _Wrong(torch.autograd.Function):
@@ -112,6 +112,15 @@ class OnlyBlankRows(Objective, key="only_blank_rows"):
     def __call__(self, **features):
         self.steps += 1
         return super().__call__(**features)
+
+
+class OwnWeights(Objective, key="own_weights"):
+    def setup(self, facts: Facts) -> None:
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: Tensor, text: Tensor, weights: Tensor, progress: Tensor) -> Tensor:
+        apart = distance(image, text) * (self.factor if progress > 0.1 else 1)
+        return parallel.mean(apart, weights)
 
 
 class HalfPrecision(Objective, key="half_precision"):

@@ -61,6 +61,7 @@ def test_a_law_of_processes_that_is_broken_is_a_sentence(broken, law):
         ("tiny_batches", "the value of a batch of 1 is nan"),
         ("names_used", "forward asks for scale, which changes nothing; leave it out"),
         ("derivative", r"the gradient for \w+ is not the derivative: .* off the finite difference"),
+        ("own_weights", "factor: no gradient when a share of 0 of the training is done"),
         ("missing_ids", "where three samples have no label"),
         ("saved_state", "kept outside of buffers and parameters"),
         ("half_precision", "the value of bfloat16 features is torch.bfloat16, not float32"),

@@ -15,6 +15,7 @@ from mmclr.display.html import code, markdown
 from mmclr.display.secrets import redact, redact_tree
 from mmclr.display.terminal import one_line
 from mmclr.errors import UserError
+from mmclr.export import arrays
 from mmclr.export.format import Format
 from mmclr.export.image_pool import is_learnt
 from mmclr.export.origin import Source
@@ -78,10 +79,11 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     config = source.model.config
     parameters = sum(p.numel() for p in source.model.parameters()) / 1e6
     lines = [
-        f"---\n{yaml.safe_dump(_head(format, name.rpartition('/')[2], about, results), sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(_head(format, name.rpartition('/')[2], source, about, results), sort_keys=False)}---",
         f"# {markdown(name.rpartition('/')[2])}",
-        f"An image-text model with two encoders into one space of {config.embed} dimensions ({parameters:.1f} million "
-        f"parameters, {source.dtype}), trained with [mmclr](https://pypi.org/project/mmclr) {__version__}.",
+        f"An {_kind_of(config.image)}-text model with two encoders into one space of {config.embed} dimensions "
+        f"({parameters:.1f} million parameters, {source.dtype}), trained with "
+        f"[mmclr](https://pypi.org/project/mmclr) {__version__}.",
         "## Use",
         _use(format, name, source),
         *(["## Captions", _captions(name, config.image)] if source.captioner and format.captioner else []),
@@ -100,12 +102,17 @@ def write(folder: Path, source: Source, differences: dict[str, float], name: str
     (folder / "README.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _head(format: Format, name: str, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _kind_of(image: ImageConfig) -> str:
+    return "image" if image.array is None else "array"
+
+
+def _head(format: Format, name: str, source: Source, about: About, results: list[dict[str, Any]]) -> dict[str, Any]:
+    image = source.model.config.image
     return {
         "library_name": format.library,
         **({"license": _label(about.license)} if about.license else {}),
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "image-text", "mmclr"],
+        "pipeline_tag": "zero-shot-image-classification" if image.array is None else "feature-extraction",
+        "tags": ["clip", f"{_kind_of(image)}-text", "mmclr"],
         **(
             {"model-index": [{"name": _label(name), "results": [_indexed(result) for result in results]}]}
             if results
@@ -137,6 +144,8 @@ def _json(tree: Any) -> str:
 def _use(format: Format, name: str, source: Source) -> str:
     siglip = source.model.logit_bias is not None and source.model.config.image.foreign is not None
     image = source.model.config.image
+    if image.array is not None:
+        return arrays.use(format.arrays, code(name), '["a cat", "a dog"]', image)
     use = format.use.format(
         name=code(name),
         captions='["a cat", "a dog"]',
@@ -172,11 +181,14 @@ def _encoders(source: Source) -> list[str]:
         for c, own in ((image, "ViT"), (text, "causal transformer"))
     ]
     bias = source.model.logit_bias
-    return [
+    seen = (
         f"- image: {kinds[0]}, {image.size} px of {image.channels} channels in patches of {image.patch}, width "
         f"{image.width}, {image.layers} "
         f"layers; to evaluate: {image.resize}, {image.resample}, pixels minus {_short(image.mean)} over "
-        f"{_short(image.std)}",
+        f"{_short(image.std)}"
+    )
+    return [
+        seen if image.array is None else arrays.encoder(image, _short),
         f"- text: {kinds[1]}, {text.context} tokens of {text.vocab}, width {text.width}, {text.layers} layers",
         f"- scale of the logits: {source.model.scale.item():.4g}"
         + (f", bias {bias.item():.4g}" if bias is not None else ""),

@@ -14,5 +14,6 @@ class Format:
     file: str  # that every folder of the format has, and no other's but of WIDE
     library: str  # library_name on the Hub
     use: str  # code in Markdown with slots {name}, {captions}, {image}, {channels}, {pad}, {head}
+    arrays: str = ""  # the same of a model of arrays
     captioner: bool = False  # whether a captioner is exported along with the encoders
     tolerance: float = 1e-5  # largest difference of unit-norm features, computed in float32, and of pixels

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmclr.errors import UserError
+from mmclr.export import arrays
 from mmclr.models.config import Foreign, ImageConfig, ModelConfig, TextConfig
 from mmclr.models.foreign.libraries.transformers import with_channels
 from mmclr.models.formats.transformers import to_transformers
@@ -25,6 +26,8 @@ Form = tuple[Tree, dict[str, Tensor]]  # config.json, model.safetensors
 def form(model: TwoTower) -> Form:
     """Return the config and tensors of the class that can hold `model`, or say why none can."""
     c = model.config
+    if c.image.array is not None:
+        return arrays.form(model)
     if c.image.foreign is None and c.text.foreign is None:
         return _clip(model)
     if _is_siglip(c.image.foreign, "siglip_vision_model") and _is_siglip(c.text.foreign, "siglip_text_model"):
@@ -106,8 +109,8 @@ def halves(model: TwoTower) -> Mapping[str, Callable[[], Any]]:
         CLIPVisionModelWithProjection,
     )
 
-    if model.config.image.foreign or model.config.text.foreign:
-        raise UserError("--halves writes the two towers of a CLIPModel, and this model has foreign ones")
+    if model.config.image.foreign or model.config.text.foreign or model.config.image.array:
+        raise UserError("--halves writes the two towers of a CLIPModel, and this model has others")
     tree, state = _clip(model)
 
     def make(cls: Any, config: Any, prefixes: tuple[str, ...]) -> Any:

@@ -18,7 +18,7 @@ from mmclr.models.two_tower import TwoTower
 
 
 class Image(nn.Module):
-    """Normalised pixels [n, C, H, W] -> unit-norm embeddings [n, D]."""
+    """Normalised pixels [n, C, H, W], or values of arrays [n, C, T], -> unit-norm embeddings [n, D]."""
 
     def __init__(self, model: TwoTower) -> None:
         super().__init__()
@@ -51,10 +51,12 @@ def trace(model: TwoTower, folder: Path) -> None:
     """Write image.onnx and text.onnx: any number of rows, texts of any length up to the context; and a learnt pool."""
     c = model.config
     rows, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=c.text.context)
-    pixels = torch.zeros(2, c.image.channels, c.image.size, c.image.size)
+    a, name = c.image.array, "pixel_values" if c.image.array is None else "array_values"
+    side = (c.image.channels, c.image.size, c.image.size) if a is None else (a.channels, a.length)
+    pixels = torch.zeros(2, *side)
     ids = torch.full((2, min(7, c.text.context)), c.text.eos)
     both = {0: rows, 1: length}
-    _write(Image(model), (pixels,), folder / "image.onnx", ["pixel_values"], ({0: rows},))
+    _write(Image(model), (pixels,), folder / "image.onnx", [name], ({0: rows},))
     names = ["input_ids", "attention_mask"]
     _write(Text(model), (ids, torch.ones_like(ids)), folder / "text.onnx", names, (both, both))
     if image_pool.is_learnt(model):

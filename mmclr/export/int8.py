@@ -40,7 +40,7 @@ def _recalls(source: Source, peers: dict[str, parity.Peer], shards: str, most: i
     images: dict[str, list[Tensor]] = {name: [] for name in peers}
     captions: list[str] = []
     for rows in read_all(shards, image, batch=64):
-        normal = normalise(rows.pixels, image.mean, image.std)
+        normal = normalise(rows.pixels, image.mean, image.std, axes=rows.pixels.ndim - 2)
         for name, peer in peers.items():
             images[name].append(peer.image(normal))
         captions += [texts[0] for texts in rows.captions]

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmclr.data.pixels.choose import choose
 from mmclr.data.samples.reader import normalise
 from mmclr.errors import UserError
-from mmclr.export import captioner, image_pool
+from mmclr.export import arrays, captioner, image_pool
 from mmclr.export.format import Format
 from mmclr.export.origin import Source
 from mmclr.load_model import open_model
@@ -69,11 +69,13 @@ def hard_images(size: int) -> list[Image.Image]:
 
 
 def examples(c: ImageConfig) -> list[Any]:
-    """Return images that a model takes, the same every time: RGB images of `hard_images`, or deep ones.
+    """Return images that a model takes, the same every time: RGB images of `hard_images`, deep ones, or arrays.
 
     Deep ones are float32 [C, H, W], so far from 0 and 1 that no resampling leaves [0, 1]: ours is cut there, and that
     of other libraries is not.
     """
+    if c.array is not None:
+        return list(arrays.examples(c))
     if not c.deep:
         return list(hard_images(c.size))
     draw = np.random.default_rng(0)
@@ -84,7 +86,7 @@ def prepare(images: Sequence[Any], c: ImageConfig) -> Tensor:
     """Return the pixels [n, C, H, W] that our evaluation transform makes of images like `examples`, normalised."""
     medium = choose(dataclasses.replace(c, intensity=UNIT) if c.deep else c)
     made = np.stack([medium.plain(medium.given(image)) for image in images])
-    return normalise(medium.batched(made), c.mean, c.std)
+    return normalise(medium.batched(made), c.mean, c.std, axes=len(medium.shape) - 1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
     image = model.config.image
     images = examples(image)
     own_pixels = prepare(images, image)
+    apart = largest if image.array is None else arrays.differing
     unit_of = torch.tensor(image.std).view(-1, 1, 1) if image.deep else 1  # deep pixels are compared in [0, 1]
     ids, lengths = tokenizer([peer.clean(text) for text in HARD_STRINGS])
     everything = strings()
@@ -124,7 +127,7 @@ def compare(source: Source, peer: Peer) -> dict[str, float]:
         **image_pool.differing(source, peer.pool, seen, found),
         **captioner.differing(source, peer.captions, own_pixels),
         **told,
-        **{name: largest(own_pixels * unit_of, make(images) * unit_of) for name, make in peer.pixels.items()},
+        **{name: apart(own_pixels * unit_of, make(images) * unit_of) for name, make in peer.pixels.items()},
         **({} if source.dtype == "float32" else {"rounding": _rounding(source, own_pixels)}),
     }
 

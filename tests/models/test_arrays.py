@@ -231,10 +231,13 @@ def test_patches_behind_the_end_are_left_out_first():
 
 
 class _Batch:
-    views = None
+    views, counts = None, {"image": 1}
 
     def __init__(self, x):
         self.pixels, self.index = x, torch.arange(len(x))
+
+    def seen(self, name):
+        return self.pixels[:, None]
 
 
 def test_two_stages_read_the_same_arrays():

@@ -162,8 +162,9 @@ def _no_text(texts: Sequence[Any]) -> str:
 def _open(source: str | Path) -> Any:
     """Return the transformers tokenizer of a folder or name."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.utils import logging
 
-    path = Path(source)
+    path, level = Path(source), logging.get_verbosity()
     if path.is_dir() and not _has_tokenizer(path):
         raise UserError(
             f"{path}: no tokenizer.json there; write tokenizer: clip, or make one with `mmclr data tokenizer`"
@@ -171,6 +172,7 @@ def _open(source: str | Path) -> Any:
     if path.is_dir():
         tokenizer_check.check(path)
     try:
+        logging.set_verbosity_error()  # of a model whose type it does not know it warns, but reads the tokenizer
         backend = AutoTokenizer.from_pretrained(
             str(source), local_files_only=path.is_dir(), trust_remote_code=False, padding_side="right"
         )
@@ -186,6 +188,8 @@ def _open(source: str | Path) -> Any:
             f"{source}: no tokenizer.json there, and none on the Hub ({why}); write tokenizer: clip, or make one with "
             f"`mmclr data tokenizer`"
         ) from None
+    finally:
+        logging.set_verbosity(level)
     if not isinstance(backend, PreTrainedTokenizerFast):
         raise UserError(f"{source}: its tokenizer has no fast form, which batches and exports need")
     return backend

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmclr.data.samples.text import Tokenizer
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
-from mmclr.export import card, image_pool, parity
+from mmclr.export import arrays, card, image_pool, parity
 from mmclr.export.format import Format
 from mmclr.export.origin import Source, add_arguments, written
 from mmclr.models.formats.transformers import preprocessor, to_transformers
@@ -29,7 +29,9 @@ import onnxruntime
 image = onnxruntime.InferenceSession("{name}/image.onnx")   # pixel_values [n, {channels}, H, W] -> unit-norm embeddings
 text = onnxruntime.InferenceSession("{name}/text.onnx")     # input_ids, attention_mask [n, L] -> unit-norm embeddings
 ```"""
-FORMAT = Format("image.onnx", "onnxruntime", USE, tolerance=1e-4)  # other kernels, other orders of summation
+FORMAT = Format(
+    "image.onnx", "onnxruntime", USE, arrays.GRAPHS, tolerance=1e-4
+)  # other kernels, other orders of summation
 
 
 def main(argv: list[str]) -> None:
@@ -101,7 +103,7 @@ def load(folder: Path, kind: str = "") -> parity.Peer:
         return _run(text, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
 
     return parity.Peer(
-        image=lambda x: _run(image, {"pixel_values": x.numpy()}),
+        image=lambda x: _run(image, {image.get_inputs()[0].name: x.numpy()}),
         text=encode,
         ids=tokenizer.encode,
         pixels={},

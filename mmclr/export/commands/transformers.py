@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmclr.display.terminal import say
-from mmclr.export import captioner, card, forms, image_pool, parity
+from mmclr.export import arrays, captioner, card, forms, image_pool, parity
 from mmclr.export.format import WIDE, Format
 from mmclr.export.origin import DTYPES, Source, add_arguments, written
 from mmclr.models.foreign.libraries.transformers import quiet
@@ -37,7 +37,7 @@ inputs = processor(text={captions}, images={image}, return_tensors="pt", padding
 with torch.no_grad():
     print(model(**inputs).logits_per_image.{head}(-1))
 ```"""
-FORMAT = Format(WIDE, "transformers", USE, captioner=True)
+FORMAT = Format(WIDE, "transformers", USE, arrays.USE, captioner=True)
 
 
 def main(argv: list[str]) -> None:
@@ -93,6 +93,11 @@ def fill(source: Source, folder: Path) -> None:
     write_weights({name: value.to(dtype) for name, value in state.items()}, folder / "model.safetensors")
     _save_tokenizer(source, folder, masked=tree["model_type"] != "siglip")
     pixels = preprocessor(source.model.config.image)
+    if source.model.config.image.array is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=2))
+        arrays.add_code(folder)
+        image_pool.fill(source, folder)
+        return
     images = getattr(transformers, pixels.pop("image_processor_type"))(**pixels)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     getattr(transformers, PROCESSORS[tree["model_type"]])(images, tokenizer).save_pretrained(folder)
@@ -112,6 +117,8 @@ def load(folder: Path) -> parity.Peer:
     """Return what transformers makes of a folder, in float32."""
     from transformers import AutoImageProcessor, AutoModel, AutoProcessor
 
+    if arrays.holds(folder):
+        return _load_arrays(folder)
     with quiet():
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
@@ -133,6 +140,20 @@ def load(folder: Path) -> parity.Peer:
         if hasattr(plain, OURS)  # deep pixels, which Pillow's way is not made for
         else {"pixels": pixels(plain), "pixels_torchvision": pixels(processor.image_processor)},
         captions=captioner.load(folder),
+        pool=image_pool.load(folder),
+    )
+
+
+def _load_arrays(folder: Path) -> parity.Peer:
+    """Return what transformers makes of a folder of arrays."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = arrays.load(folder), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return parity.Peer(
+        image=lambda x: model(array_values=x).array_embeds,
+        text=lambda texts: model(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).text_embeds,
+        ids=lambda texts: tokenizer(texts, truncation=True)["input_ids"],
+        pixels=arrays.prepared(model),
         pool=image_pool.load(folder),
     )
 

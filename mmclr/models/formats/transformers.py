@@ -56,7 +56,7 @@ def to_transformers(config: ModelConfig) -> Tree:
 def from_transformers(folder: Path) -> ModelConfig:
     """Return the model that a folder with config.json describes."""
     tree = read_json(folder / "config.json")
-    kinds = {"clip": _clip, "siglip": _siglip, "mmclr": lambda tree, pixels: tree["mmclr"]}
+    kinds = {"clip": _clip, "siglip": _siglip, "mmclr": _own, "mmclr_arrays": _own}
     kind = tree.get("model_type")
     if kind not in kinds:
         raise UserError(
@@ -76,6 +76,11 @@ def _refuse_elsewhere(tree: Tree, folder: Path) -> None:
         foreign = tree[part].get("foreign")
         if foreign is not None and not foreign.get("architecture"):
             raise UserError(f"{folder}: its {part} tower has no architecture; copy it again")
+
+
+def _own(tree: Tree, pixels: Tree) -> Tree:
+    found: Tree = tree["mmclr"]
+    return found
 
 
 def _clip(tree: Tree, pixels: Tree) -> Tree:

@@ -41,9 +41,9 @@ def decoded(
     def one(number: int) -> Row:
         digest = hashlib.sha256(f"no image {number} of {data.name}".encode()).digest()[:DIGEST]
         try:
-            encoded = data.read(number)
-            digest = hashlib.sha256(encoded).digest()[:DIGEST]
-            return digest, None if digest in known else medium.plain(medium.open(encoded))
+            encoded, beside = data.seen_by(medium, number)
+            digest = hashlib.sha256(encoded + b"".join(beside.values())).digest()[:DIGEST]
+            return digest, None if digest in known else medium.plain(medium.open(encoded, beside))
         except Fault as fault:
             return digest, fault
 

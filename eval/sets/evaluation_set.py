@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples import fields
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
+from mmclr.data.shards.shards import Sample
 from mmclr.data.tabular import rows
 from mmclr.errors import UserError
 
@@ -40,6 +42,7 @@ class EvalSet:
     faults: Sequence[Entry] = field(default=(), repr=False)  # the first few of each reason
     max_faults: float = MAX_FAULTS  # share that may be damaged; with more it is another set
     where: Callable[[int], Entry] | None = field(default=None, repr=False)  # place of a number, for its fault
+    sample: Callable[[int, frozenset[str]], Sample] | None = field(default=None, repr=False)  # its members, of shards
 
     def __post_init__(self) -> None:
         if not len(self.keys):
@@ -48,6 +51,15 @@ class EvalSet:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def seen_by(self, medium: Medium, number: int) -> tuple[bytes, Mapping[str, bytes]]:
+        """Return the encoded image of a number that a medium takes, and the members beside it. Raises Fault."""
+        if self.sample is None:
+            return self.read(number), {}
+        found = self.sample(number, frozenset([*medium.members, *medium.beside]))
+        return found.image(medium.members), {
+            name: found.members[name] for name in medium.beside if name in found.members
+        }
 
     @property
     def multilabel(self) -> bool:
@@ -93,7 +105,7 @@ class EvalSet:
         return replace(self._of(numbers), skipped={**self.skipped, **more})
 
     def _of(self, numbers: Sequence[int]) -> EvalSet:
-        read, where = self.read, self.where
+        read, where, sample = self.read, self.where, self.sample
         return replace(
             self,
             read=lambda i: read(numbers[i]),
@@ -102,6 +114,7 @@ class EvalSet:
             labels=None if self.labels is None else self.labels[list(numbers)],
             targets=None if self.targets is None else self.targets[list(numbers)],
             where=None if where is None else (lambda i: where(numbers[i])),
+            sample=None if sample is None else (lambda i, members: sample(numbers[i], members)),
         )
 
     def need_captions(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from mmclr.data.shards.shards import IMAGES, Sample, Shards
 from mmclr.data.shards.sources import expand
 from mmclr.errors import UserError
 
+ANY = (*IMAGES, "npy")  # members that may be images; which of them a model takes its medium says
 # (sample, field, faults of single captions) -> value, None where it is not there. Raises Fault.
 Reading = Callable[[Sample, str, list[Fault]], Any]
 
@@ -137,6 +138,7 @@ class Table:
     shards: Shards
     rows: list[tuple[int, str, list[Any]]]  # number in the shards, key, one value per field
     ledger: Ledger
+    images: tuple[str, ...]  # members that may be images
 
     @property
     def keys(self) -> list[str]:
@@ -183,16 +185,18 @@ class Table:
         """Return the table without the rows that have faults, these counted."""
         for i, fault in faults.items():
             self.ledger.add([_entry(self.shards, self.rows[i][0], fault)])
-        return Table(self.name, self.shards, [r for i, r in enumerate(self.rows) if i not in faults], self.ledger)
+        return replace(self, rows=[r for i, r in enumerate(self.rows) if i not in faults])
 
     def make(self, **parts: Any) -> EvalSet:
         """Return the set of these samples."""
         numbers = [number for number, _, _ in self.rows]
-        shards = self.shards
+        shards, images = self.shards, self.images
+        labels = frozenset(ANY) - frozenset(images)
         return EvalSet(
             self.name,
-            lambda i: shards.read(numbers[i], IMAGES).image(),
+            lambda i: shards.read(numbers[i], images).image(images),
             self.keys,
+            sample=lambda i, members: shards.read(numbers[i], members - labels),
             where=lambda i: shards.where(numbers[i]),
             **counted(self.ledger),
             **parts,
@@ -201,15 +205,16 @@ class Table:
 
 def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:
     """Read the fields of all samples; one that lacks any of them, or cannot be read, is left out and counted."""
-    ledger = Ledger()
-    shards = Shards(open_indices(urls), captions=fields.extensions(list(wanted)), ledger=ledger)
+    ledger, asked = Ledger(), fields.extensions(list(wanted))
+    images = tuple(name for name in ANY if name not in asked)  # a label may be an .npy, too
+    shards = Shards(open_indices(urls), captions=asked, ledger=ledger, images=images)
     absent = {field: "no_caption" if how in (captions, text) else "no_label" for field, how in wanted.items()}
     if "no_caption" not in absent.values():
         _rename(ledger, "no_caption", "no_label")
     rows, missing = [], dict.fromkeys(wanted, 0)
     for number in range(len(shards)):
         try:
-            sample, lost = shards.read(number, shards.wanted - frozenset(IMAGES)), list[Fault]()
+            sample, lost = shards.read(number, shards.wanted - frozenset(images)), list[Fault]()
             values = [how(sample, field, lost) for field, how in wanted.items()]
             lacking = next((field for field, value in zip(wanted, values) if value is None), None)
             if lacking is not None:
@@ -221,7 +226,7 @@ def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:
         ledger.add(_entry(shards, number, fault) for fault in lost)
     if not rows:
         raise UserError(_nothing(name, shards, wanted, missing, ledger))
-    return Table(name, shards, rows, ledger)
+    return Table(name, shards, rows, ledger, images)
 
 
 def _entry(shards: Shards, number: int, fault: Fault) -> Any:

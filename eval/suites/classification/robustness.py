@@ -74,6 +74,11 @@ def run(embedder: Embedder, data: EvalSet) -> Result:
     data.need_classes()
     if data.multilabel:
         raise UserError(f"{data.name}: images of several classes have no accuracy to lose; name a label of one class")
+    image = embedder.model.config.image
+    if image.deep or image.array is not None:
+        raise UserError(
+            f"{embedder.name}: corruptions are made of RGB images of 8 bits, and it sees others; leave it out"
+        )
     began = time.perf_counter()
     clean = zero_shot.run(embedder, data)
     hits = {}
@@ -115,7 +120,7 @@ def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:
         spoilt.save(out, "PNG", compress_level=1)
         return out.getvalue()
 
-    return replace(data, read=read, keep=False)
+    return replace(data, read=read, sample=None, keep=False)
 
 
 EXAMPLES = """examples:

@@ -42,10 +42,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
-def note(text: str) -> None:
-    """Say something on standard error, once: a run that goes on in another way than was asked must not be silent."""
-    if text not in _noted:
-        _noted.add(text)
+def note(text: str, about: str = "") -> None:
+    """Say something on standard error, once: a run that goes on in another way than was asked must not be silent.
+
+    Of several texts `about` the same only the first is said.
+    """
+    if (about or text) not in _noted:
+        _noted.add(about or text)
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
             say(f"mmclr: {text}", file=sys.stderr, flush=True)
 

@@ -21,8 +21,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from mmclr.data.columns import file
-from mmclr.data.shards.cache import cache_folder, whole
+from mmclr.data.shards.cache import cache_folder
 from mmclr.errors import note
+from mmclr.storage.whole_file import whole
 
 DIGEST = 16  # bytes of SHA-256 that tell contents apart
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import shutil
+import uuid
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 CHUNK = 8 << 20  # bytes
 
@@ -17,33 +20,36 @@ def write_whole(path: str | Path, data: str | bytes) -> None:
     A link is replaced and not followed; permissions stay as they were. What is no file (/dev/stdout, a pipe) is just
     written to. Raises OSError, and leaves nothing behind then.
     """
-    path = Path(path)
+    path, data = Path(path), data.encode("utf-8") if isinstance(data, str) else data
     if path.exists() and not path.is_file():
-        path.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        path.write_bytes(data)
         return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, _mode(path))
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    with whole(path) as file:
+        file.write(data)
     sync_folder(path.parent)
 
 
-def _mode(path: Path) -> int:
-    """Return the permissions of a file, or those that a new one gets."""
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file so that readers, other processes and other machines see the whole of it or none."""
+    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share a process id
     try:
-        return path.stat().st_mode & 0o7777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+        with open(temporary, "xb") as file:
+            yield file
+        seal(temporary, path)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def seal(partial: Path, place: Path) -> None:
+    """Flush a file to the disk that is about to replace `place`, and give it the permissions that `place` has."""
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    if place.is_file():
+        shutil.copymode(place, partial)
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from mmclr import __version__
 from mmclr.errors import UserError
 from mmclr.storage import manifest
+from mmclr.storage.whole_file import seal
 
 PARTIAL, REPLACED = ".mmclr-part", ".mmclr-old"  # endings of names that files and folders have in between
 HOW = "name another place, or remove it"
@@ -72,10 +73,7 @@ def staged(path: str | Path, by: str, known: Known = _nothing) -> Iterator[Path]
     try:
         yield partial
         check(place, by, known)  # once more: hours may have passed
-        if place.is_file():
-            shutil.copymode(place, partial)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        seal(partial, place)
         manifest.note(place.parent, manifest.line_of(place.name, partial, by))
         os.replace(partial, place)
     except BaseException:

@@ -10,6 +10,7 @@ import sys
 import pytest
 from mmclr.data_tools.commands.inspect.verify import verify
 
+from mmclr import errors
 from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards import cache, sidecar
 from mmclr.data.shards.index import open_index
@@ -22,7 +23,7 @@ from tests.data.made import pair, write_tar
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "_noted", set())
+    monkeypatch.setattr(errors, "_noted", set())
 
 
 def shard(path, numbers=range(20)):

@@ -12,18 +12,13 @@ import contextlib
 import functools
 import os
 import shutil
-import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from filelock import FileLock
 
-from mmclr.display.terminal import say
-
-_noted: set[str] = set()
+from mmclr.errors import note
 
 
 def cache_folder() -> Path | None:
@@ -43,7 +38,7 @@ def room(name: str) -> Path:
             (folder / name).mkdir(parents=True, exist_ok=True)
             if os.access(folder / name, os.W_OK):
                 return folder / name
-    note("cache", "there is no cache folder that can be written (set XDG_CACHE_HOME): copies last as long as this run")
+    note("there is no cache folder that can be written (set XDG_CACHE_HOME): copies last as long as this run")
     return passing(name)
 
 
@@ -62,22 +57,6 @@ def _passing() -> Path:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file so that readers, other processes and other machines see the whole of it or none."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # two machines may share a process id
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-@contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Let one process of this machine (of all, where the file system locks across them) make `path`."""
     lock = FileLock(f"{path}.lock")
@@ -90,10 +69,3 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def note(about: str, text: str) -> None:
-    """Say something on stderr, once in a process for each `about`."""
-    if about not in _noted:
-        _noted.add(about)
-        say(f"mmclr: {text}", file=sys.stderr, flush=True)

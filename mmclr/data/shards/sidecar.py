@@ -21,7 +21,8 @@ from safetensors.numpy import save as to_bytes
 from mmclr.data.samples.skipped import REASONS
 from mmclr.data.shards import cache, sources
 from mmclr.data.shards.addresses import base, identity
-from mmclr.errors import UserError
+from mmclr.errors import UserError, note
+from mmclr.storage.whole_file import whole
 
 VERSION = "3"
 MAPS = 16_384  # sidecars mapped at once; Linux allows a process 65,530 maps
@@ -73,7 +74,7 @@ class Places:
                 return path
             except OSError as error:  # a folder that is read-only, a disk that is full: the next place
                 why = f"{path}: {sources.why(error)}"
-        cache.note("index", f"indices of shards cannot be kept ({why}): shards are scanned again at every start")
+        note(f"indices of shards cannot be kept ({why}): shards are scanned again at every start", about="index")
         return None
 
 
@@ -81,7 +82,7 @@ def save(path: Path, arrays: Arrays, facts: dict[str, str]) -> None:
     """Write a sidecar; a reader sees the whole of it or none. Raises OSError."""
     sums = json.dumps({name: zlib.crc32(array.tobytes()) for name, array in arrays.items()})
     told = {**facts, "arrays": sums, "version": VERSION}
-    with cache.whole(path) as file:
+    with whole(path) as file:
         file.write(to_bytes(arrays, {**told, "facts": str(_sum(told))}))
 
 

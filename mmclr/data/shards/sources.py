@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from mmclr.data.shards import addresses, cache, web
 from mmclr.data.shards.addresses import identity, is_remote, is_stream, local
 from mmclr.data.shards.cache import cache_folder
-from mmclr.errors import UserError
+from mmclr.errors import UserError, note
+from mmclr.storage.whole_file import whole
 
 __all__ = ["Reader", "Stat", "cache_folder", "expand", "is_remote", "is_stream", "local", "stat"]
 
@@ -209,8 +210,8 @@ def _copy(url: str, stat: Stat) -> str:
     path = Path(room) / f"{hashlib.sha256(f'{identity(url)} {stat}'.encode()).hexdigest()[:32]}.tar"
     with cache.one_at_a_time(path):
         if not path.is_file() or path.stat().st_size != stat.size:
-            cache.note(url, f"{identity(url)}: its server ignores ranges (Range); it is copied whole to {path}")
-            with cache.whole(path) as out:
+            note(f"{identity(url)}: its server ignores ranges (Range); it is copied whole to {path}", about=url)
+            with whole(path) as out:
                 _retry(url, lambda fs, remote: web.copy(fs, remote, out, stat.size))
     return str(path)
 

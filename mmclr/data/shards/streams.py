@@ -17,6 +17,7 @@ from mmclr.data.shards import cache
 from mmclr.data.shards.addresses import Command
 from mmclr.display.secrets import address
 from mmclr.errors import UserError
+from mmclr.storage.whole_file import whole
 
 
 def copy_stream(url: str) -> str:
@@ -35,7 +36,7 @@ def copy_stream(url: str) -> str:
 
 def _copy(url: str, path: Path) -> None:
     try:
-        with cache.whole(path) as out, gopen(str(url)) as stream:
+        with whole(path) as out, gopen(str(url)) as stream:
             shutil.copyfileobj(stream, out, 1 << 20)
     except Exception as error:  # webdataset raises several kinds
         status = re.search(r"exit (?:status )?(-?\d+)", str(error))  # the rest of it repeats the command

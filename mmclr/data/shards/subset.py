@@ -23,6 +23,7 @@ from mmclr.data.shards.addresses import identity
 from mmclr.data.shards.index import ShardIndex
 from mmclr.data.shards.sources import Reader
 from mmclr.errors import UserError
+from mmclr.storage.whole_file import whole
 
 UID = np.dtype("u8,u8")
 
@@ -93,7 +94,7 @@ def shard_uids(index: ShardIndex, reader: Reader) -> NDArray[Any]:
     if path:
         with contextlib.suppress(OSError):  # without a cache it is read again next time
             path.parent.mkdir(parents=True, exist_ok=True)
-            with cache.whole(path) as file:
+            with whole(path) as file:
                 np.save(file, np.concatenate([uids, _seal(uids)]))
     return uids
 

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of each band of images, as a model of some size sees them, and as a config takes them."""
+"""Mean and standard deviation of each band of images or channel of arrays, as a model sees them, for a config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from mmclr.data.pixels.array import Array
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.shards import Shards
@@ -17,7 +19,7 @@ DIGITS = 6
 
 
 class Spread(NamedTuple):
-    """Of `images` images, each counted the same, in [0, 1]."""
+    """Of `images` images, each counted the same, in [0, 1]; of arrays in their own units."""
 
     mean: list[float]
     std: list[float]
@@ -25,9 +27,12 @@ class Spread(NamedTuple):
 
 
 def measure(shards: Shards, numbers: Sequence[int], medium: Medium, ledger: Ledger) -> Spread:
-    """Return mean and standard deviation of the bands of samples; those that cannot be decoded go into `ledger`."""
+    """Return mean and standard deviation of the bands of samples; those that cannot be decoded go into `ledger`.
+
+    Of a short array the steps that it has are counted.
+    """
     sums, count = np.zeros((2, medium.shape[-1])), 0
-    whole = 255 if medium.dtype is np.uint8 else 1
+    whole, arrays = 255 if medium.dtype is np.uint8 else 1, isinstance(medium, Array)
     for number in numbers:
         try:
             sample = shards.read(number)
@@ -36,11 +41,19 @@ def measure(shards: Shards, numbers: Sequence[int], medium: Medium, ledger: Ledg
             ledger.add([shards.entry(number, fault)])
             continue
         pixels = seen.reshape(-1, seen.shape[-1]).astype(np.float64) / whole
+        if arrays:
+            pixels = pixels[~np.isnan(pixels[:, 0])]
         sums += [pixels.mean(0), (pixels**2).mean(0)]
         count += 1
     mean, square = sums / max(count, 1)
     std = np.sqrt(np.maximum(square - mean**2, 0))
+    if arrays:
+        return Spread(_significant(mean), _significant(std), count)
     return Spread(mean.round(DIGITS).tolist(), std.round(DIGITS).tolist(), count)
+
+
+def _significant(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
 def constant(spread: Spread) -> list[int]:
@@ -49,8 +62,10 @@ def constant(spread: Spread) -> list[int]:
 
 
 def text(spread: Spread, image: dict[str, Any], what: str) -> str:
-    """Return a config to be laid under another one (`base:`); `image` is what --channels and --intensity say."""
+    """Return a config to be laid under another one (`base:`); `image` is what --channels, --intensity, --array say."""
     std = [value or 1.0 for value in spread.std]
-    tree: dict[str, Any] = {} if image["intensity"] is None else {"data": {"intensity": image["intensity"]}}
-    tree["model"] = {"image": {"channels": image["channels"], "mean": spread.mean, "std": std}}
+    intensity = image.get("intensity")
+    tree: dict[str, Any] = {} if intensity is None else {"data": {"intensity": intensity}}
+    own = {name: image[name] for name in ("channels", "array") if name in image}
+    tree["model"] = {"image": {**own, "mean": spread.mean, "std": std}}
     return f"# {what}; lay it under a config with base:\n" + yaml.safe_dump(tree, sort_keys=False, width=110)

@@ -12,6 +12,7 @@ import numpy as np
 from mmclr.data_tools.lib import contents, spread
 from mmclr.data_tools.lib.medium import add_arguments, chosen, medium
 
+from mmclr.data.pixels.array import Array
 from mmclr.data.pixels.choose import choose
 from mmclr.data.pixels.decode import LARGEST
 from mmclr.data.pixels.medium import Medium
@@ -76,7 +77,8 @@ def write(args: argparse.Namespace, indices: Sequence[ShardIndex]) -> dict[str, 
         raise UserError(
             "\n".join([f"none of the images can be measured for {args.write}", *ledger.lines(met="left out")])
         )
-    what = f"{measured.images:,} of {len(shards):,} images as a model of {args.size} px sees them (mmclr data stats)"
+    seen = f"arrays as a model of {how.size} steps" if args.array else f"images as a model of {args.size} px"
+    what = f"{measured.images:,} of {len(shards):,} {seen} sees them (mmclr data stats)"
     written.write(args.write, spread.text(measured, chosen(args), what), spread.KIND)
     return {**measured._asdict(), "file": args.write, "constant": spread.constant(measured)}
 
@@ -129,9 +131,7 @@ def look(
         "numbers": {
             name: _spread(np.asarray(values))
             for name, values in {
-                "width, px": width,
-                "height, px": height,
-                "short side, px": np.minimum(width, height),
+                **_sides(width, height, medium),
                 "bytes of an image": bytes_,
                 "captions of a sample": captions_each,
                 "words of a caption": [len(text.split()) for text in texts],
@@ -162,13 +162,20 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         cut = found["captions that fill the context"]
         yield f"  captions that fill the context of {found['context']} (and may be cut): {cut:,}"
     if "bands" in found:
-        bands = found["bands"]
+        bands, digits = found["bands"], ".5g" if "steps" in found["numbers"] else ".4f"
         for number, (mean, std) in enumerate(zip(bands["mean"], bands["std"]), 1):
-            yield f"  band {number}: mean {mean:.4f}, standard deviation {std:.4f}"
+            yield f"  band {number}: mean {mean:{digits}}, standard deviation {std:{digits}}"
         for number in bands["constant"]:
             yield f"  band {number} has one value everywhere; 1 is written for its standard deviation"
         yield f"  {bands['file']}: mean and std of {bands['images']:,} images"
     yield from (f"  {line}" for line in found["why"])
+
+
+def _sides(width: np.ndarray, height: np.ndarray, medium: Medium) -> dict[str, Any]:
+    """Return what the sizes of images, or of arrays, are called."""
+    if isinstance(medium, Array):
+        return {"steps": width, "channels": height}
+    return {"width, px": width, "height, px": height, "short side, px": np.minimum(width, height)}
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:

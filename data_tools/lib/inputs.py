@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,24 +35,24 @@ class Record:
         return Entry(*self.where, "", fault.reason, fault.detail)
 
 
-def read_records(source: str, columns: Columns, encoding: str = "") -> Iterator[Record]:
-    """Yield the records of `source` in an order that is always the same. Raises UserError."""
+def read_records(source: str, columns: Columns, encoding: str = "", images: Sequence[str] = IMAGES) -> Iterator[Record]:
+    """Yield the records of `source` in an order that is always the same; `images` are extensions. Raises UserError."""
     path = Path(source)
     if not path.exists():
         raise UserError(f"{source}: there is no such file or folder")
     table = path.is_file() or (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     if not table:
-        return _folder(path, columns, encoding)
+        return _folder(path, columns, encoding, images)
     if path.is_file() and path.suffix.lower() not in tables.KINDS:
         raise UserError(f"{source}: a folder, .csv, .tsv, .jsonl or .parquet is asked for, not {path.suffix or 'this'}")
     return _table(path, columns, encoding)
 
 
-def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Record]:
+def _folder(path: Path, columns: Columns, encoding: str, images: Sequence[str]) -> Iterator[Record]:
     """Images with KEY.txt or KEY.json beside them, as img2dataset's `files` format; else named by their folder."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in IMAGES and p.is_file())
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in images and p.is_file())
     if not files:
-        raise UserError(f"{path}: no image in this folder ({', '.join(IMAGES)})")
+        raise UserError(f"{path}: no image in this folder ({', '.join(images)})")
     for file in files:
         facts: dict[str, Any] = {"path": str(file.relative_to(path))}
         lost: list[Fault] = []

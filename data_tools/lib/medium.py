@@ -66,6 +66,22 @@ def medium(args: argparse.Namespace, size: int = 1, max_pixels: int = MAX_PIXELS
     return choose(Square(size, **told), max_pixels=max_pixels)
 
 
+def packed(args: argparse.Namespace) -> tuple[Medium | None, dict[str, Any]]:
+    """Return how what is to be packed as it is will be read, and what was chosen; None and {} for photographs.
+
+    A range may yet be left open, or to each sample: training says it.
+    """
+    told = chosen(args)
+    if told == {"channels": 3, "intensity": None}:
+        return None, {}
+    if "array" in told:
+        return medium(args), told
+    intensity = told["intensity"]
+    if intensity is None or any(isinstance(value, str) for value in intensity.values()):
+        intensity = {"percentile": [0, 100]}
+    return choose(Square(1, channels=told["channels"], intensity=intensity)), told
+
+
 def _tree(name: str, text: str, example: str) -> dict[str, Any]:
     found = yaml_text.of_argument(text, only_text=False)
     if not isinstance(found, dict):

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmclr.data_tools.lib.inputs import Record, json_bytes, read_records
+from mmclr.data_tools.lib.medium import add_arguments, packed
 from mmclr.data_tools.lib.shard_writer import ShardWriter
 from PIL import Image
 from rich.progress import track
 
 from mmclr.data.pixels.decode import EncodedImage
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
+from mmclr.data.shards.shards import IMAGES
 from mmclr.data.stream.workers import run_ahead
 from mmclr.data.tabular.rows import read_image
 from mmclr.display.terminal import say
 
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+              "NPY": "npy"}  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -48,6 +52,7 @@ def main(argv: list[str]) -> int:
         help="write larger images smaller, as JPEG, so that training decodes less (0 = as they are)",
     )
     parser.add_argument("--quality", type=int, default=92, help="of the JPEG then (default 92)")
+    add_arguments(parser)
     parser.add_argument("--workers", type=int, default=2, help="processes that read and encode (default 2)")
     parser.add_argument("--prefix", default="", help="of the names of the shards")
     parser.add_argument(
@@ -62,7 +67,10 @@ def main(argv: list[str]) -> int:
     )
     args = parser.parse_args(argv)
     args.caption = args.caption.removeprefix("json:")  # as every other command calls it
-    encoder = Encoder(args.short_side, args.quality)
+    medium, chosen = packed(args)
+    if medium and args.short_side:
+        parser.error("--short-side writes photographs of 8 bits; bands and arrays are packed as they are, so leave it out")
+    encoder = Encoder(args.short_side, args.quality, medium)
     settings = {
         "source": str(Path(args.source).resolve()),
         "columns": [args.image, args.caption],
@@ -72,11 +80,12 @@ def main(argv: list[str]) -> int:
         "megabytes": args.megabytes,
     }
     settings |= {"encoding": args.encoding} if args.encoding else {}
+    settings |= chosen
     writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
     if not writer.finished:
-        pack(
-            read_records(args.source, (args.image, args.caption), args.encoding), writer, encoder, args.workers, ledger
-        )
+        images = medium.members if medium else IMAGES
+        records = read_records(args.source, (args.image, args.caption), args.encoding, images)
+        pack(records, writer, encoder, args.workers, ledger)
     written = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
     ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
@@ -99,6 +108,7 @@ class Encoder:
 
     short_side: int = 0
     quality: int = 92
+    medium: Medium | None = None  # of bands and arrays, which are stored as they are
 
     def __call__(self, record: Record) -> Packed:
         """Return the members; a record that cannot be used gives a fault."""
@@ -121,6 +131,11 @@ class Encoder:
         return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
     def _image(self, data: bytes) -> tuple[str, bytes]:
+        if self.medium:
+            opened = self.medium.open(data)
+            self.medium.decode(opened)
+            kind = opened.format.split()[0]
+            return EXTENSIONS.get(kind, kind.lower()), data
         encoded = EncodedImage(data, DataConfig.max_pixels)
         short = min(encoded.size)
         if not self.short_side or short <= self.short_side:

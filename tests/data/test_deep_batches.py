@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmclr.data_tools.commands.convert import pack
 from mmclr.data_tools.commands.inspect import peek, stats, verify
 from PIL import Image
 
 import mmclr
 from mmclr.config import load
+from mmclr.data.pixels.bands import Bands
 from mmclr.data.pixels.choose import Square
 from mmclr.data.samples.reader import read_all
+from mmclr.data.shards.index import open_indices
+from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.errors import UserError
 from mmclr.models.config import ModelConfig
@@ -154,6 +158,36 @@ def test_tools_are_told_the_bands(folder, tmp_path, capsys):
     ):
         with pytest.raises(UserError, match=why):
             verify.main([str(folder / "npy.tar"), "--channels", "3", "--intensity", wrong])
+
+
+def test_deep_images_are_packed_as_they_are(tmp_path, capsys):
+    """TIFF, .npy and PNG of a folder or a table, with the window that each has in its json; a broken one is counted."""
+    source, files = tmp_path / "scans", {}
+    source.mkdir()
+    for number, (kind, encode) in enumerate({"npy": npy, "tif": bands_tiff, "png": png16}.items()):
+        files[kind] = encode(values(1, seed=number).astype(np.uint16))
+        (source / f"{number}.{kind}").write_bytes(files[kind])
+        (source / f"{number}.json").write_text(json.dumps({"caption": f"scan {number}", "low": number, "high": 99}))
+    (source / "float.npy").write_bytes(npy(values(1).astype(np.float32)))  # training will say its range
+    (source / "bad.npy").write_bytes(npy(values(2)))
+    for name in ("float", "bad"):
+        (source / f"{name}.txt").write_text(name)
+    assert pack.main([str(source), str(tmp_path / "out"), "--channels", "1", "--workers", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "4 samples" in said
+    assert "shape [2, 29, 37]" in said
+    shards = Shards(open_indices([str(tmp_path / "out" / "00000.tar")]), ("txt",), ("json",), images=Bands.members)
+    found = [shards.read(number) for number in range(4)]
+    for kind, sample_ in zip(files, found):
+        assert sample_.members[kind] == files[kind]
+    assert json.loads(found[1].members["json"])["low"] == 1
+    (source / "t.csv").write_text("image,caption\n0.npy,zero\n1.tif,one\n")
+    assert pack.main([str(source / "t.csv"), str(tmp_path / "table"), "--channels", "1", "--workers", "0"]) == 0
+    for more in (["--short-side", "64"], ["--array", "{channels: 2, length: 3}"]):
+        with pytest.raises((SystemExit, UserError)):
+            pack.main([str(source), str(tmp_path / "other"), "--channels", "1", *more])
+    assert pack.main([str(source), str(tmp_path / "photos"), "--workers", "0"]) == 0  # of photographs: no .npy
+    assert "2 samples" in capsys.readouterr().out
 
 
 def test_an_encoder_takes_files_and_arrays_of_its_kind(folder, tokenizer, tmp_path):

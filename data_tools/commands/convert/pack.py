@@ -18,6 +18,7 @@ from rich.progress import track
 
 from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.pixels.medium import Medium
+from mmclr.data.pixels.npy import MAGIC
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.shards import IMAGES
@@ -25,8 +26,7 @@ from mmclr.data.stream.workers import run_ahead
 from mmclr.data.tabular.rows import read_image
 from mmclr.display.terminal import say
 
-EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
-              "NPY": "npy"}  # fmt: skip
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
         description="Write images and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
         "images (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
         "format is this), a .csv, .tsv, .jsonl or .parquet with columns for image and caption, or a Hugging Face "
-        "dataset saved to disk. A shard appears when it is complete; the same command goes on where it stopped.",
+        "dataset saved to disk. Deep images (--channels) and arrays (--array) are stored as they are. A shard appears "
+        "when it is complete; the same command goes on where it stopped.",
         epilog="example: mmclr data pack photos.csv shards --image filepath --caption title --short-side 256",
     )
     parser.add_argument("source")
@@ -69,7 +70,9 @@ def main(argv: list[str]) -> int:
     args.caption = args.caption.removeprefix("json:")  # as every other command calls it
     medium, chosen = packed(args)
     if medium and args.short_side:
-        parser.error("--short-side writes photographs of 8 bits; bands and arrays are packed as they are, so leave it out")
+        parser.error(
+            "--short-side writes photographs of 8 bits; bands and arrays are packed as they are, so leave it out"
+        )
     encoder = Encoder(args.short_side, args.quality, medium)
     settings = {
         "source": str(Path(args.source).resolve()),
@@ -135,7 +138,7 @@ class Encoder:
             opened = self.medium.open(data)
             self.medium.decode(opened)
             kind = opened.format.split()[0]
-            return EXTENSIONS.get(kind, kind.lower()), data
+            return "npy" if data.startswith(MAGIC) else EXTENSIONS.get(kind, kind.lower()), data
         encoded = EncodedImage(data, DataConfig.max_pixels)
         short = min(encoded.size)
         if not self.short_side or short <= self.short_side:

@@ -48,7 +48,7 @@ class Row:
 class PixelSet:
     """Further pixels of each sample."""
 
-    letter: str  # how many a sample has, as in the vocabulary
+    letter: str  # how many a sample has, as in the vocabulary; "" for one, whose features have no such dimension
     setting: str  # what gives it, as an override of `data:`
     meaning: str
     projected: bool = True  # into the shared space; False: objectives get the tower's features [b, n, H] below that
@@ -115,10 +115,14 @@ FIELDS: dict[str, Row] = {
 
 
 SETS: dict[str, PixelSet] = {  # what is not projected stands last; image and views draw their patches by themselves
-    "views":     PixelSet("V", "views=2", "the data.views further views of each image"),
-    "sharpened": PixelSet("X", "degrade.sharpen=1", "the data.degrade.sharpen sharpened copies of each image"),
-    "blurred":   PixelSet("Q", "degrade.blur=1", "the data.degrade.blur blurred copies of each image"),
-    "turned":    PixelSet("1", "turned=rotation", "each image, turned (data.turned)", projected=False),
+    "views":        PixelSet("V", "views=2", "the data.views further views of each image"),
+    "strong_views": PixelSet("V", "view_augments.strong_views.count=1", "strongly changed views of each image"),
+    "local_views":  PixelSet("V", "view_augments.local_views.count=4", "views of small parts of each image"),
+    "companion":    PixelSet("", "companion=ref.jpg", "the image in the member data.companion of each sample"),
+    "generated":    PixelSet("", "generated=gen.jpg", "the image in the member data.generated, made from the sample's"),
+    "sharpened":    PixelSet("X", "degrade.sharpen=1", "the data.degrade.sharpen sharpened copies of each image"),
+    "blurred":      PixelSet("Q", "degrade.blur=1", "the data.degrade.blur blurred copies of each image"),
+    "turned":       PixelSet("1", "turned=rotation", "each image, turned (data.turned)", projected=False),
 }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def _batch(name: str) -> Feature:
 def _seen(name: str, provider: str) -> Feature:
     """Return the row of what a provider makes of a pixel set."""
     row = batch_fields.SETS[name]
-    letters = "b", row.letter, "R" if provider == "frozen" else "D" if row.projected else "H"
+    letters = ["b", *row.letter, "R" if provider == "frozen" else "D" if row.projected else "H"]
     what = "unit-norm embeddings" if row.projected else "features below the projection"
     learnt, of = provider == "student", {"ema": "the teacher", "frozen": "a frozen model"}.get(provider)
     said = f"{what} of {row.meaning}" if learnt else f"{name} of {of}; no gradient"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from mmclr.data.pixels.intensity import Intensity
 from mmclr.data.samples.captions import TextEdits
 from mmclr.data.stream.batch import Maker
 from mmclr.data.stream.order import Order, build
+from mmclr.vocabulary import FEATURES
 
 
 @config
@@ -41,6 +44,31 @@ class Given:
             raise ValueError(f"most must be at least 1, not {self.most}")
 
 
+VIEWS = Augment(
+    crop_scale=(0.08, 1.0),
+    flip=0.5,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    colour=0.8,
+    grey=0.2,
+    blur=0.5,
+)
+
+
+@config
+class Views:
+    """A family of further views of each image."""
+
+    count: int = 1  # views of each image
+    augment: Augment = VIEWS  # how they are changed
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, not {self.count}")
+
+
 @config
 class DataConfig:
     """Which pairs are trained on, how they are read, and what is done to them."""
@@ -58,17 +86,10 @@ class DataConfig:
     workers: int = 2  # processes per rank that decode; 0 = a thread of this one
     augment: Augment = Augment()
     views: int = 0  # further views of each image, for self-supervised parts
-    view_augment: Augment = Augment(
-        crop_scale=(0.08, 1.0),
-        flip=0.5,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-        colour=0.8,
-        grey=0.2,
-        blur=0.5,
-    )
+    view_augment: Augment = VIEWS
+    view_augments: dict[str, Views] = field(default_factory=dict)  # more families: strong_views, local_views
+    companion: str = ""  # member with another image of each sample, like ref.jpg; cut as the image is
+    generated: str = ""  # member with an image that a generator made of the sample's, like gen.jpg; cut as the image is
     array_augment: ArrayAugment = ArrayAugment()  # of arrays (model.image.array), which have no other
     array_view_augment: ArrayAugment = ArrayAugment(crop=(0.5, 1.0), jitter=0.1, scale=0.2, mask=0.2)
     degrade: Degrade = Degrade()  # sharpened and blurred copies of each image
@@ -108,6 +129,7 @@ class DataConfig:
             raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
         self._check_order()
         self._check_fields()
+        self._check_sets()
         if not self.captions() or min(self.captions().values()) <= 0 or not all(self.captions()):
             raise ValueError("caption needs a field, and probabilities above 0 when there are several")
         if not self.background or not all(0 <= part <= 255 for part in self.background):
@@ -131,13 +153,14 @@ class DataConfig:
         return own | {name: Given(values=places[name] + text) for name, text in short.items() if text}
 
     def augments(self) -> list[Augment]:
-        """Return how images are changed, and then each of their views."""
-        return [self.augment] + [self.view_augment] * self.views
+        """Return how images are changed, and then each of their views, family by family."""
+        families = [[one.augment] * one.count for _, one in self._families()]
+        return [self.augment] + [self.view_augment] * self.views + [how for family in families for how in family]
 
     def array_augments(self) -> list[ArrayAugment]:
         """Return how arrays are changed, and then each of their views. Raises ConfigError for what is of images."""
         self._refuse("augment", "view_augment", "is of images, and model.image.array takes arrays: set data.array_{}")
-        if made := sorted(self.makers()):
+        if made := [*self.view_augments, *self.makers()]:
             key = SETS[made[0]].setting.partition("=")[0]
             raise ConfigError(f"data.{key} makes copies of images, and model.image.array takes arrays: leave it out")
         return [self.array_augment] + [self.array_view_augment] * self.views
@@ -161,10 +184,32 @@ class DataConfig:
         }
         return {name: maker for name, maker in made.items() if maker.count}
 
+    def members(self) -> dict[str, str]:
+        """Return the member that each pixel set is read from, of those that are read from one."""
+        own = {"companion": self.companion, "generated": self.generated}
+        return {name: member for name, member in own.items() if member}
+
     def pixel_sets(self) -> dict[str, int]:
         """Return how many there are of each pixel set, by name, in the order of the table."""
-        counts = {"views": self.views} | {name: maker.count for name, maker in self.makers().items()}
+        counts = {"views": self.views} | {name: one.count for name, one in self._families()}
+        counts |= dict.fromkeys(self.members(), 1) | {name: maker.count for name, maker in self.makers().items()}
         return {name: counts[name] for name in SETS if counts.get(name)}
+
+    def asked_alone(self, needs: Iterable[str]) -> DataConfig:
+        """Return the config without the members and families of views that none of these features tells of.
+
+        data.views stay: which patches are left out depends on their number.
+        """
+        asked = {FEATURES[name].pixels for name in needs}
+        return dataclasses.replace(
+            self,
+            view_augments={name: one for name, one in self.view_augments.items() if name in asked},
+            companion=self.companion if "companion" in asked else "",
+            generated=self.generated if "generated" in asked else "",
+        )
+
+    def _families(self) -> list[tuple[str, Views]]:
+        return [(name, self.view_augments[name]) for name in SETS if name in self.view_augments]
 
     def turns(self) -> int:
         """Return how many ways of turning an image there are, 0 where it is not turned."""
@@ -198,3 +243,15 @@ class DataConfig:
                 raise ValueError(f"fields.{name}: {wrong}")
             if one.most and not KINDS[FIELDS[name].kind].most:
                 raise ValueError(f"fields.{name}.most: a {FIELDS[name].kind} is one value; leave it out")
+
+    def _check_sets(self) -> None:
+        families = [name for name in SETS if SETS[name].setting.startswith("view_augments.")]
+        for name in self.view_augments:
+            if name not in families:
+                raise ValueError(
+                    f"view_augments.{name}: there is no such family of views{nearest(name, families)}; there are "
+                    f"{', '.join(families)}"
+                )
+        for name, member in self.members().items():
+            if ":" in member or member.startswith("."):
+                raise ValueError(f"{name} is the ending of a member with an image, like ref.jpg, not {member!r}")

@@ -23,6 +23,7 @@ def check(
 ) -> Iterator[Finding]:
     """Yield what the run will take. tokens: of a caption, on average."""
     yield from steps(run, samples)
+    yield views(run)
     yield from precision(run, hardware)
     model = with_tokenizer(run.model, tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     with torch.device("meta"):
@@ -41,6 +42,14 @@ def steps(run: RunConfig, samples: int) -> Iterator[Finding]:
         yield Finding("note", what, why, "lower optim.warmup (below 1 it is a share of all steps)")
     else:
         yield Finding("ok", what)
+
+
+def views(run: RunConfig) -> Finding:
+    """Say what the image tower sees of each pair."""
+    counts = forecast.seen(run)
+    told = " + ".join(f"{count} {name}" for name, count in counts.items())
+    times = f", {sum(counts.values())} passes through the image tower" if len(counts) > 1 else ""
+    return Finding("ok", f"of each pair the model sees {told}{times}")
 
 
 def precision(run: RunConfig, hardware: dict[str, Any]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections import Counter
@@ -22,10 +23,9 @@ from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
-from mmclr.features.provider import build_providers
-from mmclr.losses.weighted_sum import build_terms, needs
 from mmclr.models import init as start
 from mmclr.models.formats import find
+from mmclr.train.estimate import forecast as needed
 from mmclr.train.parts import check_tokenizer
 from mmclr.train.run import RunConfig
 
@@ -38,6 +38,7 @@ REMEDIES = {
     "bad_array": "save arrays as model.image.array says, or set its channels and length to what they have",
     "bad_field": "set data.fields to fields with values of their kind",
     "no_range": "set data.intensity, for example {low: 0, high: 4095} or {percentile: [1, 99]}",
+    "no_member": "set data.companion and data.generated to members that samples have, or leave them out",
     "too_many_pixels": "raise data.max_pixels, or leave them out",
 }
 LONG = 1 << 20  # tokens: no caption is cut while it is measured
@@ -54,9 +55,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     """Yield what there is to say about the run that `mmclr train path overrides` would start."""
     try:
         run = load(RunConfig, path, overrides)
-        own = build_providers(run.providers).values()
-        terms = build_terms(run.objectives, run.micro_batch, bool(run.teacher))
-        asked = needs(terms).union(*(provider.asks for provider in own))
+        asked = needed.asked(run)
         field_readers.check_asked(run.data, asked)
     except ConfigError as error:
         yield from (Finding("BROKEN", line) for line in str(error).splitlines())
@@ -74,6 +73,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
     if any(finding.level == "BROKEN" for finding in lost):
         return
     try:
+        run = dataclasses.replace(run, data=run.data.asked_alone(asked))
         loader = Loader(run.data, tokenizer, run.model.image, run.seed)
     except UserError as error:
         yield Finding("BROKEN", str(error))
@@ -180,6 +180,9 @@ def read(data: DataConfig, medium: Medium, part: Shards, at: int) -> Read | Entr
         sample = part.read(at)
         image = medium.open(sample.image(medium.members), sample.members)
         medium.decode(image, min(image.size) / medium.size)
+        for member in data.members().values():
+            further = medium.open(sample.further(member), sample.members)
+            medium.decode(further, min(further.size) / medium.size)
         texts = [text for _, texts in chooser.candidates(sample) for text in texts]
         for reader in field_readers.members(data).values():
             reader.value(sample, at, [])

@@ -13,6 +13,7 @@ from mmclr.batch_fields import SETS
 from mmclr.models.two_tower import TwoTower
 
 IMAGES, TEXTS = (vocabulary.names(provider="student", side=side) for side in ("image", "text"))
+ALONE = {"image", *(name for name, row in SETS.items() if not row.letter)}  # of which a sample has one
 BELOW = {name for name, row in SETS.items() if not row.projected}  # they stand last among what is seen
 
 
@@ -41,9 +42,7 @@ def see(
         kept = None if keep is None else torch.cat([keep[:, where[name]] for name in names], 1).flatten(0, 1)
         seen = _prepared(pixels, prepare or model.normalise)
         out.update(zip(names, _embed(model, seen, kept, counts, len(BELOW.intersection(names)))))
-    if "image" in out:
-        out["image"] = out["image"][:, 0]
-    return {name: out[name] for name in out.keys() & wanted}
+    return {name: out[name][:, 0] if name in ALONE else out[name] for name in out.keys() & wanted}
 
 
 def places(batch: Any) -> dict[str, slice]:

@@ -43,7 +43,7 @@ class Case:
         plugins.load(self.plugins)
         torch.manual_seed(0)  # of parameters that setup creates
         objective = build_terms({"term": {"use": self.key, **self.fields, **more}})["term"].objective
-        objective.setup(Facts.example(samples=64, width=8, steps=10, batch=8, clusters=9))
+        objective.setup(Facts.example(samples=64, width=8, steps=10, batch=8, clusters=9, tower=Sizes().H))
         return objective.to(dtype)
 
     def features(self, b: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:

@@ -53,17 +53,17 @@ class Parts:
         run = run.resolved()
         self.run, self.accelerator = run, accelerator
         t = self.tokenizer = Tokenizer.load(run.tokenizer, run.model.text.context)
-        texts = run.data.texts
-        self.loader = Loader(run.data, t, run.model.image, run.seed, parallel.rank(), parallel.world(), texts)
-        self.steps = run.total_steps(self.loader.samples)
         terms, own = build_terms(run.objectives, run.micro_batch, bool(run.teacher)), build_providers(run.providers)
         wanted = needs(terms).union(*(provider.asks for provider in own.values()))
         check_asked(run.data, wanted)
+        data, ranks = run.data.asked_alone(wanted), (parallel.rank(), parallel.world())
+        self.loader = Loader(data, t, run.model.image, run.seed, *ranks, data.texts)
+        self.steps = run.total_steps(self.loader.samples)
         torch.manual_seed(run.seed)
         config = with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
         self.model = TwoTower(config, bias="bias" in wanted)
         self.shell = hollow(self.model)
-        sets = run.data.pixel_sets()
+        sets = data.pixel_sets()
         self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it

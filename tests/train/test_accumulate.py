@@ -33,7 +33,8 @@ TREE = {
 }
 
 MADE = {"sharpened": Sharpened(2, (1.0, 3.0)), "blurred": Blurred(1, (4.0, 16.0)), "turned": Turned(1, "rotation")}
-SETS = ["views", *MADE]
+LOADED = {"views": 2, "strong_views": 1, "local_views": 2, "companion": 1, "generated": 1}
+SETS = [*LOADED, *MADE]
 
 
 def make_batch(b=10, captions=1):
@@ -53,7 +54,7 @@ def make_batch(b=10, captions=1):
             "replayed": torch.arange(b) % 2 == 0,
         },
         keys=[str(i) for i in range(b)],
-        sets={"views": torch.randint(0, 256, (b, 2, 3, 32, 32), generator=g, dtype=torch.uint8)},
+        sets={n: torch.randint(0, 256, (b, c, 3, 32, 32), generator=g, dtype=torch.uint8) for n, c in LOADED.items()},
         made=MADE,
         draws=torch.randint(1 << 62, (b,), generator=torch.Generator().manual_seed(1)),
         view_boxes=torch.tensor([0.0, 0, 0.6, 0.6, 0.3, 0.3, 1, 1]).view(1, 2, 4).repeat(b, 1, 1),
@@ -80,7 +81,7 @@ def make_step(objectives, captions):
     if any(term.objective.needs_teacher for term in terms.values()):  # itself would not do
         providers = {"frozen": Earlier(TwoTower(model.config).double()), **providers}
     step = Step(providers, terms)
-    step.setup(model, Facts.example(samples=200, width=12, steps=10, batch=10, clusters=9))
+    step.setup(model, Facts.example(samples=200, width=12, steps=10, batch=10, clusters=9, tower=16))
     step.freeze_unasked()
     return step.double().train()
 

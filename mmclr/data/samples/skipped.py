@@ -25,6 +25,7 @@ REASONS = {
     "not_in_subset": "data.subset does not name the sample",
     "small_group": "its group has fewer samples than a batch (data.order)",
     "no_image": "the sample has no image",
+    "no_member": "the sample has no member of this name (data.companion, data.generated)",
     "no_caption": "the sample has none of the caption fields",
     "empty_caption": "the caption is empty",
     "bad_text": "the caption or its json cannot be read",

@@ -21,12 +21,18 @@ REQUESTS = 16  # remote reads at the same time, in each worker
 ABOUT = 1500  # bytes of Python's objects around a sample
 
 
-class Stored(NamedTuple):
-    """A sample: its image, and everything about it that the batch holds."""
+class Image(NamedTuple):
+    """An image of a sample."""
 
     size: tuple[int, int]  # width, height
-    opened: Opened | None  # its image, not decoded
-    whole: Whole | None  # in its place, decoded, when it is kept in memory
+    opened: Opened | None  # not decoded
+    whole: Whole | None = None  # in its place, decoded, when it is kept in memory
+
+
+class Stored(NamedTuple):
+    """A sample: its images, and everything about it that the batch holds."""
+
+    images: dict[str, Image]  # "image" and pixel sets of further members
     texts: list[tuple[float, list[str]]]
     image_id: int
     fields: dict[str, Any]  # values of the batch fields, by name
@@ -35,7 +41,7 @@ class Stored(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Return the bytes that all but the image takes in memory, about."""
+        """Return the bytes that all but the images takes in memory, about."""
         return ABOUT + 2 * sum(len(text) for _, texts in self.texts for text in texts)
 
 
@@ -116,22 +122,25 @@ class Store:
             if isinstance(found, Fault):
                 raise found
             stored = self._parse(found, number_)
-            if self.keeps and stored.opened is not None:
-                stored = stored._replace(opened=None, whole=self.medium.decode(stored.opened))
-                if self._take(self.medium.bytes_of(stored.whole) + stored.cost):
+            if self.keeps:
+                kept = {n: Image(one.size, None, self.medium.decode(one.opened)) for n, one in stored.images.items()}
+                stored = stored._replace(images=kept)
+                if self._take(sum(self.medium.bytes_of(one.whole) for one in kept.values()) + stored.cost):
                     self._stored[number_] = stored
             return stored
         except Fault as fault:
             return self.entry(number_, fault)
 
     def _parse(self, sample: Sample, number_: int) -> Stored:
-        """Read the header of the image, the captions and the batch fields of a sample. Raises Fault."""
+        """Read the headers of the images, the captions and the batch fields of a sample. Raises Fault."""
         data = sample.image(self.medium.members)
-        opened = self.medium.open(data, sample.members)
+        files = {"image": data} | {name: sample.further(end) for name, end in self.config.members().items()}
+        opened = {name: self.medium.open(file, sample.members) for name, file in files.items()}
+        images = {name: Image(one.size, one) for name, one in opened.items()}
         lost: list[Fault] = []
         texts = self.chooser.candidates(sample, lost)
         values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
-        return Stored(opened.size, opened, None, texts, identity(data), values, sample.key, tuple(lost))
+        return Stored(images, texts, identity(data), values, sample.key, tuple(lost))
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""

@@ -40,6 +40,13 @@ class Sample(NamedTuple):
                 return self.members[extension]
         raise Fault("no_image", f"it has {', '.join(self.members) or 'nothing'}")
 
+    def further(self, extension: str) -> bytes:
+        """Return the bytes of a further image of it. Raises Fault."""
+        if extension not in self.members:
+            raise Fault("no_member", f"it has no {extension}")
+        check_image(len(self.members[extension]), extension)
+        return self.members[extension]
+
     def entry(self, fault: Fault) -> Entry:
         """Return the ledger's line for a fault of this sample."""
         return Entry(self.shard, self.row, self.key, fault.reason, fault.detail)
@@ -50,6 +57,7 @@ class Shards:
 
     A sample is usable when it has an image and one of `captions` (extensions); the others are counted in `ledger`.
     `images` are the extensions of images, True for those of photographs, none where images do not count.
+    `further` are those of more images, which a sample need not have.
     With `subset` (sorted uids, see subset.py) only the samples that it names. Of a member that is longer than any value
     may be, no more is read than tells so, unless members are to be given `whole`, to be copied.
     """
@@ -63,10 +71,11 @@ class Shards:
         images: bool | Sequence[str] = True,
         subset: NDArray[Any] | None = None,
         whole: bool = False,
+        further: Sequence[str] = (),
     ) -> None:
-        self.indices, self._whole = list(indices), whole
+        self.indices, self._whole, self._further = list(indices), whole, frozenset(further)
         self._images = (IMAGES if images else ()) if isinstance(images, bool) else tuple(images)
-        self.wanted = frozenset([*captions, *extras, *self._images])
+        self.wanted = frozenset([*captions, *extras, *self._images, *further])
         self.reader = Reader()
         self.alone = False  # whether a sample is read without its neighbours, because they will not be wanted soon
         self._rows: list[Ints | None] = []  # usable rows; None where all are
@@ -143,9 +152,12 @@ class Shards:
         image = next((extension for extension in self._images or IMAGES if extension in sizes), "")
         if self._images and image:
             check_image(sizes[image], image)
+        for extension in self._further & sizes.keys():
+            check_image(sizes[extension], extension)
         if self._whole:
             return members
-        return [(e, at, size if e == image else min(size, JSON_BYTES + 1)) for e, at, size in members]
+        images = {image} | self._further
+        return [(e, at, size if e in images else min(size, JSON_BYTES + 1)) for e, at, size in members]
 
     def _bytes(self, index: ShardIndex, row: int, members: list[tuple[str, int, int]]) -> Iterable[tuple[str, bytes]]:
         try:

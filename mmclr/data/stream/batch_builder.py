@@ -20,6 +20,7 @@ from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.batch import Batch
+from mmclr.data.stream.cuts import cuts, places
 from mmclr.data.stream.order import Order
 from mmclr.errors import UserError
 
@@ -40,9 +41,9 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, medium: Medium, views: int, texts: int, readers: Mapping[str, Reader]) -> None:
-        self.pixels = np.zeros((1 + views, count, *medium.shape), medium.dtype)
-        self.boxes = np.zeros((count, 1 + views, 4), np.float32)
+    def __init__(self, count: int, medium: Medium, cuts: int, texts: int, readers: Mapping[str, Reader]) -> None:
+        self.pixels = np.zeros((cuts, count, *medium.shape), medium.dtype)
+        self.boxes = np.zeros((count, cuts, 4), np.float32)
         self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 2), -1, np.int64)  # image, caption
         self.draws = np.zeros(count, np.uint64)
@@ -73,8 +74,8 @@ class Assembler:
         self.chooser = Chooser(
             config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
         )
-        self.augments = medium.augments
-        self.made = config.makers()
+        self.made, self.cuts = config.makers(), cuts(config, medium)
+        self.places = places(self.cuts)
         self.store = Store(config, parts, readers, self.chooser, medium)
 
     def __call__(self, start: Start) -> Batch:
@@ -82,7 +83,7 @@ class Assembler:
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
         texts = self.captions + self.config.text_views
-        rows = Rows(self.rows, self.medium, self.config.views, texts, self.store.readers)
+        rows = Rows(self.rows, self.medium, len(self.cuts), texts, self.store.readers)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -103,8 +104,11 @@ class Assembler:
         words = key(np.full(len(part), self.seed), epoch[part], sample[part])
         text_words = key(words, TEXT)
         opened = list(self.store.open(sample[part].tolist()))
-        sizes = np.array([s.size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
-        recipes = [self.medium.draw(how, sizes, key(words, view)) for view, how in enumerate(self.augments)]
+        sizes = {
+            name: np.array([s.images[name].size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
+            for name in dict.fromkeys(cut.image for cut in self.cuts)
+        }
+        recipes = [self.medium.draw(cut.augment, sizes[cut.image], key(words, *cut.stage)) for cut in self.cuts]
         bad = []
         for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
             if isinstance(stored, Stored):
@@ -119,13 +123,16 @@ class Assembler:
         return bad
 
     def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Drawn]) -> None:
-        """Put the views of an image into their places. Raises Fault."""
-        whole, medium = stored.whole, self.medium
-        if whole is None:
-            whole = medium.decode(stored.opened, min(recipe.shrink(medium.size) for recipe in recipes))
-        for view, recipe in enumerate(recipes):
-            rows.pixels[view, row] = medium.cut(whole, recipe)
-            rows.boxes[row, view] = recipe.place(stored.size)
+        """Put what is cut of a sample's images into its place. Raises Fault."""
+        medium = self.medium
+        for name, image in stored.images.items():
+            mine = [(at, drawn) for at, (cut, drawn) in enumerate(zip(self.cuts, recipes)) if cut.image == name]
+            whole = image.whole
+            if whole is None:
+                whole = medium.decode(image.opened, min(drawn.shrink(medium.size) for _, drawn in mine))
+            for at, drawn in mine:
+                rows.pixels[at, row] = medium.cut(whole, drawn)
+                rows.boxes[row, at] = drawn.place(image.size)
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
@@ -153,10 +160,10 @@ class Assembler:
         pixels = self.medium.batched(_take(rows.pixels, order))
         return Batch(
             pixels=pixels[0],
-            sets={"views": pixels[1:].transpose(0, 1)} if self.config.views else {},
+            sets={name: pixels[at].transpose(0, 1) for name, at in self.places.items() if name != "image"},
             made=self.made,
             draws=torch.from_numpy(rows.draws[order].view(np.int64)) if self.made else None,
-            view_boxes=boxes[:, 1:].contiguous() if self.config.views else None,
+            view_boxes=boxes[:, self.places["views"]].contiguous() if self.config.views else None,
             tokens=tokens[:, : self.captions].flatten(0, 1),
             lengths=lengths[:, : self.captions].flatten(0, 1),
             text_view_tokens=tokens[:, self.captions :] if self.config.text_views else None,

@@ -154,17 +154,18 @@ def _fields(config: DataConfig) -> dict[str, list[str]]:
     for name, reader in field_readers.members(config).items():
         short = "" if name in config.fields else FIELDS[name].short
         named[f"data.{short or f'fields.{name}'}"] = [reader.field.text]
-    return named
+    return named | {f"data.{name}": [member] for name, member in config.members().items()}
 
 
 def _open(config: DataConfig, medium: Medium, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
     extras = medium.beside + extensions([reader.field.text for reader in field_readers.members(config).values()])
+    further = [*config.members().values()]
     subset = read_subset(config.subset) if config.subset else None
     parts = []
     for source in config.sources().values():
         indices = open_indices(expand(source.urls, config.allow_pipe))
-        parts.append(Shards(indices, captions, extras, ledger, medium.members, subset))
+        parts.append(Shards(indices, captions, extras, ledger, medium.members, subset, further=further))
         parts[-1].alone = config.block == 1
     return parts

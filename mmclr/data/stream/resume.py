@@ -33,9 +33,9 @@ ADDED = {"order", "keys", "rows", "weights", "block", "window"}  # which older c
 # signed address and the names of a mixture's sources.
 MAY_CHANGE = frozenset(
     {"caption", "fields", "label", "weight", "clusters", "augment", "views", "view_augment", "split", "edits",
-     "degrade", "turned", "texts", "text_views", "view_edits", "decoder", "resample", "background", "max_pixels",
-     "max_characters", "faults", "max_faults", "workers", "bucket", "cache", "cache_bytes", "allow_pipe", "patience",
-     "batch", "tail"}
+     "view_augments", "companion", "generated", "degrade", "turned", "texts", "text_views", "view_edits", "decoder",
+     "resample", "background", "max_pixels", "max_characters", "faults", "max_faults", "workers", "bucket", "cache",
+     "cache_bytes", "allow_pipe", "patience", "batch", "tail"}
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
 import time
 from collections import Counter
@@ -55,8 +56,10 @@ def report(t: Trainer, run: RunConfig) -> Iterator[str]:
     yield parameters(t)
     world, own = parallel.world(), len(batch.weights)
     micro = f" in micro-batches of {run.micro_batch}" if 0 < run.micro_batch < own else ""
+    passes = " + ".join(f"{count} {name}" for name, count in forecast.seen(run).items())
     shared = f", which share out {', '.join(sorted(t.strategy.cut))}" if t.strategy.cut and world > 1 else ""
     yield f"step         {run.data.batch:,} pairs; {own:,} on each of {world} processes{micro}{shared}"
+    yield f"images       {passes} of each pair go through the image tower, forward and backward"
     yield f"threads      {t.threads} of {threads.cores()} cores, in each process"
     yield f"compute      {flops / own / 1e9:,.3g} GFLOP a sample, forward and backward, as counted"
     kind = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[t.step.precision]
@@ -82,9 +85,9 @@ def scrambled(batch: Batch, t: Trainer) -> Batch:
 
 
 def noise(pixels: Tensor) -> Tensor:
-    """Return random numbers of the same shape and type: uint8, or floats in [0, 1]."""
+    """Return random numbers of the same shape and type: uint8, or floats in [0, 1]; NaN behind an array's end."""
     if pixels.is_floating_point():
-        return torch.rand(pixels.shape, dtype=pixels.dtype)
+        return torch.rand(pixels.shape, dtype=pixels.dtype).masked_fill(pixels.isnan(), math.nan)
     return torch.randint(0, 256, pixels.shape, dtype=torch.uint8)
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 
+import numpy as np
+
+from mmclr.data.pixels.choose import choose
+from mmclr.features.provider import build_providers
+from mmclr.losses.weighted_sum import build_terms, needs
 from mmclr.train.run import RunConfig
+from mmclr.vocabulary import FEATURES
 
 # Numbers that a transformer block keeps for its backward, per token and unit of width: the inputs of both norms (2),
 # what they give (2), queries, keys, values (3), attention's output (1), the MLP's hidden units before and after the
@@ -27,16 +34,41 @@ def memory(
     if BYTES[kind] < 4:
         kept += 2 * weights  # autocast's copies of the weights
     pairs = run.data.batch / processes
-    return kept + activations(run, min(run.micro_batch or pairs, pairs), tokens, BYTES[kind])
+    at_once = min(run.micro_batch or pairs, pairs)
+    return kept + pixels(run, pairs, at_once) + activations(run, at_once, tokens, BYTES[kind])
+
+
+def asked(run: RunConfig) -> frozenset[str]:
+    """Return the features that the run's objectives and providers ask for."""
+    own = build_providers(run.providers).values()
+    terms = build_terms(run.objectives, run.micro_batch, bool(run.teacher))
+    return frozenset(needs(terms).union(*(provider.asks for provider in own)))
+
+
+def seen(run: RunConfig) -> dict[str, int]:
+    """Return what the image tower keeps activations of, for each sample: its image, and how many of each pixel set."""
+    taught = {FEATURES[name].pixels for name in asked(run) if FEATURES[name].gradient}
+    return {"image": 1} | {name: count for name, count in run.data.pixel_sets().items() if name in taught}
+
+
+def pixels(run: RunConfig, pairs: float, at_once: float) -> float:
+    """Return the bytes of pixels: of `pairs` samples as they are loaded, of `at_once` as the tower takes them."""
+    data = run.data.asked_alone(asked(run))
+    medium = choose(run.model.image, data)
+    view, made = math.prod(medium.shape), data.makers()
+    loaded = 1 + sum(count for name, count in data.pixel_sets().items() if name not in made)
+    return view * (pairs * loaded * np.dtype(medium.dtype).itemsize + at_once * 4 * sum(seen(run).values()))
 
 
 def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> float:
     """Return the bytes that both towers keep for the backward. tokens: of a caption; size: bytes of a number."""
     image, text = run.model.image, run.model.text
-    seen = 1 - min(run.patch_dropout.first, run.patch_dropout.last)
-    patches = image.patches * seen + 1
+    patches = image.patches * (1 - min(run.patch_dropout.first, run.patch_dropout.last)) + 1
+    images, texts = sum(seen(run).values()), run.data.texts
+    if "text_views" in asked(run):
+        texts += run.data.text_views
     total = 0.0
-    for length, tower in ((patches, image), (tokens * run.data.texts, text)):
+    for length, tower in ((patches * images, image), (tokens * texts, text)):
         if run.activation_checkpointing:  # each block's input, and all of one block
             kept = tower.layers + KEPT_PER_BLOCK
         else:

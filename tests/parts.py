@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import sys
 import tarfile
@@ -77,3 +78,16 @@ def shard(path):
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     return str(path)
+
+
+def run(folder, *overrides):
+    """Train two steps of the smallest run on such a shard; return the rows of its log."""
+    from mmclr.config import load
+    from mmclr.train.run import RunConfig
+    from mmclr.train.trainer import train
+
+    folder.mkdir(exist_ok=True)
+    own = [f"data.train={shard(folder / '0.tar')}", f"out={folder / 'run'}", "steps=2", "trackers=none", "threads=1"]
+    train(load(RunConfig, "debug.yaml", [*own, *overrides]), quiet=True)
+    rows = map(json.loads, (folder / "run" / "log.jsonl").read_text().splitlines())
+    return [row for row in rows if "loss" in row]

@@ -1,9 +1,11 @@
 """One small addition of each kind: the files that are written by hand, by path, and the lines of tables, by anchor.
 
-Each brings its own test, which test_additions.py runs in a copy of the repository.
+Each brings its own test, which test_additions.py runs in a copy of the repository; here those that a training takes.
 """
 
 from __future__ import annotations
+
+from tests.house.additions_beside import EVALUATION, FORMAT, LIBRARY, SCORER, TOOL
 
 OBJECTIVE = {
     "mmclr/losses/pairs/halved.py": '''"""Half the distance of a pair."""
@@ -31,11 +33,14 @@ class Halved(Objective, key="halved", cost="local"):
 
 from mmclr.losses import build
 from mmclr.papers.catalogue import entries
+from tests import parts
 
 
-def test_it_is_half_the_distance():
+def test_a_run_takes_half_the_distance(tmp_path):
     x = torch.eye(2)
     assert build("halved", {})(image=x, text=x.flip(0), weights=torch.ones(2)).item() == 0.5
+    rows = parts.run(tmp_path, "objectives={halved: {share: 4.0}}")
+    assert all(0 < row["halved"] <= 0.5 for row in rows)
     assert "halved" in {entry.key for entry in entries()}
 """,
 }
@@ -59,12 +64,16 @@ class Upright(Provider, key="upright"):
     "tests/features/test_upright.py": """import torch
 
 from mmclr.features.provider import build_providers
+from tests import parts
 
 
-def test_the_first_feature_is_positive():
+def test_an_objective_takes_what_it_makes(tmp_path):
     made = build_providers({"up": {"use": "upright"}})["up"]
     out = made(None, {"upright_image"}, {"image": torch.randn(5, 3)}, 0.0)["upright_image"]
     assert (out[:, 0] > 0).all()
+    words = ["providers={up: {use: upright}}", "objectives={up: {use: clip, inputs: {image: upright_image}}}"]
+    plain, turned = parts.run(tmp_path / "a")[0], parts.run(tmp_path / "b", *words)[0]
+    assert turned["up"] != turned["clip"] == plain["clip"]
 """,
 }
 PROVIDER_ROW = (
@@ -78,74 +87,42 @@ FIELD_ROW = (
     '    "price":    Row("number", "what the thing in the image costs, NaN where it is missing"),\n',
 )
 FIELD_PROOF = {
-    "tests/data/test_price.py": """import torch
+    "tests/data/test_price.py": """import io
+import json
+import tarfile
 
-from mmclr import vocabulary
-from mmclr.config import load
+import torch
+
+from mmclr import parallel
 from mmclr.losses.objective import Objective
-from mmclr.train.run import RunConfig
+from tests import parts
+
+SEEN = []
 
 
 class Cheap(Objective, key="cheap", cost="local"):
-    def forward(self, price, weights):
-        return (price.nan_to_num() * weights).mean()
+    def forward(self, price, image, weights):
+        SEEN.append(price)
+        return parallel.mean(price.nan_to_num() * image[:, 0].square(), weights)
 
 
-def test_objectives_and_configs_know_it():
-    assert vocabulary.FEATURES["price"].provider == "batch"
-    assert Cheap.needs == ("price", "weights")
-    run = load(RunConfig, "base.yaml", ["data.train=x.tar", "data.fields={price: json:cost}"])
-    assert run.data.fields["price"] == "json:cost"
-""",
-}
-EVALUATION = {
-    "eval/suites/geometry/own_count.py": '''"""Count the images of a set."""
+def test_it_comes_from_the_json_to_an_objective(tmp_path, monkeypatch):
+    def priced(path):
+        with tarfile.open(shard(path), "a") as tar:
+            for i in range(0, 32, 2):
+                data = json.dumps({"cost": i + 0.5}).encode()
+                info = tarfile.TarInfo(f"{i:03d}.json")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        return str(path)
 
-from mmclr.eval.result import Result
-from mmclr.eval.suite import Suite
-
-
-def run(embedder, data, args):
-    facts = {"task": "own_count", "dataset": data.name, "model": "none"}
-    return Result.of({"images": len(data)}, sizes={"images": len(data)}, seconds=0.0, **facts)
-
-
-suite = Suite("own_count", __doc__, "examples:\\n  mmclr eval own_count MODEL --data SET\\n", run=run)
-main = suite.main
-''',
-    "tests/eval/test_own_count.py": """from mmclr.cli import commands
-from mmclr.eval import suites
-
-
-def test_it_is_a_command_and_an_evaluation_of_trainings():
-    assert commands()["eval own_count"] == "mmclr.eval.suites.geometry.own_count"
-    assert suites.find("own_count").name == "own_count"
-""",
-}
-TOOL = {
-    "data_tools/commands/inspect/own_total.py": '''"""Say how many bytes shards have."""
-
-import argparse
-from pathlib import Path
-
-
-def main(argv):
-    """Print the sum."""
-    parser = argparse.ArgumentParser(description="Add up the bytes.", epilog="example: mmclr data own-total a.tar")
-    parser.add_argument("shards", nargs="+", type=Path)
-    print(sum(path.stat().st_size for path in parser.parse_args(argv).shards))
-''',
-    "tests/data/test_own_total.py": """import sys
-
-from mmclr import cli
-
-WRITES = {"data own-total": ["SHARD"]}
-
-
-def test_it_is_a_command(tmp_path, capsys):
-    (tmp_path / "a.tar").write_bytes(b"12345")
-    assert not cli.main(["data", "own-total", str(tmp_path / "a.tar")])
-    assert capsys.readouterr().out.strip() == "5"
+    shard = parts.shard
+    monkeypatch.setattr(parts, "shard", priced)
+    rows = parts.run(tmp_path, "objectives={cheap: {}}", "data.fields={price: json:cost}")
+    assert all(row["cheap"] > 0 for row in rows)
+    found = torch.cat(SEEN).unique()
+    assert set(found[~found.isnan()].tolist()) <= {i + 0.5 for i in range(0, 32, 2)}
+    assert found.isnan().any()
 """,
 }
 ORDER = {
@@ -180,7 +157,11 @@ class Backwards(Order, key="backwards"):
 ''',
     "tests/data/test_backwards.py": """import numpy as np
 
+from mmclr.config import load
+from mmclr.data.samples.text import Tokenizer
 from mmclr.data.stream import order
+from mmclr.data.stream.loader import DataConfig, Loader
+from tests import parts
 
 
 def test_it_is_found_by_its_key():
@@ -188,6 +169,13 @@ def test_it_is_found_by_its_key():
     made.setup(order.Stream(sizes=[3], weights=[1.0], seed=0, batch=1, labels=lambda name: None))
     sample, epoch = made.at(np.arange(4))
     assert (sample.tolist(), epoch.tolist()) == ([2, 1, 0, 2], [0, 0, 0, 1])
+
+
+def test_a_loader_gives_batches_in_it(tmp_path):
+    config = load(DataConfig, {"train": parts.shard(tmp_path / "0.tar"), "batch": 8, "order": "backwards"})
+    words = Tokenizer.train(["colour number"] * 9, 600, context=16)
+    batch = next(iter(Loader(config, words, 32, seed=0)))
+    assert list(batch.keys) == [f"{i:03d}" for i in range(31, 23, -1)]
 """,
 }
 HEAD = {
@@ -223,61 +211,16 @@ class Turned(HeadConfig, key="turned"):
     "tests/models/test_turned.py": """import torch
 
 from mmclr.losses.weighted_sum import build_terms
+from tests import parts
 
 
-def test_a_config_puts_it_before_an_objective():
+def test_a_run_puts_it_before_an_objective(tmp_path):
     term = build_terms({"clip": {"head": {"use": "turned"}}})["clip"]
     assert (term.objective.how.make(2)(torch.ones(1, 2), "image") == -1).all()
+    both = parts.run(tmp_path, "objectives={turned: {use: clip, head: {use: turned}}}")
+    assert all(abs(row["turned"] - row["clip"]) < 1e-5 for row in both)  # a cosine keeps its sign
 """,
 }
-LIBRARY = {
-    "mmclr/models/foreign/libraries/mine.py": '''"""A library of towers like transformers."""
-
-from mmclr.models.foreign.libraries.transformers import Image, Text, describe, fill_tower
-
-__all__ = ["Image", "Text", "describe", "fill_tower"]
-''',
-    "tests/models/test_mine.py": """import json
-
-from mmclr.config import check
-from mmclr.models.config import ModelConfig
-from mmclr.models.resolve import resolve
-
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-
-
-def test_its_towers_are_described(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **SIZES, "image_size": 32, "patch_size": 8}))
-    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(half))
-    foreign = {"source": f"mine:{tmp_path}", "pool": "cls"}
-    config = resolve(check(ModelConfig, {"preset": "icons", "image": {"foreign": foreign}}))
-    assert config.image.foreign.library == "mine"
-    assert config.image.width == 16
-""",
-}
-FORMAT = {
-    "mmclr/export/commands/own_format.py": '''"""Write a folder of my own format."""
-
-from mmclr.export.format import Format
-
-FORMAT = Format("own.bin", "own", "Call it {name}.")
-
-
-def main(argv):
-    """Write it."""
-''',
-    "tests/export/test_own_format.py": """from mmclr.cli import commands
-from mmclr.export.commands import verify
-
-
-def test_it_is_a_command_whose_folders_are_told(tmp_path):
-    assert "export own_format" in commands()
-    (tmp_path / "own.bin").touch()
-    assert verify._module(tmp_path).__name__ == "mmclr.export.commands.own_format"
-""",
-}
-
 # kind: files written by hand (its own test among them), lines in tables, files at most, a proof that is no part of it
 KINDS = {
     "objective": (OBJECTIVE, (), 2, {}),
@@ -287,6 +230,7 @@ KINDS = {
     "data tool": (TOOL, (), 2, {}),
     "order": (ORDER, (), 2, {}),
     "head": (HEAD, (), 2, {}),
+    "scorer": (SCORER, (), 2, {}),
     "library of towers": (LIBRARY, (), 3, {}),
     "export format": (FORMAT, (), 3, {}),
 }

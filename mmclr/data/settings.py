@@ -162,7 +162,7 @@ class DataConfig:
         self._refuse("augment", "view_augment", "is of images, and model.image.array takes arrays: set data.array_{}")
         if made := [*self.view_augments, *self.makers()]:
             key = SETS[made[0]].setting.partition("=")[0]
-            raise ConfigError(f"data.{key} makes copies of images, and model.image.array takes arrays: leave it out")
+            raise ConfigError(f"data.{key} is of images, and model.image.array takes arrays: leave it out")
         return [self.array_augment] + [self.array_view_augment] * self.views
 
     def refuse_array_augments(self) -> None:

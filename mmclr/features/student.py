@@ -88,7 +88,7 @@ class Student(Provider, key="student", made_by="model"):
         if not taught & towers.IMAGES:
             tower = model.vision_model.post_layernorm if told else model.vision_model
             unasked += [tower, model.visual_projection]  # type: ignore[list-item]
-        elif taught & towers.IMAGES <= towers.BELOW and not told:
+        elif taught & towers.IMAGES <= towers.BELOW:
             unasked += [model.visual_projection]
         if not taught & towers.TEXTS:
             unasked += [model.text_projection, None if told else model.text_model]

@@ -270,6 +270,19 @@ def test_what_the_config_lacks_is_said(needs, message):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
+        ({"turned": "rotation"}, "data.turned is of images, and model.image.array takes arrays: leave it out"),
+        ({"degrade": {"blur": 1}}, "data.degrade.blur is of images"),
+        ({"view_augments": FAMILIES}, "data.view_augments.strong_views.count is of images"),
+    ],
+)
+def test_arrays_have_no_copies_and_families(tree, message):
+    with pytest.raises(ConfigError, match=message):
+        check(DataConfig, {"train": "a.tar", **tree}).array_augments()
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
         ({"degrade": {"blur": -1}}, "data.degrade: blur must be at least 0, not -1"),
         ({"degrade": {"sigma": [4, 1]}}, r"data.degrade: sigma is a range .* not \[4.0, 1.0\]"),
         ({"turned": "mirror"}, "data.turned"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from torch import Tensor, nn
 
 from mmclr import plugins
 from mmclr.config import nearest
@@ -71,8 +72,11 @@ def open_model(source: str | Path, weights: str = "auto", head: str = "") -> Tra
     return Trained(found.eval().requires_grad_(False), folder, files)
 
 
-def _read(config: Path, state: Path, term: str, width: int) -> Head:
-    """Return the head of an objective, from the config and the state of a checkpoint."""
+def open_term(config: Path, state: Path, term: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return an objective of a checkpoint's config as it is before `setup`, and its weights of the last step by name.
+
+    Raises UserError where there is no such objective, or no checkpoint but a model alone.
+    """
     if not (config.is_file() and state.is_file()):
         raise UserError(f"{config.parent}: no head there; heads are in a run's checkpoints, not in exported models")
     tree = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -82,12 +86,18 @@ def _read(config: Path, state: Path, term: str, width: int) -> Head:
         raise UserError(f"{config}: {error}{plugins.not_loaded(tree)}") from None
     if term not in terms:
         raise UserError(f"{config}: there is no objective {term!r}{nearest(term, terms)}")
-    objective = terms[term].objective
-    objective.setup(Facts.example(width=width))
+    prefix = f"{term}."
+    weights = {n.removeprefix(prefix): value for n, value in read_weights(state).items() if n.startswith(prefix)}
+    return terms[term].objective, weights
+
+
+def _read(config: Path, state: Path, term: str, width: int) -> Head:
+    """Return the head of an objective, from the config and the state of a checkpoint."""
+    objective, weights = open_term(config, state, term)
+    objective.setup(Facts.example(width=width))  # type: ignore[operator]
     head = getattr(objective, "head", None)
     if not isinstance(head, Head):
         raise UserError(f"{config}: the objective {term} has no head that could be used")
-    prefix = f"{term}.head."
-    weights = {n.removeprefix(prefix): value for n, value in read_weights(state).items() if n.startswith(prefix)}
-    load_weights(head, weights, str(state))
+    prefix = "head."
+    load_weights(head, {n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}, str(state))
     return head

@@ -179,6 +179,8 @@ def add_examples(page: Page, path: Path) -> None:
     if kinds.get("separability"):
         rows = [(name, f"{n:,}", f"{value:.3f}") for name, n, value in kinds["separability"]]
         page.table("How far classes are apart", ("class", "images", "ICNN"), rows)
+    if kinds.get("relations"):
+        _add_relations(page, kinds["relations"])
     if drawn := figures(kinds):
         page.charts("How they lie", drawn)
 
@@ -211,6 +213,15 @@ def _add_confusions(page: Page, tree: Mapping[str, Any]) -> None:
 def _image(tree: Mapping[str, Any]) -> bytes:
     """Return the image of an example; results of 0.1 call it `picture`."""
     return base64.b64decode(tree["image"] if "image" in tree else tree["picture"])
+
+
+def _add_relations(page: Page, tree: Mapping[str, Any]) -> None:
+    note = "Share of the features that two classes have in common by their gate; darker is more."
+    page.add(
+        "How classes are related",
+        scatter.heatmap("features in common", tree["matrix"], tree["classes"], note=note, shares=False),
+    )
+    page.table("", ("class", "class", "in common"), [(a, b, f"{value:.3f}") for a, b, value in tree["pairs"]])
 
 
 def _query(tree: Mapping[str, Any]) -> Query:

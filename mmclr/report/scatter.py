@@ -28,8 +28,16 @@ def scatter(title: str, groups: Mapping[str, Sequence[Sequence[object]]], *, not
     return figure(title, render("scatter.svg", dots=dots), note, list(groups), size=(SIDE, SIDE))
 
 
-def heatmap(title: str, matrix: Sequence[Sequence[float]], names: Sequence[str], *, note: str = "") -> Markup:
-    """Draw a matrix, each row as shares of its sum; the numbers show under the pointer."""
+def heatmap(
+    title: str, matrix: Sequence[Sequence[float]], names: Sequence[str], *, note: str = "", shares: bool = True
+) -> Markup:
+    """Draw a matrix; the numbers show under the pointer.
+
+    Its rows are drawn as shares of their sums, or without `shares` its numbers between the least and the largest that
+    are off the diagonal.
+    """
+    others = [value for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j] or [0.0]
+    low, span = min(others), (max(others) - min(others)) or 1.0
     cell = max(6.0, min(26.0, 620 / len(names)))
     room = min(150.0, 6.2 * max(map(len, names)) + 8)
     rows = []
@@ -39,8 +47,8 @@ def heatmap(title: str, matrix: Sequence[Sequence[float]], names: Sequence[str],
             {
                 "kind": "own" if i == j else "other",
                 "x": f"{room + j * cell:.1f}",
-                "shade": f"{0.08 + 0.92 * value / total:.3f}",
-                "hint": f"{name} → {names[j]}: {value:g} of {total:g}",
+                "shade": f"{0.08 + 0.92 * (value / total if shares else min(1.0, max(0.0, (value - low) / span))):.3f}",
+                "hint": f"{name} → {names[j]}: {value:g}" + (f" of {total:g}" if shares else ""),
             }
             for j, value in enumerate(row)
             if value

@@ -107,3 +107,16 @@ def contrast(
 def binary_entropy(gate: Tensor) -> Tensor:
     """Return the entropy of numbers in (0, 1), each a chance, elementwise."""
     return torch.special.entr(gate) + torch.special.entr(1 - gate)
+
+
+@torch.no_grad()
+def overlaps(objective: Hydra) -> Tensor:
+    """Return what share of the features each two classes have in common: the mean of their gate, [C, C].
+
+    The norms' statistics are those of all pairs of two classes, each pair once.
+    """
+    count = objective.code.num_embeddings
+    one, other = torch.triu_indices(count, count, 1)
+    found = objective.code.weight.new_ones(count, count)
+    found[one, other] = found[other, one] = objective._gates(one, other).mean(1)
+    return found

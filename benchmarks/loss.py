@@ -24,11 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import paper_objectives
 import torch
 import torch.distributed as dist
 from open_clip.loss import ClipLoss, SigLipLoss
-from paper_objectives import status
+from paper_objectives import papers, status
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -171,16 +170,6 @@ def memory(quick: bool) -> dict[str, Any]:
     return found | {f"clip_memory_ratio_{small // 1024}k": extra["open_clip", small] / extra["clip", small]}
 
 
-def papers(quick: bool) -> dict[str, Any]:
-    """Extra memory and time of the objectives of papers at B = 8192, where one [B, B] takes 256 MiB."""
-    b, found = 2048 if quick else 8192, {}
-    for key in paper_objectives.KEYS:
-        row = json.loads(child(key, str(b), file=paper_objectives.__file__))
-        found |= {f"{key}_extra_mib_{b // 1024}k": row["mib"], f"{key}_seconds_{b // 1024}k": row["seconds"]}
-        print(f"  {key} {b // 1024}k: {row['mib']:.1f} MiB, {row['seconds']:.1f} s", flush=True)
-    return found
-
-
 def accuracy(quick: bool) -> dict[str, Any]:
     """Relative errors against float64, of the loss and of the gradients of images and scale, at four true losses."""
     found = {}
@@ -252,9 +241,9 @@ def _rank(rank: int, world: int, rounds: int, meeting: str) -> None:
     dist.destroy_process_group()
 
 
-def child(*args: str, file: str = __file__, **environment: str) -> str:
-    """Run a file, this one, in a process of its own and return its last line of output."""
-    command = [sys.executable, file, *args]
+def child(*args: str, **environment: str) -> str:
+    """Run this file in a process of its own and return its last line of output."""
+    command = [sys.executable, __file__, *args]
     done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=True)
     *shown, last = done.stdout.strip().splitlines()
     print(*shown, sep="\n", end="\n" if shown else "")

@@ -9,6 +9,7 @@ seconds. What is streamed grows with B; one [B, B] in float32 takes 256 MiB, and
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,17 @@ def measure(key: str, b: int, width: int = 512) -> dict[str, float]:
     leaves = [*features.values(), *made.parameters()]
     gradients = sum(x.nbytes for x in leaves if x.requires_grad)
     return {"mib": (status("VmHWM") - before) / 1024 - gradients / 2**20, "seconds": seconds}
+
+
+def papers(quick: bool) -> dict[str, Any]:
+    """Measure all of them at B = 8192, each in a process of its own."""
+    b, found = 2048 if quick else 8192, {}
+    for key in KEYS:
+        done = subprocess.run([sys.executable, __file__, key, str(b)], stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(done.stdout.splitlines()[-1])
+        found |= {f"{key}_extra_mib_{b // 1024}k": row["mib"], f"{key}_seconds_{b // 1024}k": row["seconds"]}
+        print(f"  {key} {b // 1024}k: {row['mib']:.1f} MiB, {row['seconds']:.1f} s", flush=True)
+    return found
 
 
 def status(field: str) -> int:

@@ -30,7 +30,7 @@ SHOWN = 40  # classes that a picture names, where there are groups to show in th
 PAIRS = 15  # of the most related classes that the report lists
 
 EXAMPLES = """examples:
-  mmclr eval relations runs/hydra --names classes.txt --out relations.json && mmclr report relations.json
+  mmclr eval relations runs/hydra --names classes.txt --out relations.json      for mmclr report relations.json
   mmclr eval relations runs/hydra --names classes.txt --groups groups.txt
 --names is what mmclr data label --names wrote. --groups has a group for each class, one a line, in the same order: then
 overlap_within and overlap_across are those of two classes of one group, and of two groups.

@@ -88,6 +88,14 @@ def add_data(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--caption", metavar="FIELD", help="where shards keep captions: txt (so without --label) or json:FIELD"
     )
+    p.add_argument(
+        "--image_members",
+        "--image-members",
+        nargs="+",
+        metavar="MEMBER",
+        help="where shards keep the images of a sample that has several, which count as one: jpg 1.jpg 2.jpg, or "
+        "json:FIELD with a list of such (default: a sample has one image)",
+    )
     p.add_argument("--language", default="en", help="goes into the result as it is")
     p.add_argument(
         "--encoding", default="", help="of a .csv, .tsv or .jsonl (default: UTF-8, or its byte order mark's)"
@@ -129,6 +137,8 @@ def add_classes(p: argparse.ArgumentParser) -> None:
 def dataset(args: argparse.Namespace, **changes: Any) -> EvalSet:
     """Open the set that the arguments name; `changes` replace some of them."""
     given: dict[str, Any] = {name: getattr(args, name) for name in ("data", "split", "caption", "label", "images")}
+    members = args.image_members or [""]
+    given["image_members"] = members[0] if len(members) == 1 else members
     given |= {"name": args.dataset, "language": args.language, "encoding": args.encoding, "max_faults": args.max_faults}
     given["templates"] = args.template or (_templates(args.templates, args.dataset) if args.templates else None)
     given["classnames"] = _names(args.classnames, args.dataset) if args.classnames else []

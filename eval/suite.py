@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Suite:
             check(args.out)
         ranks.join()
         data = self.open(args)
-        result = self.run(options.embedder(args), data, args)
+        result = self.measured(options.embedder(args), data, args)
         if ranks.speaks():
             written = result.save(args.out) if args.out else None  # first: its reader may be gone
             result.show()
@@ -72,7 +72,16 @@ class Suite:
     def measure(self, argv: list[str], embedder: Embedder) -> Result:
         """Run with the options of a command line, on a model that is loaded already."""
         args = self.parser().parse_args(argv)
-        return self.run(embedder, self.open(args), args)
+        return self.measured(embedder, self.open(args), args)
+
+    def measured(self, embedder: Embedder, data: Any, args: argparse.Namespace) -> Result:
+        """Run, and say how several images of an item became one row."""
+        result = self.run(embedder, data, args)
+        items = getattr(data, "items", None)
+        if items is None or not items.several:
+            return result
+        said = f"an item's images are one row, pooled by {embedder.model.config.image_pool}"
+        return replace(result, notes=[*result.notes, said])
 
 
 def about(embedder: Embedder, embedded: Embedded, **hashes: str) -> dict[str, Any]:

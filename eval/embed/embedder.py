@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from mmclr.eval.embed import ranks
-from mmclr.eval.embed.images import decoded
+from mmclr.eval.embed.images import Decoded, decoded
 from mmclr.eval.embed.store import DIGEST, Store
 from mmclr.eval.progress import bar
 from mmclr.eval.sets.evaluation_set import EvalSet
@@ -128,10 +128,12 @@ class Embedder:
         Raises UserError when that is too much of it: see EvalSet.check.
         """
         store = self._images if data.keep else Store()
-        mine, faults = self._add_images(data, store)
+        mine, faults, lost = self._add_images(data, store)
         digests = self._share(mine, store, len(data))
         store.flush()
         told = [json.loads(said) for said in parallel.say(json.dumps({i: f.args for i, f in faults.items()}))]
+        parts = map(json.loads, parallel.say(json.dumps([(i, fault.args) for i, fault in lost])))
+        data = data.noting([(i, Fault(*why)) for part in parts for i, why in part])
         rest = data.without({int(i): Fault(*why) for part in told for i, why in part.items()})
         rows = store.get([digest for digest in digests if digest in store])
         return Embedded(rest, rows, hash_of(digests))
@@ -140,21 +142,21 @@ class Embedder:
         """Call `images`, whose name this was; it goes with version 0.3."""
         return self.images(data)
 
-    def _add_images(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault]]:
-        """Embed this process's part of a set into the store; return the digests of the part, and its faults."""
+    def _add_images(self, data: EvalSet, store: Store) -> tuple[list[bytes], dict[int, Fault], list[tuple[int, Fault]]]:
+        """Embed this process's part of a set into the store; return its digests, its faults, and images it lost."""
         digests: list[bytes] = []
         faults: dict[int, Fault] = {}
+        lost: list[tuple[int, Fault]] = []
         part = ranks.part(len(data))
         with bar(f"images of {data.name}", len(part)) as advance:
             for batch in decoded(data, part, self.medium, self.batch, self.workers, store):
-                if batch.new:
-                    with self._computing():
-                        rows = self._encode_pixels(batch.pixels.to(self.device))
-                    store.add(batch.new, rows.to(self._kept).cpu())
+                for new, rows in self._encode_items(batch):
+                    store.add(new, rows)
                 digests += batch.digests
                 faults |= batch.faults
+                lost += batch.lost
                 advance(len(batch.digests))
-        return digests, faults
+        return digests, faults, lost
 
     def _share(self, mine: list[bytes], store: Store, n: int) -> list[bytes]:
         """Give all processes the digests and the rows of all n images."""
@@ -175,11 +177,24 @@ class Embedder:
         store.add([digest for digest, k in zip(digests, known.tolist()) if k], rows[known])
         return digests
 
-    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+    def _encode_items(self, batch: Decoded) -> Iterator[tuple[list[bytes], Tensor]]:
+        """Yield the new digests of a batch with their rows [m, D]: so many at a time as have self.batch images."""
+        for items, images in _groups(batch.counts.tolist(), self.batch):
+            with self._computing():
+                pixels, counts = batch.pixels[images].to(self.device), batch.counts[items].to(self.device)
+                rows = self._encode_pixels(pixels, counts)
+            yield batch.new[items], rows.to(self._kept).cpu()
+
+    def _encode_pixels(self, pixels: Tensor, counts: Tensor) -> Tensor:
+        """Pixels [n, ...] of all images, counts [m] of each item -> [m, D]."""
         normalised = self.model.normalise(pixels)
-        if self.head == "pre":
-            return F.normalize(self.alone("embed before the projection").vision_model(normalised), dim=-1)
-        return self.model.encode_image(normalised)
+        if self.head != "pre":
+            return self.model.encode_images(normalised, counts)
+        model = self.alone("embed before the projection")
+        if model.config.image_pool == "attention" and len(normalised) > len(counts):
+            raise UserError(f"{self.name}: its pool of several images lies behind the projection; leave out --head pre")
+        features = F.normalize(model.vision_model(normalised), dim=-1)
+        return features if len(features) == len(counts) else model.pool(features, counts)
 
     @property
     def _width(self) -> int:
@@ -245,6 +260,18 @@ def folder_hash(folder: Path, *more: Path) -> str:
 def hash_of(digests: Sequence[bytes]) -> str:
     """Return one hash of many."""
     return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+
+
+def _groups(counts: Sequence[int], most: int) -> Iterator[tuple[slice, slice]]:
+    """Cut items of so many images into consecutive groups of at most `most` images: slices of items, of images."""
+    first = begin = end = 0
+    for at, count in enumerate(counts):
+        if at > first and end - begin + count > most:
+            yield slice(first, at), slice(begin, end)
+            first, begin = at, end
+        end += count
+    if end > begin:
+        yield slice(first, len(counts)), slice(begin, end)
 
 
 def _by_tokens(order: Sequence[int], ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples import fields
+from mmclr.data.samples.images import Images
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.shards import Sample
 from mmclr.data.tabular import rows
@@ -37,6 +38,7 @@ class EvalSet:
     classnames: Sequence[str] = ()
     templates: Templates = PLAIN
     language: str = "en"
+    items: Images | None = None  # how a sample of several images names them: it is one row all the same
     keep: bool = True  # whether embeddings of its images may be asked for again
     skipped: Mapping[str, int] = field(default_factory=dict)  # what was left out, by reason (data.ledger.REASONS)
     faults: Sequence[Entry] = field(default=(), repr=False)  # the first few of each reason
@@ -52,14 +54,16 @@ class EvalSet:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def seen_by(self, medium: Medium, number: int) -> tuple[bytes, Mapping[str, bytes]]:
-        """Return the encoded image of a number that a medium takes, and the members beside it. Raises Fault."""
+    def seen_by(self, medium: Medium, number: int, lost: list[Fault]) -> tuple[list[bytes], Mapping[str, bytes]]:
+        """Return the encoded images of a number that a medium takes, at least one, and the members beside them.
+
+        An item of several may lack some, which are added to `lost`. Raises Fault.
+        """
         if self.sample is None:
-            return self.read(number), {}
+            return [self.read(number)], {}
         found = self.sample(number, frozenset([*medium.members, *medium.beside]))
-        return found.image(medium.members), {
-            name: found.members[name] for name in medium.beside if name in found.members
-        }
+        beside = {name: found.members[name] for name in medium.beside if name in found.members}
+        return (self.items or Images("")).of(found, medium.members, lost), beside
 
     @property
     def multilabel(self) -> bool:
@@ -87,14 +91,23 @@ class EvalSet:
         if not faults:
             return self
         kept = [i for i in range(len(self)) if i not in faults]
-        ledger = self.ledger
-        for i, fault in faults.items():
-            place = self.where(i) if self.where else Entry(self.name, i, self.keys[i], "", "")
-            ledger.add([place._replace(reason=fault.reason, detail=fault.detail)])
+        ledger = self._counting(faults.items())
         if not kept:
             lines = "\n".join(ledger.lines(met="left out"))
             raise UserError(f"{self.name}: none of its {len(self)} images can be used:\n{lines}")
         return replace(self._of(kept), **counted(ledger)).check()
+
+    def noting(self, lost: Sequence[tuple[int, Fault]]) -> EvalSet:
+        """Return the set with faults counted of images (number of the set, fault) that lose it none of its items."""
+        return replace(self, **counted(self._counting(lost))) if lost else self
+
+    def _counting(self, faults: Iterable[tuple[int, Fault]]) -> Ledger:
+        """Return the ledger with these faults of numbers of the set."""
+        ledger = self.ledger
+        for i, fault in faults:
+            place = self.where(i) if self.where else Entry(self.name, i, self.keys[i], "", "")
+            ledger.add([place._replace(reason=fault.reason, detail=fault.detail)])
+        return ledger
 
     def subset(self, numbers: Sequence[int], reason: str) -> EvalSet:
         """Return the set of these images, in this order; the others are counted under `reason`."""

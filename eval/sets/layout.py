@@ -57,6 +57,8 @@ def write(
     a classification. `root` is new, empty or was written by this; its other splits stay. Raises UserError where it
     holds others' files, or what the set is read from (`reads`).
     """
+    if data.items is not None and data.items.several:
+        raise UserError(f"{data.name}: CLIP_benchmark's layout has one image for each sample, and these have several")
     kind = "retrieval" if data.labels is None else "multilabel" if data.multilabel else "classification"
     data.need_captions() if kind == "retrieval" else data.need_classes()
     shards = min(shards, len(data))

@@ -21,8 +21,10 @@ from mmclr.eval.sets.evaluation_set import (
     strange_classes,
 )
 
+from mmclr.data.samples import absent as missing_fields
 from mmclr.data.samples import fields, values
 from mmclr.data.samples.fields import Field
+from mmclr.data.samples.images import Images, Names
 from mmclr.data.samples.meant import meant
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import open_indices
@@ -44,8 +46,11 @@ def ordinary(
     classnames: Sequence[str] = (),
     templates: Templates = PLAIN,
     name: str = "",
+    images: Names = "",
 ) -> EvalSet:
     """Read shards with KEY.jpg and KEY.txt, KEY.json or KEY.cls.
+
+    `images` says which are a sample's where it has several (see `data.samples.images`); it is one row all the same.
 
     `caption` (may be empty), `label` and `target` (a number) are an extension (txt, cls) or a field of the json
     (json:subgroup, json:a.b). The classes are `classnames`, or the sorted distinct values of a json label; lists of
@@ -62,7 +67,7 @@ def ordinary(
         raise UserError(f"{target} is named for two things; a target is a number, and neither caption nor class")
     if target:
         wanted[target] = number
-    table = read(expand(urls), wanted, name or (urls if isinstance(urls, str) else urls[0]))
+    table = read(expand(urls), wanted, name or (urls if isinstance(urls, str) else urls[0]), images)
     if label:
         at = list(wanted).index(label)
         table = table.of_numbers(at, len(classnames)) if label == "cls" else table.of_names(at, classnames)
@@ -139,6 +144,7 @@ class Table:
     rows: list[tuple[int, str, list[Any]]]  # number in the shards, key, one value per field
     ledger: Ledger
     images: tuple[str, ...]  # members that may be images
+    items: Images  # which of them are, where a sample has several
 
     @property
     def keys(self) -> list[str]:
@@ -192,22 +198,28 @@ class Table:
         numbers = [number for number, _, _ in self.rows]
         shards, images = self.shards, self.images
         labels = frozenset(ANY) - frozenset(images)
+        named = bool(self.items.addresses)
+        more = frozenset([*images, *self.items.beside] if named else ())
         return EvalSet(
             self.name,
-            lambda i: shards.read(numbers[i], images).image(images),
+            lambda i: self.items.of(shards.read(numbers[i], more or images), images, [])[0],
             self.keys,
-            sample=lambda i, members: shards.read(numbers[i], members - labels),
+            items=self.items if named else None,
+            sample=lambda i, members: shards.read(numbers[i], (members - labels) | more),
             where=lambda i: shards.where(numbers[i]),
             **counted(self.ledger),
             **parts,
         )
 
 
-def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:
+def read(urls: Sequence[str], wanted: dict[str, Reading], name: str, names: Names = "") -> Table:
     """Read the fields of all samples; one that lacks any of them, or cannot be read, is left out and counted."""
-    ledger, asked = Ledger(), fields.extensions(list(wanted))
-    images = tuple(name for name in ANY if name not in asked)  # a label may be an .npy, too
-    shards = Shards(open_indices(urls), captions=asked, ledger=ledger, images=images)
+    ledger, asked, indices, items = Ledger(), fields.extensions(list(wanted)), open_indices(urls), Images(names)
+    usual = tuple(name for name in ANY if name not in asked)  # a label may be an .npy, too
+    images = items.members((name for index in indices for name in index.extensions), usual)
+    shards = Shards(indices, captions=asked, ledger=ledger, images=images)
+    shards.several = items.several
+    missing_fields.check([shards], {"--image-members": items.addresses})
     absent = {field: "no_caption" if how in (captions, text) else "no_label" for field, how in wanted.items()}
     if "no_caption" not in absent.values():
         _rename(ledger, "no_caption", "no_label")
@@ -226,7 +238,7 @@ def read(urls: Sequence[str], wanted: dict[str, Reading], name: str) -> Table:
         ledger.add(_entry(shards, number, fault) for fault in lost)
     if not rows:
         raise UserError(_nothing(name, shards, wanted, missing, ledger))
-    return Table(name, shards, rows, ledger, images)
+    return Table(name, shards, rows, ledger, images, items)
 
 
 def _entry(shards: Shards, number: int, fault: Fault) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmclr.eval.sets import files, layout, shards
 from mmclr.eval.sets.evaluation_set import MAX_FAULTS, PLAIN, EvalSet, Templates
 
+from mmclr.data.samples.images import MOST, Names, wrong_images
 from mmclr.data.tabular.tables import KINDS
 from mmclr.errors import UserError
 
@@ -27,6 +28,7 @@ def open_set(
     language: str = "en",
     encoding: str = "",
     max_faults: float = MAX_FAULTS,
+    image_members: Names = "",
 ) -> EvalSet:
     """Open shards, CLIP_benchmark's layout, a folder of class folders, a .csv or a .json of captions.
 
@@ -37,6 +39,8 @@ def open_set(
     if not data.strip():
         raise UserError("--data names no set: shards, a folder, a table or a .json of captions")
     path, ours = Path(data), templates or PLAIN
+    if wrong := wrong_images(image_members, MOST if image_members else 0):
+        raise UserError(f"--image-members: {wrong}")
     if path.is_dir() and (list(path.glob("*/nshards.txt")) or (path / "classnames.txt").is_file()):
         found = _renamed(layout.read(path, split, name), classnames)
     elif path.is_dir() and not list(path.glob("*.tar")):
@@ -61,7 +65,10 @@ def open_set(
             classnames=classnames,
             templates=ours,
             name=name or (path.name if path.is_dir() else ""),
+            images=image_members,
         )
+    if image_members and found.items is None:
+        raise UserError(f"--image-members: only shards name the images of a sample; mmclr data pack writes {data} so")
     if target and found.targets is None:
         raise UserError(
             f"{data}: a target ({target}) is read from shards; mmclr data pack makes some, and keeps numbers"

@@ -15,6 +15,7 @@ from mmclr.data.pixels.copies.frequency import Blurred, Degrade, Sharpened
 from mmclr.data.pixels.copies.turned import TURNS, Turned
 from mmclr.data.pixels.intensity import Intensity
 from mmclr.data.samples.captions import TextEdits
+from mmclr.data.samples.images import wrong_images
 from mmclr.data.stream.batch import Maker
 from mmclr.data.stream.order import Order, build
 from mmclr.vocabulary import FEATURES
@@ -75,6 +76,8 @@ class DataConfig:
 
     train: str | list[str] | dict[str, Source]  # shards: "data/{00000..00099}.tar", a glob, or a mixture by name
     caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities
+    images: str | list[str] = ""  # several of a sample: its members, [jpg, 1.jpg, 2.jpg], or json:FIELD with a list
+    images_at_most: int = 0  # that a step sees of them, drawn anew each epoch; 0: all that `images` names
     fields: dict[str, str | Given] = field(default_factory=dict)  # field: "cls", "json:x", "column:NAME", "source"
     label: str = ""  # short for fields.label: integers, or words that are hashed; "" for none
     weight: str = ""  # short for fields.weights, in every mean; "" for 1; one of weight 0 is still a negative
@@ -127,6 +130,8 @@ class DataConfig:
             raise ValueError("train names no shards")
         if self.tail == "pad" and len(self.sources()) > 1:
             raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
+        if wrong := wrong_images(self.images, self.images_at_most):
+            raise ValueError(wrong)
         self._check_order()
         self._check_fields()
         self._check_sets()
@@ -144,6 +149,12 @@ class DataConfig:
     def captions(self) -> dict[str, float]:
         """Return the caption fields with their probabilities."""
         return {self.caption: 1.0} if isinstance(self.caption, str) else self.caption
+
+    def image_slots(self) -> int:
+        """Return K, how many images of a sample a step sees at most."""
+        named = 1 if isinstance(self.images, str) else len(self.images)
+        listed = isinstance(self.images, str) and ":" in self.images
+        return self.images_at_most if listed else min(self.images_at_most or named, named)
 
     def given(self) -> dict[str, Given]:
         """Return where each batch field comes from that the config names, short forms with them."""

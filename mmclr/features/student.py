@@ -27,14 +27,20 @@ class Student(Provider, key="student", made_by="model"):
     """
 
     def __init__(
-        self, model: TwoTower, patch_dropout: float = 0.0, sets: Collection[str] = (), text_views: int = 0
+        self,
+        model: TwoTower,
+        patch_dropout: float = 0.0,
+        sets: Collection[str] = (),
+        text_views: int = 0,
+        several: bool = False,
     ) -> None:
         """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794) for now.
 
-        sets are the names of the pixel sets in a batch, text_views is how many further forms of a text there are.
+        sets are the names of the pixel sets in a batch, text_views is how many further forms of a text there are;
+        several: samples may have several images.
         """
         self.model = model
-        self.patch_dropout = patch_dropout
+        self.patch_dropout, self.several = patch_dropout, several
         self.mixes = any(isinstance(module, _BatchNorm) for module in model.modules())  # a row's features need others
         self.provides = {"image", "text", "texts", "scale", "bias"}
         self.provides |= CAPTION if model.captioner is not None else set()
@@ -67,6 +73,8 @@ class Student(Provider, key="student", made_by="model"):
             out["image"], texts, states = self.model.encode_pairs(pixels, batch.tokens, batch.lengths, kept)
             out["texts"], out["caption_states"] = (x.unflatten(0, (len(batch.weights), -1)) for x in (texts, states))
             out["text"] = out["texts"][:, 0]
+            if batch.more is not None:  # captions are of the first image alone
+                del out["image"]
         if bare & towers.IMAGES - out.keys():
             out.update(towers.see(self.model, batch, bare - out.keys(), keep))
         if bare & towers.TEXTS - out.keys():
@@ -92,6 +100,8 @@ class Student(Provider, key="student", made_by="model"):
             unasked += [model.visual_projection]
         if not taught & towers.TEXTS:
             unasked += [model.text_projection, None if told else model.text_model]
+        if not (self.several and "image" in taught):
+            unasked += [model.image_pool]
         for module in unasked:
             if module is not None:
                 module.requires_grad_(False)

@@ -37,12 +37,29 @@ def see(
             out["views"] = views.unflatten(0, batch.views.shape[:2])
     names = [name for name in batch.counts if name in wanted - out.keys()]
     if names:
-        pixels, where = [batch.seen(name) for name in names], places(batch)
-        counts = [part.shape[1] for part in pixels]
-        kept = None if keep is None else torch.cat([keep[:, where[name]] for name in names], 1).flatten(0, 1)
-        seen = _prepared(pixels, prepare or model.normalise)
-        out.update(zip(names, _embed(model, seen, kept, counts, len(BELOW.intersection(names)))))
+        out.update(_see(model, batch, names, keep, prepare or model.normalise))
     return {name: out[name][:, 0] if name in ALONE else out[name] for name in out.keys() & wanted}
+
+
+def _see(
+    model: TwoTower, batch: Any, names: list[str], keep: Tensor | None, prepare: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Return the embeddings [b, n, D] of these names. Of several images of a sample those that are there are seen."""
+    pixels, where = [batch.seen(name) for name in names], places(batch)
+    counts = [part.shape[1] for part in pixels]
+    kept = None if keep is None else torch.cat([keep[:, where[name]] for name in names], 1).flatten(0, 1)
+    ready = _prepared(pixels, prepare).flatten(0, 1)
+    several = "image" in names and batch.more is not None and model.config.image_pool != "first"
+    if several:
+        there = torch.arange(batch.more.shape[1], device=ready.device) < batch.image_counts[:, None] - 1
+        ready = torch.cat([ready, prepare(batch.more[there])])
+        kept = None if keep is None or kept is None else torch.cat([kept, keep[:, where["more"]][there]])
+    found, others = _embed(model, ready, kept, len(batch.pixels), counts, len(BELOW.intersection(names)))
+    out = dict(zip(names, found))
+    if several:
+        pooled = model.pool_others(out["image"][:, 0], others, batch.image_counts, batch.more.shape[1])
+        out["image"] = pooled[:, None]
+    return out
 
 
 def places(batch: Any) -> dict[str, slice]:
@@ -61,17 +78,26 @@ def _prepared(pixels: list[Tensor], prepare: Callable[[Tensor], Tensor]) -> Tens
     return torch.cat(ready, 1) if len(ready) > 1 else ready[0]
 
 
-def _embed(model: TwoTower, seen: Tensor, keep: Tensor | None, counts: list[int], below: int) -> list[Tensor]:
-    """Pixels [b, N, C, H, W], `counts` of each name -> their embeddings; of the last `below` names tower features."""
-    pixels, size = seen.flatten(0, 1), seen.shape[:2]
+def _embed(
+    model: TwoTower, pixels: Tensor, keep: Tensor | None, b: int, counts: list[int], below: int
+) -> tuple[list[Tensor], Tensor]:
+    """Return the embeddings of each name [b, n, D], of the last `below` names tower features, and those of the rest.
+
+    Pixels [b * N + m, C, H, W] are those of each sample's N, of which each name has its of `counts`, and m others.
+    """
+    whole = b * sum(counts)
     if not below:
-        return [*model.encode_image(pixels, keep).unflatten(0, size).split(counts, 1)]
-    features = model.vision_model(pixels, keep).unflatten(0, size).split(counts, 1)
-    found: list[Tensor] = []
-    if features[:-below]:
-        shared = torch.cat(features[:-below], 1)
-        found += model.project_image(shared.flatten(0, 1)).unflatten(0, shared.shape[:2]).split(counts[:-below], 1)
-    return [*found, *features[-below:]]
+        rows = model.encode_image(pixels, keep)
+        return [*rows[:whole].unflatten(0, (b, -1)).split(counts, 1)], rows[whole:]
+    features = model.vision_model(pixels, keep)
+    named, others = features[:whole].unflatten(0, (b, -1)).split(counts, 1), features[whole:]
+    shared = [part.flatten(0, 1) for part in named[:-below]]
+    if not shared:
+        return [*named[-below:]], others
+    rows = model.project_image(torch.cat([*shared, others]))
+    ends = [len(part) for part in shared]
+    parts = [part.unflatten(0, (b, -1)) for part in rows[: sum(ends)].split(ends)]
+    return [*parts, *named[-below:]], rows[sum(ends) :]
 
 
 def read(model: TwoTower, batch: Any, wanted: Set[str]) -> dict[str, Tensor]:

@@ -87,8 +87,18 @@ class TwoTower(nn.Module):
         """Unit-norm embeddings [n, D] of all images, counts [b] of which belong to each sample -> [b, D]."""
         if len(images) == len(counts) and self.config.image_pool != "attention":  # whose weights wait for a gradient
             return images
-        with torch.autocast(images.device.type, enabled=False):
-            pooled: Tensor = self.image_pool(in_slots(images, counts, int(counts.max())), counts)
+        return self._pooled(in_slots(images, counts, int(counts.max())), counts)
+
+    def pool_others(self, first: Tensor, others: Tensor, counts: Tensor, most: int) -> Tensor:
+        """Pool each sample's first image [b, D] with its others, of all samples [n, D]; each has counts [b] in all.
+
+        `most` is the largest number of others that a sample may have.
+        """
+        return self._pooled(torch.cat([first[:, None], in_slots(others, counts - 1, most)], 1), counts)
+
+    def _pooled(self, slots: Tensor, counts: Tensor) -> Tensor:
+        with torch.autocast(slots.device.type, enabled=False):
+            pooled: Tensor = self.image_pool(slots, counts)
         return pooled
 
     def encode_patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class Evaluations:
             t.display.say(f"step {t.taken}: the evaluation {name} failed, the run goes on: {'; '.join(said)}")
             return None
         try:
-            result = suite.run(embedder, data, args)
+            result = suite.measured(embedder, data, args)
         except FAULTS as error:
             if parallel.world() > 1:
                 raise UserError(

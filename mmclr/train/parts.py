@@ -63,8 +63,8 @@ class Parts:
         config = with_tokenizer(run.model, t.vocab_size, t.bos_id, t.eos_id, t.pad_id)
         self.model = TwoTower(config, bias="bias" in wanted)
         self.shell = hollow(self.model)
-        sets = data.pixel_sets()
-        self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views)
+        sets, several = data.pixel_sets(), run.data.image_slots() > 1
+        self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views, several)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it
             providers["frozen"] = Frozen(run.teacher, t, run.model.image, sets)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmclr.data_tools.lib.inputs import Record, json_bytes, read_records
+from mmclr.data_tools.lib.inputs import Record, Stored, json_bytes, read_records
 from mmclr.data_tools.lib.medium import add_arguments, packed
 from mmclr.data_tools.lib.shard_writer import ShardWriter
 from PIL import Image
@@ -19,6 +19,7 @@ from rich.progress import track
 from mmclr.data.pixels.decode import EncodedImage
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.pixels.npy import MAGIC
+from mmclr.data.samples.images import usable
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.shards import IMAGES
@@ -26,6 +27,7 @@ from mmclr.data.stream.workers import run_ahead
 from mmclr.data.tabular.rows import read_image
 from mmclr.display.terminal import say
 
+LISTED = "images"  # field of the json that lists the members of a sample's images
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 
 
@@ -35,13 +37,26 @@ def main(argv: list[str]) -> int:
         description="Write images and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
         "images (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
         "format is this), a .csv, .tsv, .jsonl or .parquet with columns for image and caption, or a Hugging Face "
-        "dataset saved to disk. Deep images (--channels) and arrays (--array) are stored as they are. A shard appears "
+        "dataset saved to disk. Deep images (--channels) and arrays (--array) are stored as they are. Samples may have "
+        "several images: of several columns, of a list in one, or, with --items, of a folder each; they are written as "
+        "KEY.jpg, KEY.1.jpg, ..., and listed in the json, where data.images=json:images finds them. A shard appears "
         "when it is complete; the same command goes on where it stopped.",
         epilog="example: mmclr data pack photos.csv shards --image filepath --caption title --short-side 256",
     )
     parser.add_argument("source")
     parser.add_argument("out", help="folder for the shards")
-    parser.add_argument("--image", default="image", help="column of the image: a path, or bytes (default image)")
+    parser.add_argument(
+        "--image",
+        nargs="+",
+        default=["image"],
+        metavar="COLUMN",
+        help="column of the image: a path, or bytes (default image); several columns for samples of several images",
+    )
+    parser.add_argument(
+        "--items",
+        action="store_true",
+        help="a folder is one sample of all images in it; caption: ITEM.txt or ITEM.json beside or in it, or its name",
+    )
     parser.add_argument("--caption", default="caption", help="column or json field of the caption (default caption)")
     parser.add_argument("--samples", type=int, default=10_000, help="samples in a shard (default 10000)")
     parser.add_argument("--megabytes", type=int, default=1000, help="or until it has this size (default 1000)")
@@ -76,18 +91,19 @@ def main(argv: list[str]) -> int:
     encoder = Encoder(args.short_side, args.quality, medium)
     settings = {
         "source": str(Path(args.source).resolve()),
-        "columns": [args.image, args.caption],
+        "columns": [*args.image, args.caption],
         "short_side": args.short_side,
         "quality": args.quality,
         "samples": args.samples,
         "megabytes": args.megabytes,
     }
     settings |= {"encoding": args.encoding} if args.encoding else {}
+    settings |= {"items": True} if args.items else {}
     settings |= chosen
     writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
     if not writer.finished:
         images = medium.members if medium else IMAGES
-        records = read_records(args.source, (args.image, args.caption), args.encoding, images)
+        records = read_records(args.source, (args.image, args.caption), args.encoding, images, args.items)
         pack(records, writer, encoder, args.workers, ledger)
     written = sum(shard["samples"] for shard in writer.state["shards"])
     say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
@@ -115,25 +131,32 @@ class Encoder:
 
     def __call__(self, record: Record) -> Packed:
         """Return the members; a record that cannot be used gives a fault."""
+        lost = [*record.lost]
         try:
-            return Packed(self._members(record), [record.entry(fault) for fault in record.lost])
+            return Packed(self._members(record, lost), [record.entry(fault) for fault in lost])
         except Fault as fault:
             return Packed(None, [record.entry(fault)])
 
-    def _members(self, record: Record) -> dict[str, bytes]:
+    def _members(self, record: Record, lost: list[Fault]) -> dict[str, bytes]:
         if record.fault is not None:
             raise record.fault
-        if record.image is None:
+        if not record.images:
             raise Fault("no_image", "the record names none")
         captions = [caption for caption in record.captions if caption.strip()]
         if not captions:
-            raise Fault("empty_caption" if record.captions else "no_caption", str(record.image)[:200])
-        image = record.image
-        extension, data = self._image(image if isinstance(image, bytes) else read_image(image))
+            raise Fault("empty_caption" if record.captions else "no_caption", str(record.images[0])[:200])
+        kept = usable(record.images, self._image, lost)
+        images = {f"{at}.{ending}" if at else ending: data for at, (ending, data) in enumerate(kept)}
         fields = {**record.fields, **({"captions": captions} if len(captions) > 1 else {})}
-        return {extension: data, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
+        if record.several:
+            if LISTED in fields:
+                raise Fault("bad_row", f"its field {LISTED} is in the way of the list of its images; rename it")
+            fields[LISTED] = list(images)
+        return {**images, "txt": captions[0].strip().encode(), "json": json_bytes(fields)}
 
-    def _image(self, data: bytes) -> tuple[str, bytes]:
+    def _image(self, stored: Stored) -> tuple[str, bytes]:
+        """Return the extension and the bytes of an image. Raises Fault."""
+        data = stored if isinstance(stored, bytes) else read_image(stored)
         if self.medium:
             opened = self.medium.open(data)
             self.medium.decode(opened)

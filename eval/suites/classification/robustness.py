@@ -24,6 +24,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from mmclr.data.pixels.decode import MAX_PIXELS, as_stored
 from mmclr.data.samples.skipped import Fault
+from mmclr.data.shards.shards import IMAGES, Sample
 from mmclr.errors import UserError
 
 Corruption = Callable[[Image.Image, float, np.random.Generator], Image.Image]
@@ -109,8 +110,17 @@ def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:
     how, strengths = CORRUPTIONS[name]
 
     def read(number: int) -> bytes:
-        seed = hashlib.sha256(f"{data.keys[number]} {name} {level}".encode()).digest()[:8]
-        encoded = data.read(number)
+        return spoil(data.read(number), data.keys[number])
+
+    def sample(number: int, members: frozenset[str]) -> Sample:
+        assert data.sample
+        found = data.sample(number, members)
+        images = {name: value for name, value in found.members.items() if name.rpartition(".")[2] in IMAGES}
+        spoilt = {name: spoil(value, f"{data.keys[number]} {name}") for name, value in images.items()}
+        return found._replace(members={**found.members, **spoilt})
+
+    def spoil(encoded: bytes, key: str) -> bytes:
+        seed = hashlib.sha256(f"{key} {name} {level}".encode()).digest()[:8]
         try:
             image = as_stored(encoded, MAX_PIXELS)
         except Fault:
@@ -120,7 +130,7 @@ def corrupted(data: EvalSet, name: str, level: int) -> EvalSet:
         spoilt.save(out, "PNG", compress_level=1)
         return out.getvalue()
 
-    return replace(data, read=read, sample=None, keep=False)
+    return replace(data, read=read, sample=sample if data.items else None, keep=False)
 
 
 EXAMPLES = """examples:

@@ -41,9 +41,11 @@ REASONS = {
     "no_label": "the sample has no class",
     "lost_caption": "one of its captions cannot be used; the others are, and the sample is kept",
     "cut_list": "it has more tags or boxes than are kept (data.fields.NAME.most); the sample is kept",
+    "missing_image": "one of the images that data.images names is not there; the others are, and the sample is kept",
+    "lost_image": "one of its images cannot be used; the others are, and the sample is kept",
     "cut_caption": "the caption was longer than data.max_characters and was cut; the sample is kept",
 }
-KEPT = {"cut_caption", "cut_list", "lost_caption"}  # reasons that lose nothing
+KEPT = {"cut_caption", "cut_list", "lost_caption", "lost_image", "missing_image"}  # reasons that lose nothing
 
 
 class Fault(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from mmclr.data.pixels.medium import Medium, Opened, Whole
 from mmclr.data.samples.captions import Chooser
 from mmclr.data.samples.field_readers import Reader
 from mmclr.data.samples.fields import identity
+from mmclr.data.samples.images import Images, usable
 from mmclr.data.samples.skipped import Entry, Fault
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
@@ -27,17 +28,37 @@ class Image(NamedTuple):
     size: tuple[int, int]  # width, height
     opened: Opened | None  # not decoded
     whole: Whole | None = None  # in its place, decoded, when it is kept in memory
+    fault: Fault | None = None  # or why it cannot be
+
+    def decode(self, medium: Medium, shrink: float = 1.0) -> Whole:
+        """Return it decoded, smaller by at most `shrink`. Raises Fault."""
+        if self.fault is not None:
+            raise self.fault
+        return self.whole if self.opened is None else medium.decode(self.opened, shrink)
+
+    def kept(self, medium: Medium) -> Image:
+        """Return it as it stays in memory."""
+        try:
+            return Image(self.size, None, self.decode(medium))
+        except Fault as fault:
+            return Image(self.size, None, fault=fault)
 
 
 class Stored(NamedTuple):
     """A sample: its images, and everything about it that the batch holds."""
 
-    images: dict[str, Image]  # "image" and pixel sets of further members
+    images: dict[str, Image]  # "image" (of several the first) and pixel sets of further members
     texts: list[tuple[float, list[str]]]
-    image_id: int
+    image_id: int  # of all that are `several`
     fields: dict[str, Any]  # values of the batch fields, by name
     key: str
-    lost: tuple[Fault, ...] = ()  # captions and entries that cannot be used, beside others
+    lost: tuple[Fault, ...] = ()  # captions, images and entries that cannot be used, beside others
+    others: tuple[Image, ...] = ()  # those of data.images behind the first
+
+    @property
+    def several(self) -> tuple[Image, ...]:
+        """Return the images that become one: the one that there is, or those of data.images."""
+        return (self.images["image"], *self.others)
 
     @property
     def cost(self) -> int:
@@ -61,6 +82,7 @@ class Store:
         medium: Medium,
     ) -> None:
         self.config, self.parts, self.readers, self.chooser, self.medium = config, parts, readers, chooser, medium
+        self.images = Images(config.images)
         self.begins = bounds(parts)
         self.keeps = config.cache == "decoded"
         self.room = config.cache_bytes // max(config.workers, 1)
@@ -123,9 +145,9 @@ class Store:
                 raise found
             stored = self._parse(found, number_)
             if self.keeps:
-                kept = {n: Image(one.size, None, self.medium.decode(one.opened)) for n, one in stored.images.items()}
-                stored = stored._replace(images=kept)
-                if self._take(sum(self.medium.bytes_of(one.whole) for one in kept.values()) + stored.cost):
+                stored = self._decoded(stored)
+                whole = [one.whole for one in (*stored.images.values(), *stored.others) if one.fault is None]
+                if self._take(sum(map(self.medium.bytes_of, whole)) + stored.cost):
                     self._stored[number_] = stored
             return stored
         except Fault as fault:
@@ -133,14 +155,28 @@ class Store:
 
     def _parse(self, sample: Sample, number_: int) -> Stored:
         """Read the headers of the images, the captions and the batch fields of a sample. Raises Fault."""
-        data = sample.image(self.medium.members)
-        files = {"image": data} | {name: sample.further(end) for name, end in self.config.members().items()}
-        opened = {name: self.medium.open(file, sample.members) for name, file in files.items()}
-        images = {name: Image(one.size, one) for name, one in opened.items()}
         lost: list[Fault] = []
+        data = self.images.of(sample, self.medium.members, lost)
+        found = usable(data, lambda file: self.medium.open(file, sample.members), lost)
+        files = {name: sample.further(end) for name, end in self.config.members().items()}
+        opened = {"image": found[0]} | {name: self.medium.open(file, sample.members) for name, file in files.items()}
+        images = {name: Image(one.size, one) for name, one in opened.items()}
+        others = tuple(Image(one.size, one) for one in found[1:])
         texts = self.chooser.candidates(sample, lost)
         values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
-        return Stored(images, texts, identity(data), values, sample.key, tuple(lost))
+        return Stored(images, texts, together(data), values, sample.key, tuple(lost), others)
+
+    def _decoded(self, stored: Stored) -> Stored:
+        """Return a sample with its images decoded. Raises Fault where one cannot be, or, of several, none can."""
+        images = {name: one.kept(self.medium) for name, one in stored.images.items()}
+        kept = stored._replace(images=images, others=tuple(one.kept(self.medium) for one in stored.others))
+        needed = [one.fault for name, one in images.items() if name != "image"]
+        if all(one.fault is not None for one in kept.several):
+            needed.insert(0, images["image"].fault)
+        for fault in needed:
+            if fault is not None:
+                raise fault
+        return kept
 
     def _take(self, cost: int) -> bool:
         """Take room for `cost` bytes, if there is any."""
@@ -151,3 +187,10 @@ class Store:
 
     def _part(self, sample: int) -> int:
         return int(np.searchsorted(self.begins, sample, side="right")) - 1
+
+
+def together(images: Sequence[bytes]) -> int:
+    """Return an int64 that equal lists of images share; of one image it is its own."""
+    if len(images) == 1:
+        return identity(images[0])
+    return identity(b"".join(identity(image).to_bytes(8, "little", signed=True) for image in images))

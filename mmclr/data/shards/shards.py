@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmclr.data.samples.fields import JSON_BYTES, check_image
+from mmclr.data.samples.fields import IMAGE_BYTES, JSON_BYTES, check_image
 from mmclr.data.samples.meant import meant
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.addresses import identity
@@ -77,6 +77,7 @@ class Shards:
         self._images = (IMAGES if images else ()) if isinstance(images, bool) else tuple(images)
         self.wanted = frozenset([*captions, *extras, *self._images, *further])
         self.reader = Reader()
+        self.several = False  # whether all images of a sample are wanted, not the first of them
         self.alone = False  # whether a sample is read without its neighbours, because they will not be wanted soon
         self._rows: list[Ints | None] = []  # usable rows; None where all are
         self._captions, self._subset = frozenset(captions), subset
@@ -150,12 +151,15 @@ class Shards:
             return members
         sizes = {extension: size for extension, _, size in members}
         image = next((extension for extension in self._images or IMAGES if extension in sizes), "")
-        if self._images and image:
+        if self._images and image and not self.several:
             check_image(sizes[image], image)
         for extension in self._further & sizes.keys():
             check_image(sizes[extension], extension)
         if self._whole:
             return members
+        if self.several:
+            most = dict.fromkeys([*self._images, *self._further], IMAGE_BYTES)
+            return [(e, at, min(size, most.get(e, JSON_BYTES) + 1)) for e, at, size in members]
         images = {image} | self._further
         return [(e, at, size if e in images else min(size, JSON_BYTES + 1)) for e, at, size in members]
 

@@ -57,6 +57,8 @@ class Batch:
     keys: list[str]
     fields: dict[str, Tensor]  # those of the table in `batch_fields` that the run has: label, weights, ...
     image_box: Tensor | None = None  # float32 [b, 4], left, top, right, bottom of what is seen in shares of the image
+    more: Tensor | None = None  # uint8 [b, K - 1, 3, H, W], images behind the first, where samples have several
+    image_counts: Tensor | None = None  # int64 [b], how many images each sample has, the first counted
     sets: dict[str, Tensor] = field(default_factory=dict)  # pixel sets [b, n, 3, H, W] by the names of SETS: views, ...
     made: Mapping[str, Maker] = field(default_factory=dict)  # those that are made when somebody asks for them
     draws: Tensor | None = None  # int64 [b], by which they are made: of seed, epoch and sample
@@ -84,14 +86,17 @@ class Batch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What can be seen of a sample: its image, and how many of each pixel set, in the order of the table."""
+        """What can be seen of a sample, and how many: its image, each pixel set in the order of the table, `more`."""
         own = {name: x.shape[1] for name, x in self.sets.items()} | {name: x.count for name, x in self.made.items()}
-        return {"image": 1} | {name: own[name] for name in batch_fields.SETS if name in own}
+        more = {} if self.more is None else {"more": self.more.shape[1]}
+        return {"image": 1} | {name: own[name] for name in batch_fields.SETS if name in own} | more
 
     def seen(self, name: str) -> Tensor:
         """Return the image, [b, 1, 3, H, W], or a pixel set, [b, n, 3, H, W], made now if a maker makes it."""
         if name == "image":
             return self.pixels[:, None]
+        if name == "more" and self.more is not None:
+            return self.more
         return self.sets[name] if name in self.sets else self.made[name].pixels(self.pixels, self._drawn())
 
     def tensors(self) -> dict[str, Tensor]:

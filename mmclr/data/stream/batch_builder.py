@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mmclr.data.pixels.medium import Drawn, Medium
-from mmclr.data.random import Words, key
+from mmclr.data.pixels.medium import Drawn, Medium, Whole
+from mmclr.data.random import Words, key, uniform
 from mmclr.data.samples.captions import Chooser, text_id
 from mmclr.data.samples.field_readers import Reader, arrays
+from mmclr.data.samples.images import usable
 from mmclr.data.samples.skipped import Entry, Fault
-from mmclr.data.samples.store import Store, Stored
+from mmclr.data.samples.store import Image, Store, Stored
 from mmclr.data.settings import DataConfig
 from mmclr.data.shards.index import Ints
 from mmclr.data.shards.shards import Shards
 from mmclr.data.stream.batch import Batch
-from mmclr.data.stream.cuts import cuts, places
+from mmclr.data.stream.cuts import IMAGES, MORE, cuts, places
 from mmclr.data.stream.order import Order
 from mmclr.errors import UserError
 
@@ -28,6 +30,7 @@ SUBSTITUTE, TEXT, SETS = -1, -2, -3  # stages of the draws that belong to no vie
 ATTEMPTS = 20  # substitutes for one row before the run ends
 TOGETHER = 128  # images whose draws are made at once
 ROOM = 1 << 28  # bytes of theirs, as stored
+Images = dict[str, Image]  # of one sample, by what the cuts call them
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Rows:
     def __init__(self, count: int, medium: Medium, cuts: int, texts: int, readers: Mapping[str, Reader]) -> None:
         self.pixels = np.zeros((cuts, count, *medium.shape), medium.dtype)
         self.boxes = np.zeros((count, cuts, 4), np.float32)
+        self.counts = np.ones(count, np.int64)  # of images that become one
         self.texts = [[""] * texts for _ in range(count)]
         self.ids = np.full((count, 2), -1, np.int64)  # image, caption
         self.draws = np.zeros(count, np.uint64)
@@ -76,6 +80,7 @@ class Assembler:
         )
         self.made, self.cuts = config.makers(), cuts(config, medium)
         self.places = places(self.cuts)
+        self.several = ["image", *(cut.image for cut in self.cuts if cut.of == MORE)]
         self.store = Store(config, parts, readers, self.chooser, medium)
 
     def __call__(self, start: Start) -> Batch:
@@ -104,16 +109,14 @@ class Assembler:
         words = key(np.full(len(part), self.seed), epoch[part], sample[part])
         text_words = key(words, TEXT)
         opened = list(self.store.open(sample[part].tolist()))
-        sizes = {
-            name: np.array([s.images[name].size if isinstance(s, Stored) else (1, 1) for s in opened], np.int64)
-            for name in dict.fromkeys(cut.image for cut in self.cuts)
-        }
-        recipes = [self.medium.draw(cut.augment, sizes[cut.image], key(words, *cut.stage)) for cut in self.cuts]
+        images = [self._chosen(s, words[i : i + 1]) if isinstance(s, Stored) else {} for i, s in enumerate(opened)]
+        recipes = self._draw(images, words)
         bad = []
         for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
             if isinstance(stored, Stored):
                 try:
-                    self._paint(rows, row, stored, [drawn[i] for drawn in recipes])
+                    lost = self._paint(rows, row, images[i], words[i : i + 1], [drawn[i] for drawn in recipes])
+                    faults += [self.store.entry(int(sample[row]), fault) for fault in lost]
                     self._write(rows, row, stored, text_words[i : i + 1], int(sample[row]), faults)
                     continue
                 except Fault as fault:
@@ -122,17 +125,49 @@ class Assembler:
             bad.append(row)
         return bad
 
-    def _paint(self, rows: Rows, row: int, stored: Stored, recipes: list[Drawn]) -> None:
-        """Put what is cut of a sample's images into its place. Raises Fault."""
-        medium = self.medium
-        for name, image in stored.images.items():
-            mine = [(at, drawn) for at, (cut, drawn) in enumerate(zip(self.cuts, recipes)) if cut.image == name]
-            whole = image.whole
-            if whole is None:
-                whole = medium.decode(image.opened, min(drawn.shrink(medium.size) for _, drawn in mine))
-            for at, drawn in mine:
-                rows.pixels[at, row] = medium.cut(whole, drawn)
-                rows.boxes[row, at] = drawn.place(image.size)
+    def _chosen(self, stored: Stored, word: Words) -> Images:
+        """Return the images of a sample that this step sees: of those that are many a random part, in their order."""
+        several = stored.several
+        if len(several) > len(self.several):
+            draws = uniform(key(word, IMAGES), len(several))[0].argsort()[: len(self.several)]
+            several = tuple(several[at] for at in sorted(draws.tolist()))
+        return {**stored.images, **dict(zip(self.several, several))}
+
+    def _draw(self, images: Sequence[Images], words: Words) -> list[Sequence[Drawn]]:
+        """Draw what happens to the images of samples, cut by cut."""
+        sizes = {
+            name: np.array([own[name].size if name in own else (1, 1) for own in images], np.int64)
+            for name in dict.fromkeys(cut.image for cut in self.cuts)
+        }
+        return [self.medium.draw(cut.augment, sizes[cut.image], key(words, *cut.stage)) for cut in self.cuts]
+
+    def _paint(self, rows: Rows, row: int, images: Images, word: Words, recipes: list[Drawn]) -> list[Fault]:
+        """Put what is cut of a sample's images into its place. Raises Fault.
+
+        Those of several that cannot be decoded are returned: the others move up, and are drawn anew.
+        """
+        lost: list[Fault] = []
+        while len(wholes := self._decode(images, recipes, lost)) < len(images):
+            left = [images[name] for name in self.several if name in wholes]
+            images = {name: image for name, image in images.items() if name not in self.several}
+            images |= dict(zip(self.several, left))
+            recipes = [drawn[0] for drawn in self._draw([images], word)]
+        for at, (cut, drawn) in enumerate(zip(self.cuts, recipes)):
+            if cut.image in images:
+                rows.pixels[at, row] = self.medium.cut(wholes[cut.image], drawn)
+                rows.boxes[row, at] = drawn.place(images[cut.image].size)
+        rows.counts[row] = sum(name in images for name in self.several)
+        return lost
+
+    def _decode(self, images: Images, recipes: list[Drawn], lost: list[Fault]) -> dict[str, Whole]:
+        """Return images decoded, as small as their cuts need them; one of several that cannot be is `lost`."""
+
+        def one(name: str) -> tuple[str, Whole]:
+            shrinks = [drawn.shrink(self.medium.size) for cut, drawn in zip(self.cuts, recipes) if cut.image == name]
+            return name, images[name].decode(self.medium, min(shrinks))
+
+        found = usable([name for name in self.several if name in images], one, lost)
+        return dict([*found, *(one(name) for name in images if name not in self.several)])
 
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
@@ -160,7 +195,8 @@ class Assembler:
         pixels = self.medium.batched(_take(rows.pixels, order))
         return Batch(
             pixels=pixels[0],
-            sets={name: pixels[at].transpose(0, 1) for name, at in self.places.items() if name != "image"},
+            sets={name: pixels[at].transpose(0, 1) for name, at in self.places.items() if name not in ("image", MORE)},
+            **self._further(rows, pixels, order),
             made=self.made,
             draws=torch.from_numpy(rows.draws[order].view(np.int64)) if self.made else None,
             view_boxes=boxes[:, self.places["views"]].contiguous() if self.config.views else None,
@@ -176,6 +212,13 @@ class Assembler:
             keys=[rows.keys[row] for row in order],
             faults=faults,
         )
+
+    def _further(self, rows: Rows, pixels: Tensor, order: Ints) -> dict[str, Tensor]:
+        """Return the further images of samples that may have several, and how many there are of each sample."""
+        if MORE not in self.places:
+            return {}
+        counts = torch.from_numpy(rows.counts[order])
+        return {"more": pixels[self.places[MORE]].transpose(0, 1), "image_counts": counts}
 
 
 def _chunks(rows: Ints, sizes: Ints) -> list[Ints]:

@@ -9,6 +9,9 @@ from zlib import crc32
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.settings import DataConfig
 
+MORE = "more"  # the images behind the first, of samples that have several
+IMAGES = -4  # stage of their draws
+
 
 class Cut(NamedTuple):
     """One of the views that a batch has of each sample."""
@@ -34,7 +37,7 @@ def cuts(config: DataConfig, medium: Medium) -> list[Cut]:
             found += [Cut(name, name, own, stage) for stage in stages]
         elif name not in made:
             found += [Cut(name, "image", next(how), stage) for stage in stages]
-    return found
+    return found + [Cut(MORE, f"image {n}", own, (IMAGES, n)) for n in range(1, config.image_slots())]
 
 
 def places(cuts: Sequence[Cut]) -> dict[str, slice]:

@@ -18,6 +18,7 @@ from mmclr.data.pixels.choose import choose
 from mmclr.data.pixels.medium import Medium, Side
 from mmclr.data.samples import absent, field_readers
 from mmclr.data.samples.captions import extensions
+from mmclr.data.samples.images import Images
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Ledger
 from mmclr.data.settings import DataConfig, Given, Source
@@ -150,7 +151,7 @@ class Loader:
 
 def _fields(config: DataConfig) -> dict[str, list[str]]:
     """Return the fields of samples that each setting names."""
-    named = {"data.caption": list(config.captions())}
+    named = {"data.caption": list(config.captions()), "data.images": Images(config.images).addresses}
     for name, reader in field_readers.members(config).items():
         short = "" if name in config.fields else FIELDS[name].short
         named[f"data.{short or f'fields.{name}'}"] = [reader.field.text]
@@ -160,12 +161,14 @@ def _fields(config: DataConfig) -> dict[str, list[str]]:
 def _open(config: DataConfig, medium: Medium, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
-    extras = medium.beside + extensions([reader.field.text for reader in field_readers.members(config).values()])
+    images, fields = Images(config.images), field_readers.members(config).values()
+    extras = medium.beside + images.beside + extensions([reader.field.text for reader in fields])
     further = [*config.members().values()]
     subset = read_subset(config.subset) if config.subset else None
     parts = []
     for source in config.sources().values():
         indices = open_indices(expand(source.urls, config.allow_pipe))
-        parts.append(Shards(indices, captions, extras, ledger, medium.members, subset, further=further))
-        parts[-1].alone = config.block == 1
+        members = images.members((name for index in indices for name in index.extensions), medium.members)
+        parts.append(Shards(indices, captions, extras, ledger, members, subset, further=further))
+        parts[-1].alone, parts[-1].several = config.block == 1, images.several
     return parts

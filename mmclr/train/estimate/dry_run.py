@@ -76,12 +76,13 @@ def scrambled(batch: Batch, t: Trainer) -> Batch:
     """Return the batch with noise for images and random words between the first and the last of each text."""
     pixels = noise(batch.pixels)
     sets = {name: noise(x) for name, x in batch.sets.items()}
+    more = None if batch.more is None else noise(batch.more)
     places = torch.arange(batch.tokens.shape[1])
     words = torch.randint(0, t.tokenizer.vocab_size, batch.tokens.shape)
     special = torch.tensor([t.tokenizer.bos_id, t.tokenizer.eos_id, t.tokenizer.pad_id])
     inside = (places > 0) & (places < batch.lengths[:, None] - 1) & ~torch.isin(words, special)
     tokens = torch.where(inside, words, batch.tokens)
-    return dataclasses.replace(batch, pixels=pixels, sets=sets, tokens=tokens)
+    return dataclasses.replace(batch, pixels=pixels, sets=sets, more=more, tokens=tokens)
 
 
 def noise(pixels: Tensor) -> Tensor:

@@ -46,9 +46,11 @@ def asked(run: RunConfig) -> frozenset[str]:
 
 
 def seen(run: RunConfig) -> dict[str, int]:
-    """Return what the image tower keeps activations of, for each sample: its image, and how many of each pixel set."""
+    """Return what the image tower keeps activations of, for each sample: its images, and how many of each pixel set."""
     taught = {FEATURES[name].pixels for name in asked(run) if FEATURES[name].gradient}
-    return {"image": 1} | {name: count for name, count in run.data.pixel_sets().items() if name in taught}
+    return {"image": run.data.image_slots()} | {
+        name: count for name, count in run.data.pixel_sets().items() if name in taught
+    }
 
 
 def pixels(run: RunConfig, pairs: float, at_once: float) -> float:
@@ -56,7 +58,7 @@ def pixels(run: RunConfig, pairs: float, at_once: float) -> float:
     data = run.data.asked_alone(asked(run))
     medium = choose(run.model.image, data)
     view, made = math.prod(medium.shape), data.makers()
-    loaded = 1 + sum(count for name, count in data.pixel_sets().items() if name not in made)
+    loaded = data.image_slots() + sum(count for name, count in data.pixel_sets().items() if name not in made)
     return view * (pairs * loaded * np.dtype(medium.dtype).itemsize + at_once * 4 * sum(seen(run).values()))
 
 

@@ -32,6 +32,14 @@ KEYS = {  # with the fields that are not at their default
     "hydra": {},
     "sepclr": {},
     "sepclr_plain": {},
+    "susana": {},
+    "susana_label": {},
+    "icnn": {},
+    "feature_transformation": {},
+    "hallucinator": {},
+    "hallucinator_texts": {},
+    "mclrec": {},
+    "coconut": {},
 }
 
 

@@ -184,7 +184,8 @@ def distance_quantile(distance: TileWeight, rows: int, share: float, most: float
         at = slice(held.first + row, held.first + min(row + 512, rows))
         for col in range(0, held.total, 2048):
             tile = distance(at, slice(col, min(col + 2048, held.total)))
-            found = torch.histc(tile.float(), BINS, 0, max(most, 1e-30)).double()
+            # rounding takes a sample's distance to itself below 0, where histc would not count it
+            found = torch.histc(tile.float().clamp(0, most), BINS, 0, max(most, 1e-30)).double()
             counts = found if counts is None else counts + found
     counts = parallel.total(torch.zeros(BINS, dtype=torch.float64) if counts is None else counts.cpu())
     below = counts.cumsum(0) < share * counts.sum()

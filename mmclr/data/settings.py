@@ -237,10 +237,12 @@ class DataConfig:
             found = self.arranged()
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        if found.alone and (len(self.sources()) > 1 or self.tail == "pad" or self.block > 1):
+        blocks = self.block > 1 and not found.blocks
+        if found.alone and (len(self.sources()) > 1 or self.tail == "pad" or blocks):
+            what = "samples" if found.blocks else "single samples"
             raise ValueError(
-                f"{'pure' if self.pure else f'order: {found.key}'} draws batches of one source's single samples: it "
-                "needs one source, tail: carry, block: 1"
+                f"{'pure' if self.pure else f'order: {found.key}'} draws batches of one source's {what}: it needs one "
+                f"source, tail: carry{'' if found.blocks else ', block: 1'}"
             )
 
     def _check_fields(self) -> None:

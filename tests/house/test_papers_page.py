@@ -27,7 +27,7 @@ def test_the_page_is_fresh():
 def test_every_objective_has_a_whole_entry():
     found = papers.entries()
     commands = {"conditional", "few_shot", "geometry", "linear_probe", "remember", "separability", "temperature"}
-    known = {*catalogue(), *heads.catalogue(), *reweighters.catalogue(), "mcl", *commands}
+    known = {*catalogue(), *heads.catalogue(), *reweighters.catalogue(), "mcl", "siblings", "balanced", *commands}
     assert {entry.key for entry in found} == known
     for entry in found:
         assert all([entry.title, entry.source, entry.text, entry.reduces, entry.differs]), entry.key

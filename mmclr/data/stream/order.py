@@ -48,7 +48,8 @@ class Order:
 
     key: ClassVar[str]
     paper: ClassVar[str] = ""  # its name in the catalogue, where it is a paper's
-    alone: ClassVar[bool] = False  # draws single samples of one source: no mixture, no blocks, no padded tail
+    alone: ClassVar[bool] = False  # of one source: no mixture, no padded tail, no blocks unless it says so
+    blocks: ClassVar[bool] = False  # an order of one source that keeps neighbours together (data.block)
     whole: ClassVar[bool] = True  # an epoch has every sample; otherwise some are left out of it
     example: ClassVar[Mapping[str, Any]] = {}  # settings to show, for fields that have no default
 

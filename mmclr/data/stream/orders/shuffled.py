@@ -35,9 +35,13 @@ class Shuffled(Order, key="shuffled"):
             mine = np.flatnonzero(source == number)
             n = self.sizes[number]
             epoch[mine], place = np.divmod(turn[mine], n)
-            keys = key(np.full(len(mine), self.seed), int(number), epoch[mine])
-            sample[mine] = self.begins[number] + epoch_order(place, n, keys, self.block, self.window)
+            sample[mine] = self.begins[number] + self.placed(int(number), place, epoch[mine])
         return sample, epoch
+
+    def placed(self, source: int, place: Ints, epoch: Ints) -> Ints:
+        """Return which sample of a source is at a place of an epoch, one to one for equal epochs. [b] each."""
+        keys = key(np.full(len(place), self.seed), source, epoch)
+        return epoch_order(place, self.sizes[source], keys, self.block, self.window)
 
     def others(self, sample: Ints, words: Words) -> Ints:
         """Return samples of the same sources as `sample`, chosen by random words. [b] each."""

@@ -32,10 +32,11 @@ ADDED = {"order", "keys", "rows", "weights", "block", "window"}  # which older c
 # epoch's tail, because places that are padded are no positions. Of data.train, where the shards lie, the query of a
 # signed address and the names of a mixture's sources.
 MAY_CHANGE = frozenset(
-    {"caption", "images", "images_at_most", "fields", "label", "weight", "clusters", "augment", "views",
-     "view_augment", "split", "edits", "view_augments", "companion", "generated", "degrade", "turned", "texts",
-     "text_views", "view_edits", "decoder", "resample", "background", "max_pixels", "max_characters", "faults",
-     "max_faults", "workers", "bucket", "cache", "cache_bytes", "allow_pipe", "patience", "batch", "tail"}
+    {"caption", "images", "images_at_most", "intensity", "array_augment", "array_view_augment", "fields", "label",
+     "weight", "clusters", "augment", "views", "view_augment", "split", "edits", "view_augments", "companion",
+     "generated", "degrade", "turned", "texts", "text_views", "view_edits", "decoder", "resample", "background",
+     "max_pixels", "max_characters", "faults", "max_faults", "workers", "bucket", "cache", "cache_bytes",
+     "allow_pipe", "patience", "batch", "tail"}
 )  # fmt: skip
 
 

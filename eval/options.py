@@ -1,4 +1,4 @@
-"""What the evaluation commands ask for: a model and a set.
+"""Options that all evaluation commands have: a model and a set.
 
 Names that CLIP_benchmark's command line has are accepted too, so a script swaps over by changing the command.
 """

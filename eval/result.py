@@ -1,4 +1,4 @@
-"""What an evaluation says: numbers, how sure they are, and on what they were measured.
+"""The result of an evaluation: numbers, their intervals, and the data that they were measured on.
 
 The JSON has CLIP_benchmark's keys (dataset, model, pretrained, task, metrics, language), so its tools read it;
 what we add stands beside them. A number that cannot be given is null with a note, never NaN. What each sample

@@ -71,7 +71,7 @@ class Encoder:
 
     @cached_property
     def medium(self) -> Medium:
-        """How this model's images are read."""
+        """The medium of this model's images."""
         return choose(self.model.config.image)
 
     def prepare(self, data: bytes, beside: Mapping[str, bytes] | None = None) -> Prepared:
@@ -85,7 +85,7 @@ class Encoder:
 
     @property
     def bias(self) -> float:
-        """What a model with a sigmoid loss adds to scale * similarity before the sigmoid; 0 without one."""
+        """The bias that a model with a sigmoid loss adds to scale * similarity before the sigmoid; 0 without one."""
         return 0.0 if self.model.logit_bias is None else float(self.model.logit_bias)
 
     @overload

@@ -37,7 +37,7 @@ def rank() -> int:
 
 
 class Rows(NamedTuple):
-    """How many rows of a global tensor each rank holds, in rank order."""
+    """Number of rows of a global tensor on each rank, in rank order."""
 
     counts: tuple[int, ...]
 

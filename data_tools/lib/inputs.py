@@ -1,4 +1,4 @@
-"""Where pairs come from when they are not in shards yet: folders, tables, img2dataset's folders, datasets on disk."""
+"""Pairs that are not in shards yet: folders, tables, img2dataset's folders, datasets on disk."""
 
 from __future__ import annotations
 

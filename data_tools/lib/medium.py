@@ -1,4 +1,4 @@
-"""What the images of shards are, as the command line says it: photographs, deep images of some bands, or arrays."""
+"""The kind of images in shards, as the command line says it: photographs, deep images of some bands, or arrays."""
 
 from __future__ import annotations
 

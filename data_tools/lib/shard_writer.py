@@ -54,7 +54,7 @@ class ShardWriter:
 
     @property
     def done(self) -> int:
-        """How many inputs earlier runs have dealt with."""
+        """Number of inputs that earlier runs have dealt with."""
         return self.state["done"]
 
     @property

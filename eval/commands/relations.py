@@ -26,7 +26,7 @@ from mmclr.models.formats import find
 from mmclr.models.formats.weights import load_weights
 
 MOST = 200  # classes: all their pairs are in memory at once
-SHOWN = 40  # classes that a picture names, where there are groups to show in their place
+SHOWN = 40  # classes that a figure names, where there are groups to show in their place
 PAIRS = 15  # of the most related classes that the report lists
 
 EXAMPLES = """examples:

@@ -88,7 +88,7 @@ class Embedder:
 
     @cached_property
     def medium(self) -> Medium:
-        """How an image becomes pixels."""
+        """The way from an image to pixels."""
         return choose(self.model.config.image)
 
     @property

@@ -1,4 +1,4 @@
-"""What the report draws of an evaluation, as small plain trees: score distributions, a map, a confusion matrix."""
+"""Drawings of an evaluation for the report, as small plain trees: score distributions, a map, a confusion matrix."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from mmclr.statistics.lof import lof
 
 @config
 class Calibration:
-    """How classes are cleaned, and what rare ones borrow."""
+    """The cleaning of classes, and the borrowing of rare ones."""
 
     k: Annotated[int, Ge(1)] = 20  # neighbours of the local outlier factor, in the class
     cut: Annotated[float, Gt(0)] = 1.5  # factor above which an image is left out

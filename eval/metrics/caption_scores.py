@@ -1,4 +1,4 @@
-"""How near captions come to references in words: BLEU, ROUGE-L, CIDEr and METEOR, as COCO's evaluation computes them.
+"""Likeness of captions to references in words: BLEU, ROUGE-L, CIDEr and METEOR, as COCO's evaluation computes them.
 
 That evaluation needs Java, for its tokenizer and METEOR; the libraries without Java have no CIDEr. So the three that
 are sums over n-grams are written out here, on words that `words` finds, which differ from Java's in rare marks only.

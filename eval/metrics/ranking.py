@@ -1,4 +1,4 @@
-"""Where the right answers stand when a gallery is sorted by similarity: exact, both ways at once, in tiles.
+"""Ranks of the right answers when a gallery is sorted by similarity: exact, both ways at once, in tiles.
 
 The matrix of scores never exists: one matmul per tile serves the queries (rows) and the gallery (columns), and
 only counts are kept. Ties are counted, not broken: a hit is the chance of finding a right answer under a random
@@ -21,7 +21,7 @@ TILE = 1024  # a side of a tile; 4 MiB of float32 scores stay in the cache betwe
 
 @dataclass(frozen=True)
 class Relevance:
-    """Which items are right answers to which queries, as R pairs of row numbers."""
+    """Right answers to queries, as R pairs of row numbers."""
 
     query: Tensor  # [R] int64
     item: Tensor  # [R] int64

@@ -72,7 +72,7 @@ class EvalSet:
 
     @property
     def ledger(self) -> Ledger:
-        """What was left out, as training counts it."""
+        """Samples left out, as training counts them."""
         ledger = Ledger()
         ledger.counts = dict(self.skipped)
         for entry in self.faults:

@@ -137,7 +137,7 @@ def vector(sample: Sample, field: str, lost: list[Fault]) -> Any:
 
 @dataclass(frozen=True)
 class Table:
-    """What was read of each usable sample, without the images."""
+    """Values read of each usable sample, without the images."""
 
     name: str
     shards: Shards

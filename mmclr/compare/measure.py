@@ -1,4 +1,4 @@
-"""What every run of a comparison is evaluated by: suites of `mmclr eval`, with their own options."""
+"""The evaluations of every run of a comparison: suites of `mmclr eval`, with their own options."""
 
 from __future__ import annotations
 

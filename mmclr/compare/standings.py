@@ -1,4 +1,4 @@
-"""Who stands where: means with intervals over seeds, and paired differences to the first config.
+"""The standings: means with intervals over seeds, and paired differences to the first config.
 
 An interval says how much the mean over seeds would move with other seeds and other test samples: the variance
 between seeds (which holds both, as far as samples act on single seeds) over their number, and never less than the

@@ -31,7 +31,7 @@ PROBE = 30  # steps that tell how fast a config is, for budgets in minutes
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run of a comparison gets."""
+    """The budget of every run of a comparison."""
 
     kind: str
     amount: float

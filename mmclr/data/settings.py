@@ -35,7 +35,7 @@ class Source:
 
 @config
 class Given:
-    """Where the values of a batch field come from."""
+    """The place that the values of a batch field come from."""
 
     values: str  # "cls", "json:field", "column:NAME", or "source"
     most: int = 0  # entries of a sample that are kept, of tags and boxes; 0 for 32 tags, 16 boxes
@@ -72,7 +72,7 @@ class Views:
 
 @config
 class DataConfig:
-    """Which pairs are trained on, how they are read, and what is done to them."""
+    """The pairs that are trained on, the way they are read, and their changes."""
 
     train: str | list[str] | dict[str, Source]  # shards: "data/{00000..00099}.tar", a glob, or a mixture by name
     caption: str | dict[str, float] = "txt"  # "txt", "json:title", or several with their probabilities

@@ -46,7 +46,7 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """How many icons there are."""
+        """Number of icons."""
         return len(self.data)
 
     def numbers(self) -> list[Number]:
@@ -76,11 +76,11 @@ class Evaluation:
         return [(name, value, r.ci95.get(name)) for r in (*self.results, *more) for name, value in r.metrics.items()]
 
     def figures(self) -> Sequence[str]:
-        """How right and wrong pairs score, and a map of the embeddings."""
+        """Scores of right and wrong pairs, and a map of the embeddings."""
         return figures(self.results[0].examples)
 
     def gallery(self, queries: Sequence[str], k: int = 10) -> list[Query]:
-        """What each text finds."""
+        """The images that each text finds."""
         scores, found = top(self.embedder.texts(queries), self.images, k)
         return [
             Query(text, [self._found(text, i, s) for i, s in zip(row.tolist(), best.tolist())])

@@ -26,7 +26,7 @@ def learn(model: Path, packed: dict[str, str], tokenizer: Path, out: Path, steps
 
 
 class Captions:
-    """What the captioner writes about the family that it has never seen."""
+    """The captioner's texts about the family that it has never seen."""
 
     def __init__(self, checkpoint: Path, packed: dict[str, str], out: Path) -> None:
         data = open_set(packed["test"], name="remix icons")
@@ -34,7 +34,7 @@ class Captions:
         self.result.save(out / "caption.json")
 
     def numbers(self) -> list[Number]:
-        """How often it writes just the right name, and how near it comes."""
+        """Share of names that are just right, and the likeness of the others."""
         wanted = {"exact": "exact name written", "ROUGE_L": "written words in common, ROUGE-L"}
         return [
             Number(name, self.result.metrics[key], self.result.ci95[key], f"n = {self.result.n[key]}")

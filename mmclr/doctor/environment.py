@@ -1,4 +1,4 @@
-"""Is this environment fit to train: versions, imports, the torchvision operators, devices, compiler."""
+"""Check that this environment is fit to train: versions, imports, the torchvision operators, devices, compiler."""
 
 from __future__ import annotations
 

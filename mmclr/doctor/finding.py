@@ -1,4 +1,4 @@
-"""What the doctor says: one line per finding."""
+"""The doctor's findings, one line each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LEVELS = ("ok", "fixed", "note", "BROKEN")
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, why it matters, and what to do about it (the last two are empty when all is well)."""
+    """A finding, its weight, and its remedy (the last two are empty when all is well)."""
 
     level: str  # one of LEVELS
     what: str

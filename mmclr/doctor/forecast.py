@@ -1,4 +1,4 @@
-"""What a run will take: steps, memory, disk."""
+"""Forecast of a run: steps, memory, disk."""
 
 from __future__ import annotations
 

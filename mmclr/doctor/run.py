@@ -45,7 +45,7 @@ LONG = 1 << 20  # tokens: no caption is cut while it is measured
 
 
 class Read(NamedTuple):
-    """What one sample turned out to be."""
+    """One sample as it was read."""
 
     size: tuple[int, int]  # width, height of its image
     texts: list[str]

@@ -63,7 +63,7 @@ inside images are weak points of models of this kind. The numbers above hold for
 
 @dataclass(frozen=True)
 class About:
-    """What a checkpoint does not say of itself."""
+    """Facts that a checkpoint does not say of itself."""
 
     results: Sequence[str | Path] = ()  # JSON files of evaluations
     license: str = ""

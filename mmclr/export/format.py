@@ -9,7 +9,7 @@ WIDE = "config.json"  # of transformers; folders of other formats may have such 
 
 @dataclass(frozen=True)
 class Format:
-    """What tells a folder of a format, and what its card says of using it."""
+    """The file by which a folder's format is known, and the card's words on using it."""
 
     file: str  # that every folder of the format has, and no other's but of WIDE
     library: str  # library_name on the Hub

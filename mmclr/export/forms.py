@@ -1,4 +1,4 @@
-"""Which class of transformers can hold a model, and how it is laid out there: config and tensors."""
+"""The class of transformers that can hold a model, and the model's layout there: config and tensors."""
 
 from __future__ import annotations
 

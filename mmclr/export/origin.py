@@ -1,4 +1,4 @@
-"""What is exported: the weights of a run, checkpoint or model folder, and the tokenizer that lies with them."""
+"""The origin of an export: the weights of a run, checkpoint or model folder, and the tokenizer that lies with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an exported folder do what the checkpoint does? Features, token ids and pixels, side by side."""
+"""Compare an exported folder with its checkpoint: features, token ids and pixels, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two towers say of a batch: the same for the model in training and for the teacher that follows it."""
+"""Features of two towers for a batch: the same for the model in training and for the teacher that follows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which provider gives which feature, and in which order they take their turns."""
+"""The wiring of providers: the one that gives each feature, and the order of their turns."""
 
 from __future__ import annotations
 

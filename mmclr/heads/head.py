@@ -1,4 +1,4 @@
-"""What may lie between an embedding and an objective, in training and, if it is wanted there, in use."""
+"""The contract of a head: a module between an embedding and an objective, in training and, if wanted, in use."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from mmclr.losses.objective import OPTIONS
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one law says of one objective."""
+    """The verdict of one law on one objective."""
 
     objective: str
     law: str

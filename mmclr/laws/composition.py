@@ -47,7 +47,7 @@ class Batch:
 
 
 class Taken(NamedTuple):
-    """What came of two steps."""
+    """The outcome of two steps."""
 
     loss: float
     values: Mapping[str, Tensor]

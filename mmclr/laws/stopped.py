@@ -1,4 +1,4 @@
-"""What a computation holds constant, kept at the first time and given again when the computation is repeated.
+"""Constants of a computation, kept at the first time and given again when it is repeated.
 
 So a function with stopped gradients can be compared with its finite differences: autograd's gradient is the derivative
 of the function in which all that is detached, or computed without gradient, is a constant.

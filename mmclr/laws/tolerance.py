@@ -1,4 +1,4 @@
-"""How far rounding may take a right result: 8 deviations of a random walk of rounded additions."""
+"""Bounds of rounding around a right result: 8 deviations of a random walk of rounded additions."""
 
 from __future__ import annotations
 

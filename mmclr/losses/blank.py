@@ -20,7 +20,7 @@ _open: list[Kept] = []  # the gates that are open, the last one counts
 
 
 class Kept(NamedTuple):
-    """What a gate let through."""
+    """The rows that a gate let through."""
 
     features: dict[str, Tensor]  # of samples alone
     equally: bool  # whether ranks have equally many of them

@@ -1,4 +1,4 @@
-"""How a training goes, beside its loss: cheap numbers of one batch, streamed, the same on every rank.
+"""Diagnostics of a training beside its loss: cheap numbers of one batch, streamed, the same on every rank.
 
 They cost six to seven matmuls of the batch with itself, about two losses; log them every so many steps.
 """

@@ -15,7 +15,7 @@ SEVERAL = ("M", "V", "X", "Q", "T")  # letters of how many a sample has of somet
 
 
 class Input(NamedTuple):
-    """What is given in place of a feature: another one, or one of several that a sample has of it."""
+    """A stand-in for a feature: another one, or one of several that a sample has of it."""
 
     feature: str
     at: int | None = None  # counted from 0

@@ -1,4 +1,4 @@
-"""What is a negative to an anchor, and what is not."""
+"""The rule of what counts as a negative to an anchor."""
 
 from typing import Literal
 

@@ -41,7 +41,7 @@ OPTIONS = ("use", "weight", "inputs", "head", "reweight")  # keys of a term besi
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What `setup` may need to size its state; known before the first step."""
+    """Facts of a run by which `setup` may size its state; known before the first step."""
 
     samples: int = 0  # samples in the training set (rows of per-sample state)
     width: int = 0  # D, the embedding's width

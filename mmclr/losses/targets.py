@@ -1,4 +1,4 @@
-"""What an anchor should be close to, where that is more than its own pair."""
+"""Targets of an anchor, where they are more than its own pair."""
 
 import torch
 from torch import Tensor

@@ -66,7 +66,7 @@ class ArrayConfig:
 
     @property
     def tokens(self) -> int:
-        """How many tokens an array of this length has, the class token apart."""
+        """Number of tokens of an array of this length, the class token apart."""
         return self.channels if self.row else self.length // self.patch
 
 
@@ -112,7 +112,7 @@ class ImageConfig:
 
     @property
     def patches(self) -> int:
-        """How many tokens an image or array has, the class token apart."""
+        """Number of tokens of an image or array, the class token apart."""
         return self.array.tokens if self.array is not None else (self.size // self.patch) ** 2
 
     @property

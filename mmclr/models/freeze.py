@@ -20,7 +20,7 @@ How = bool | Literal["all"] | Annotated[int, Ge(1)]
 
 @config
 class LockConfig:
-    """What of each tower is locked: true: all but its projection; all: that too; n: embeddings and first n blocks."""
+    """The locked part of each tower: true: all but its projection; all: that too; n: embeddings and first n blocks."""
 
     image: How = False
     text: How = False

@@ -1,4 +1,4 @@
-"""Where a run's weights come from: random ones, a whole model's, or one tower's."""
+"""The first weights of a run: random ones, a whole model's, or one tower's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How deep in its tower a weight lies."""
+"""The depth of a weight in its tower."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def refuse_unknown(there: int, here: int, called: str) -> None:
 
 
 class Scale(NamedTuple):
-    """What is taken out of pixels in [0, 1] before they meet the weights: (x - mean) / std, of each channel."""
+    """The normalisation of pixels in [0, 1] before they meet the weights: (x - mean) / std, of each channel."""
 
     mean: Sequence[float]
     std: Sequence[float]

@@ -31,7 +31,7 @@ class Tower(nn.Module):
 
     @property
     def called(self) -> str:
-        """What messages call the tower."""
+        """The tower's name in messages."""
         return f"the {self.part} tower"
 
 
@@ -50,7 +50,7 @@ class LibraryTower(Tower):
 
     @property
     def called(self) -> str:
-        """What messages call the tower: its class in the library is named, too."""
+        """The tower's name in messages: its class in the library is named, too."""
         return f"the {self.part} tower ({type(self.model).__name__})"
 
 

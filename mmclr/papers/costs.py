@@ -1,4 +1,4 @@
-"""What a step of each ready config costs beside plain InfoNCE: measured by benchmarks/papers.py, kept in costs.json.
+"""Costs of a step of each ready config beside plain InfoNCE: measured by benchmarks/papers.py, kept in costs.json.
 
 A row is shown with a mark as soon as the config, or the code of its objectives, is another than when it was measured.
 """

@@ -1,4 +1,4 @@
-"""Which logged quantities are drawn together, what they mean, and the threshold that matters."""
+"""Panels of logged quantities that are drawn together, with their meaning and the threshold that matters."""
 
 from __future__ import annotations
 

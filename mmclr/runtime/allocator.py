@@ -1,4 +1,4 @@
-"""What the C library does with memory that a CPU's tensors have left."""
+"""Keep glibc from returning freed tensor memory to the system."""
 
 from __future__ import annotations
 

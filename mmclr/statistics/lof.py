@@ -1,4 +1,4 @@
-"""How far out of place each row of numbers is among its neighbours: the local outlier factor."""
+"""The local outlier factor: the distance of each row of numbers from its neighbours, beside theirs."""
 
 from __future__ import annotations
 

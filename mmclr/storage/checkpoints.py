@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints are whole: for what goes on from them, and for what only reads a model.
+"""The whole checkpoints of a run: for runs that go on from them, and for readers of a model alone.
 
     RUN/checkpoints/step-00000500/position.json      {..., "files": {name: bytes}, "crc32": {name: CRC-32}, "checksum"}
 

@@ -1,4 +1,4 @@
-"""What happens when a number is not finite: the update is left out, and the run says where it came from.
+"""Guard against numbers that are not finite: the update is left out, and the run says where it came from.
 
 All ranks decide together. Nothing has changed by then: objectives change their state only in after_step, and the
 trainer puts running statistics back.
@@ -34,7 +34,7 @@ KIND = "kept batch"
 
 @config
 class GuardConfig:
-    """When to stop, and what counts as a spike."""
+    """Limits: when a run stops, and the height of a spike."""
 
     stop_after: Annotated[int, Ge(1)] = 10  # updates in a row that are not finite
     spike: Annotated[float, Gt(0)] = 8.0  # standard deviations of the recent loss above its mean; logged with its ids

@@ -29,7 +29,7 @@ STILL = ("position_embedding", "positional_embedding", "pos_embed", "cls_token")
 
 @config
 class GroupConfig:
-    """What is different for the weights whose names match a pattern."""
+    """Settings of the weights whose names match a pattern."""
 
     lr: Annotated[float, Ge(0)] = 1.0  # a factor on their rate
     weight_decay: Annotated[float, Ge(0)] | None = None  # null: as they would have

@@ -24,7 +24,7 @@ from mmclr.train.optimizer import OptimConfig
 
 @config
 class SaveConfig:
-    """When checkpoints are written; one is always written at the end and when the run is asked to stop."""
+    """Times at which checkpoints are written; one is always written at the end and when the run is asked to stop."""
 
     every_steps: Annotated[int, Ge(0)] = 0  # 0: not by steps
     every_minutes: Annotated[float, Ge(0)] = 15.0  # 0: not by time

@@ -26,7 +26,7 @@ LOOKED = frozenset({"image", "text", "scale", "caption_id", "real"})
 
 
 class Stage(Enum):
-    """Which method of a step its forward is: what wraps a step lets nothing else be called."""
+    """The method of a step that its forward is: what wraps a step lets nothing else be called."""
 
     WHOLE = "whole"
     LOOK = "look"

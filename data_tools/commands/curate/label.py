@@ -39,7 +39,7 @@ KIND = "names of classes"
 
 
 class Found(NamedTuple):
-    """What the samples of shards say, in the order of the shards."""
+    """Values of the samples of shards, in the order of the shards."""
 
     names: list[str]  # different values, in the order in which they were met
     codes: list[NDArray[np.int64]]  # of each shard [samples]: number of the value in names, -1 for none

@@ -32,7 +32,7 @@ KIND = "list of faults"
 
 
 class Report(NamedTuple):
-    """What is wrong with shards, all of it."""
+    """All faults of shards."""
 
     samples: int  # usable, as far as their members tell
     problems: list[tuple[str, int, str]]  # shard, byte, what

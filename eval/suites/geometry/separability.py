@@ -1,4 +1,4 @@
-"""Measure how far the classes of a set are apart in the neighbourhoods of its images, as a whole and class by class.
+"""Measure how far the classes of a set are apart in the neighbourhoods of its images.
 
 Mendez-Ruiz et al., SuSana Distancia is all you need, 2023, arXiv 2305.09062; ICNN is of arXiv 2107.06992. With d_ij to
 the k nearest of image i, delta_i the nearest of another class in a window of k + 1, r_ij = d_ij / (delta_i + 1e-7) /

@@ -1,4 +1,4 @@
-"""Fit a linear classifier on image features and measure it on another set; calibrated, for noisy and rare classes.
+"""Fit a linear classifier on image features; calibrated, for noisy and rare classes.
 
 Zhang et al., When Noisy Labels Meet Long Tail Dilemmas: A Representation Calibration Method, ICCV 2023, arXiv
 2211.10955; the weights of common classes are derived from their method's description. Of each class k what has a local

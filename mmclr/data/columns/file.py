@@ -37,7 +37,7 @@ class Damaged(Exception):
 
 
 class Table:
-    """What a file holds: `facts`, and `arrays` by name, numbers [n], vectors [n, width] or an Arrow array of texts."""
+    """A file's contents: `facts`, and `arrays` by name, numbers [n], vectors [n, width] or an Arrow array of texts."""
 
     def __init__(self, facts: dict[str, Any], arrays: dict[str, Values], rows: int) -> None:
         self.facts, self.arrays, self.rows = facts, arrays, rows

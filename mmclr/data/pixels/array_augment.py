@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 @config
 class ArrayAugment:
-    """How a training array is changed. By default not at all, but that a window of too long a one is taken anywhere.
+    """Changes of a training array. By default none, but that a window of too long a one is taken anywhere.
 
     Um et al., Data Augmentation of Wearable Sensor Data, ICMI 2017, arXiv 1706.00527, have jitter and scaling; masks
     over a stretch of time are those of SpecAugment, Interspeech 2019, arXiv 1904.08779. Time is not resampled.
@@ -39,7 +39,7 @@ class ArrayAugment:
 
 
 class Window(NamedTuple):
-    """What is done to one array."""
+    """The changes of one array."""
 
     start: int  # the first step that is taken
     steps: int  # that are taken, at most the model's length

@@ -30,7 +30,7 @@ RESAMPLING = {
 
 @config
 class Augment:
-    """How a training image is changed. The defaults are open_clip's: a crop of at least 0.9 of the area."""
+    """Changes of a training image. The defaults are open_clip's: a crop of at least 0.9 of the area."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)  # share of the area that is kept
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop
@@ -59,7 +59,7 @@ class Augment:
 
     @property
     def reach(self) -> float:
-        """How far a crop may reach beyond the image, as a share of its size."""
+        """The farthest that a crop reaches beyond the image, as a share of its size."""
         return self.shift + max(0.0, (1 / self.zoom[0] - 1) / 2)
 
     @property
@@ -69,7 +69,7 @@ class Augment:
 
 
 class Recipe(NamedTuple):
-    """What is done to one image."""
+    """The changes of one image."""
 
     box: tuple[float, float, float, float]  # left, top, right, bottom in its pixels; may reach beyond it
     flip: bool

@@ -1,4 +1,4 @@
-"""Which medium a model and its data ask for."""
+"""The choice of the medium that a model and its data ask for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the numbers of deep images become [0, 1]: a range, given, measured, or said by each sample.
+"""The way of deep images' numbers to [0, 1]: a range, given, measured, or said by each sample.
 
 A number x becomes (x - low) / (high - low), cut at 0 and 1: what radiologists call a window, in the form that DICOM
 (PS3.3 C.11.2.1.3.2) calls LINEAR_EXACT where it is given by its centre and width.

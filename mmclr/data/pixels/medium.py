@@ -23,7 +23,7 @@ Whole = Any  # a decoded image as its medium keeps it, from which views are cut
 
 
 class Arrays(Protocol):
-    """What a model's config says of arrays in place of images (`model.image.array`)."""
+    """The part of a model's config on arrays in place of images (`model.image.array`)."""
 
     @property
     def channels(self) -> int:
@@ -35,7 +35,7 @@ class Arrays(Protocol):
 
 
 class Side(Protocol):
-    """What a model's config says of its image side."""
+    """The part of a model's config on its image side."""
 
     @property
     def size(self) -> int:
@@ -67,7 +67,7 @@ class Side(Protocol):
 
     @property
     def intensity(self) -> Mapping[str, Any] | None:
-        """How numbers become [0, 1], as `Intensity.tree` has it; None for the range of their dtype."""
+        """The way of numbers to [0, 1], as `Intensity.tree` has it; None for the range of their dtype."""
 
 
 class Opened(Protocol):
@@ -83,7 +83,7 @@ class Opened(Protocol):
 
 
 class Drawn(Protocol):
-    """What is drawn for one view of one image."""
+    """The draws of one view of one image."""
 
     def shrink(self, size: int) -> float:
         """Return by which factor what it cuts out is larger than `size`."""

@@ -1,4 +1,4 @@
-"""Where each batch field of a run comes from: a member of the sample, a column beside the shard, or its source.
+"""Readers of the batch fields of a run: a member of the sample, a column beside the shard, or its source.
 
 An address is "cls" or another member, "json:x" for a field of one, "column:NAME" for a column, "source" for the number
 of the sample's source in data.train, "source:NAME" for whether it is of that one.
@@ -40,7 +40,7 @@ class Reader(Protocol):
 
     @property
     def classes(self) -> int:
-        """How many values there are, 0 where that is not known."""
+        """Number of values, 0 where that is not known."""
 
     def value(self, sample: Sample, number: int, lost: list[Fault]) -> Any:
         """Return the value of a sample, whose number over all sources is `number`. Raises Fault."""
@@ -91,7 +91,7 @@ class InColumn:
 
     @cached_property
     def counts(self) -> Ints:
-        """How many samples have each class, [classes]; empty where the classes are no small numbers from 0 on."""
+        """Number of samples of each class, [classes]; empty where the classes are no small numbers from 0 on."""
         held = self._column.kind
         if self.kind != "class" or held.dtype not in INTEGERS:
             return np.zeros(0, np.int64)
@@ -102,7 +102,7 @@ class InColumn:
 
     @property
     def classes(self) -> int:
-        """How many classes there are, 0 where they are no small numbers."""
+        """Number of classes, 0 where they are no small numbers."""
         return len(self.counts)
 
     def value(self, sample: Sample, number: int, lost: list[Fault]) -> Any:

@@ -45,7 +45,7 @@ class Members(Protocol):
 
 
 class Field:
-    """Where a value stands: "txt" for a member, "json:a.b" for a field of one.
+    """The place of a value: "txt" for a member, "json:a.b" for a field of one.
 
     json:a.b is the value of b inside a; where an object has a key that is called "a.b", dot and all, it is that one's.
     """

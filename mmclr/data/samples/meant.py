@@ -1,4 +1,4 @@
-"""Which member or field of the json is meant by a name that no sample has."""
+"""The member or field of the json that is likely meant by a name that no sample has."""
 
 from __future__ import annotations
 

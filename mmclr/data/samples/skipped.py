@@ -1,4 +1,4 @@
-"""What was left out or changed, and why: every sample that training does not see as stored is counted here."""
+"""Samples left out or changed, with the reasons: each that training does not see as stored is counted here."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Ledger:
 
     @property
     def lost(self) -> int:
-        """How many times this rank could not use a sample."""
+        """Number of times that this rank could not use a sample."""
         return sum(count for reason, count in self.counts.items() if reason not in KEPT)
 
     def summed(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Is a stranger's tokenizer.json safe to run? Its code cannot be stopped once it is in a text, so it is read first.
+"""Check a stranger's tokenizer.json before it runs: it cannot be stopped once it is in a text, so it is read first.
 
 What it may hold is small: expressions whose time is bounded by the text's length, replacements that do not multiply a
 text, templates of a few tokens. Tokenizers of released models are within these bounds by far.

@@ -43,7 +43,7 @@ def name_of(url: str) -> str:
 
 
 class Places:
-    """Where the sidecar of a shard may be: beside it, or in the user's cache folder. `name` is that of the shard."""
+    """The places of a shard's sidecar: beside it, or in the user's cache folder. `name` is that of the shard."""
 
     def __init__(self, url: str) -> None:
         folder = cache.cache_folder()

@@ -1,4 +1,4 @@
-"""Where bytes come from: shards read at (offset, size) from disk, from a web server or any store fsspec opens."""
+"""Sources of bytes: shards read at (offset, size) from disk, from a web server or any store fsspec opens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ AT_MOST = 120.0  # seconds after which nothing is tried again
 
 
 class Stat(NamedTuple):
-    """What tells whether a file is still the one that was indexed."""
+    """Size and state of a file, by which it is known as the one that was indexed."""
 
     size: int
     stamp: str  # mtime in ns, or what the store gives (etag, mtime)

@@ -59,7 +59,7 @@ class _Run:
 
 @dataclass
 class _Found:
-    """What the scan has found so far."""
+    """The findings of a scan so far."""
 
     names: list[str] = field(default_factory=list)
     places: list[NDArray[np.int64]] = field(default_factory=lambda: [np.zeros((2, 0), np.int64)])

@@ -1,1 +1,1 @@
-"""Which sample comes when, and batches of them."""
+"""The order of samples, and batches of them."""

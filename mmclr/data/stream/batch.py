@@ -1,4 +1,4 @@
-"""What the loader hands to the trainer."""
+"""The batch that the loader hands to the trainer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Maker(Protocol):
 
     @property
     def count(self) -> int:
-        """How many copies of each image it makes."""
+        """Number of copies of each image."""
 
     @property
     def says(self) -> str:
@@ -86,7 +86,7 @@ class Batch:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What can be seen of a sample, and how many: its image, each pixel set in the order of the table, `more`."""
+        """Number of images of a sample: itself, those of each pixel set in the order of the table, and `more`."""
         own = {name: x.shape[1] for name, x in self.sets.items()} | {name: x.count for name, x in self.made.items()}
         more = {} if self.more is None else {"more": self.more.shape[1]}
         return {"image": 1} | {name: own[name] for name in batch_fields.SETS if name in own} | more
@@ -119,12 +119,12 @@ class Batch:
 
     @property
     def shares(self) -> Tensor:
-        """What each sample counts in the mean over the global batch, [b]; all ranks must ask."""
+        """Share of each sample in the mean over the global batch, [b]; all ranks must ask."""
         return parallel.shares(self.weights)
 
     @property
     def caption_shares(self) -> Tensor:
-        """What each of these counts in the mean over all tokens of the global batch, [b, M, L - 1]; all ranks must ask.
+        """Share of each of these in the mean over all tokens of the global batch, [b, M, L - 1]; all ranks must ask.
 
         A token counts as its sample's weight says, so blank rows count nothing.
         """

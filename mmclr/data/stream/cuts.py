@@ -1,4 +1,4 @@
-"""What is cut out of a sample's images for a batch: the image itself, and the pixel sets that no maker makes of it."""
+"""Cuts of a sample's images for a batch: the image itself, and the pixel sets that no maker makes of it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _REGISTRY: dict[str, type[Order]] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """What an order may know of the data before the first sample. An order keeps none of it but what it needs."""
+    """Facts of the data that an order may know before the first sample. It keeps none of them but those it needs."""
 
     sizes: Sequence[int]  # usable samples of each source; sample numbers run through all of them
     weights: Sequence[float]  # of the sources in a mixture

@@ -1,4 +1,4 @@
-"""Which keys of `data:` a resumed run may change: one table, and what is compared for those that stay.
+"""The keys of `data:` that a resumed run may change: one table, and the comparison of those that stay.
 
 The loader's position says which samples have been handed out only as long as the order is the same. So whatever
 decides which sample comes when must stay; everything else may change, the number of processes and workers too.

@@ -15,7 +15,7 @@ from mmclr.losses.algebra.tiles import LN2, Sides, Strip, alike, as_number, full
 
 
 class Expected(NamedTuple):
-    """What `expected` returns."""
+    """The result of `expected`."""
 
     row: (
         Tensor  # [n] sum_j p_ij c_ij with p_i = softmax_j(scale * c_ij) over the pairs not excluded; 0 if there is none

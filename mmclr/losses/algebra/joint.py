@@ -27,14 +27,14 @@ Place = tuple[slice, slice, list[Tensor]]  # rows, columns, the tiles of all pro
 
 
 class Joint(NamedTuple):
-    """What `joint_lse` returns; columns are this rank's, too."""
+    """The result of `joint_lse`; columns are this rank's, too."""
 
     row: Tensor  # [n] log sum_j exp z_ij over the pairs that are not excluded; -inf for an empty sum
     col: Tensor  # [m] log sum_i exp z_ij over the same pairs
 
 
 class JointSum(NamedTuple):
-    """What `joint_sum` returns; columns are this rank's, too."""
+    """The result of `joint_sum`; columns are this rank's, too."""
 
     row: Tensor  # [n] sum_j f_ij over the pairs of the mask
     col: Tensor  # [m] sum_i f_ij over the same pairs

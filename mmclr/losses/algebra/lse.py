@@ -26,7 +26,7 @@ Exclude = masks.Mask | Callable[[slice, slice], Tensor] | None
 
 
 class Lse(NamedTuple):
-    """What `dual_lse` returns; columns are this rank's, too."""
+    """The result of `dual_lse`; columns are this rank's, too."""
 
     row: Tensor  # [n] log sum_j exp s_ij over the pairs that are not excluded; -inf for an empty sum
     col: Tensor  # [m] log sum_i exp s_ij over the same pairs

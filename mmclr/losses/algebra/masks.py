@@ -1,4 +1,4 @@
-"""Which pairs to leave out of a sum, said for one tile at a time.
+"""Masks of the pairs that a sum leaves out, for one tile at a time.
 
 A mask writes a tile of ones (kept) and zeros (left out): float, because comparing floats into a float buffer is
 vectorised and a boolean result is not (0.05 against 0.8 ms for a tile of 512 x 1024).

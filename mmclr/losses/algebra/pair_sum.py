@@ -23,7 +23,7 @@ FOLDS = 3  # halvings of a tile before its logarithms are taken, at most: they c
 
 
 class PairSum(NamedTuple):
-    """What `pair_sum` returns."""
+    """The result of `pair_sum`."""
 
     total: Tensor  # [] the sum over the pairs of all ranks that are not excluded, the same on every rank
     pair: Tensor  # [n] s_ii + bias; [0] where there are not as many columns as rows

@@ -14,7 +14,7 @@ from mmclr.losses.algebra.tiles import LN2, Strip, alike, as_number, full_precis
 
 
 class Top(NamedTuple):
-    """What `top` returns; of equal values the lower column comes first."""
+    """The result of `top`; of equal values the lower column comes first."""
 
     values: Tensor  # [n, k] similarities from the largest down; -inf where a row has fewer than k columns left
     columns: Tensor  # [n, k] int64, their global numbers; without meaning where the value is -inf

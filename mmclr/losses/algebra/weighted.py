@@ -15,7 +15,7 @@ TileWeight = Callable[[slice, slice], Tensor]  # (rows, cols), slices of global 
 
 
 class Weighted(NamedTuple):
-    """What `weighted` returns; columns are this rank's, too."""
+    """The result of `weighted`; columns are this rank's, too."""
 
     row: Tensor  # [n] sum_j w_ij s_ij
     col: Tensor  # [m] sum_i w_ij s_ij

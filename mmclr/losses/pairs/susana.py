@@ -113,7 +113,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Near(NamedTuple):
-    """What a sample's neighbours say, [n] each."""
+    """The values of a sample's neighbours, [n] each."""
 
     own: Tensor  # mean over neighbours of its class of r_ij, 0 without such
     has_own: Tensor  # bool

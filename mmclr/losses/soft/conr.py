@@ -19,7 +19,7 @@ BINS = 1 << 12  # of the histogram of distances in which a quantile is found
 
 
 class Relation(NamedTuple):
-    """Who is what to an anchor, as constant tiles: functions of (rows, columns), slices of global numbers."""
+    """Relations to an anchor, as constant tiles: functions of (rows, columns), slices of global numbers."""
 
     near: TileWeight  # bool [h, w], the positives
     push: TileWeight  # log S_ij of the negatives, -inf elsewhere [h, w]

@@ -66,7 +66,7 @@ class Hydra(Objective, key="hydra"):
 
 
 class Gate(nn.Module):
-    """Which features two classes share, from the mean of their codes."""
+    """The features that two classes share, from the mean of their codes."""
 
     def __init__(self, code: int, hidden: int, width: int) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ FOLDER, PREFIX = "captioner", "captioner."
 
 
 class Memory(nn.Module):
-    """What the decoder sees of an image: its tokens (the class token, too), or what learnt queries take from them."""
+    """The decoder's view of an image: its tokens (the class token, too), or what learnt queries take from them."""
 
     def __init__(self, c: CaptionerConfig, text: TextConfig, seen: int) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Captioner(Tower):
 
     @property
     def called(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         return "the captioner"
 
     def forward(self, read: Tensor, layout: Packed, tokens: Tensor) -> Tensor:

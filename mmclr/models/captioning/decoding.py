@@ -1,4 +1,4 @@
-"""How a caption is chosen: a config, and the options of the commands that write captions."""
+"""The choice of a caption: a config, and the options of the commands that write captions."""
 
 from __future__ import annotations
 

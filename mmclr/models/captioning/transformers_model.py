@@ -170,7 +170,7 @@ class TextTower(nn.Module):
 
 
 class Memory(nn.Module):
-    """What the decoder sees of an image: its tokens, or what learnt queries take from them."""
+    """The decoder's view of an image: its tokens, or what learnt queries take from them."""
 
     def __init__(self, image: dict[str, Any], text: dict[str, Any], queries: int) -> None:
         super().__init__()

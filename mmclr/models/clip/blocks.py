@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "quick_gel
 
 @dataclass(frozen=True)
 class Packed:
-    """Where n sequences of different lengths lie in one tensor [N, width] of their valid tokens.
+    """The layout of n sequences of different lengths in one tensor [N, width] of their valid tokens.
 
     Sequences are ordered by length, so those of equal length are a view [count, length, width]: attention
     needs neither padding nor a mask beyond causality.
@@ -51,7 +51,7 @@ class Packed:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """Where sequences begin, and where the last one ends, int32 [n + 1]."""
+        """Begins of the sequences, and the end of the last one, int32 [n + 1]."""
         return F.pad(self.last + 1, (1, 0)).to(torch.int32)
 
     def shortened(self) -> tuple[Packed, Tensor]:

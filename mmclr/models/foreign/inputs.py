@@ -1,4 +1,4 @@
-"""What every tower must do with padding and with dropped patches, or say that it cannot."""
+"""Padding and dropped patches, with which every tower must deal or say that it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a model folder's config describe a model that its weights can fill? Asked before anything is allocated."""
+"""Check, before anything is allocated, that a model folder's config describes a model that its weights can fill."""
 
 from __future__ import annotations
 

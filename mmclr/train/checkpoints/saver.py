@@ -1,4 +1,4 @@
-"""When a run is saved, and where: in the background, on this machine's disk and on remote storage."""
+"""Saving a run: in the background, on this machine's disk and on remote storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process of a run will need in memory, from the run's config and the number of weights."""
+"""Forecast of the memory of one process of a run, from the run's config and the number of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: samples a second, the share spent waiting for data, what is left."""
+"""Shares of a run's time: samples a second, the share spent waiting for data, what is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says: one JSON line per logged step, and a progress bar or plain lines on the terminal."""
+"""The log of a run: one JSON line per logged step, and a progress bar or plain lines on the terminal."""
 
 from __future__ import annotations
 

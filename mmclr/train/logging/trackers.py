@@ -1,4 +1,4 @@
-"""Where curves go besides log.jsonl: TensorBoard, W&B and whatever else accelerate knows."""
+"""Trackers of curves besides log.jsonl: TensorBoard, W&B and whatever else accelerate knows."""
 
 from __future__ import annotations
 

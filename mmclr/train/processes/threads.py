@@ -1,4 +1,4 @@
-"""How many threads compute a run's steps on a CPU: found by trying the run's own step, not by counting cores.
+"""The number of threads that compute a run's steps on a CPU: found by trying the run's own step, not by counting cores.
 
 Small models are faster on one thread even on a quiet machine, and who else is busy there (the loader's workers too)
 nobody can know beforehand. Sums over several threads are rounded otherwise, so the number is part of the run: each

@@ -1,4 +1,4 @@
-"""How processes share a step: copies of everything (DDP), FSDP2's shards, or DeepSpeed's ZeRO; one interface."""
+"""Strategies by which processes share a step: copies of everything (DDP), FSDP2 or DeepSpeed's ZeRO; one interface."""
 
 from __future__ import annotations
 

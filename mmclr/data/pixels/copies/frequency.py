@@ -22,7 +22,7 @@ SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))  # thirteenths
 
 @config
 class Degrade:
-    """How many copies of each image there are, and how they are made."""
+    """Number of copies of each image, and the way they are made."""
 
     blur: int = 0  # blurred copies
     sharpen: int = 0  # sharpened copies

@@ -1,4 +1,4 @@
-"""Which members of a sample are its images, where it may have several: `data.images`.
+"""The members of a sample that are its images, where it may have several: `data.images`.
 
 Either the members themselves, in their order ([jpg, 1.jpg, 2.jpg]), of which a sample need not have all; or a field of
 the json with a list of them (json:images), as `mmclr data pack` writes it.

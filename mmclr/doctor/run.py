@@ -23,7 +23,7 @@ from mmclr.data.stream.loader import DataConfig, Loader
 from mmclr.doctor import forecast, probe
 from mmclr.doctor.finding import Finding
 from mmclr.errors import UserError
-from mmclr.models import init as start
+from mmclr.models import init
 from mmclr.models.formats import find
 from mmclr.train.estimate import forecast as needed
 from mmclr.train.parts import check_tokenizer
@@ -92,7 +92,7 @@ def check(path: str, overrides: Sequence[str]) -> Iterator[Finding]:
 def sources(run: RunConfig, tokenizer: Tokenizer) -> Iterator[Finding]:
     """Say whether the trained models that the run begins with are there, and fit."""
     try:
-        start.check_source(run.model, run.init)
+        init.check_source(run.model, run.init)
         check_tokenizer(run.model, run, tokenizer)
         if run.teacher:
             find.read_config(find.find(run.teacher))

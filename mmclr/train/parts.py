@@ -23,7 +23,7 @@ from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.weighted_sum import build_terms, needs
 from mmclr.models import freeze
-from mmclr.models import init as start
+from mmclr.models import init
 from mmclr.models.activation_checkpointing import recompute
 from mmclr.models.compile import compile_blocks
 from mmclr.models.config import ModelConfig
@@ -104,8 +104,8 @@ class Parts:
         """Give the model its first weights (unless it goes on from a checkpoint), and lock what the run locks."""
         if anew:
             check_tokenizer(self.model.config, self.run, self.tokenizer)
-            start.start(self.model, self.run.init)
-        start.freeze_unread(self.model)
+            init.start(self.model, self.run.init)
+        init.freeze_unread(self.model)
         freeze.lock(self.model, self.run.lock)
 
     def share(self) -> None:

@@ -22,8 +22,7 @@ from mmclr.features.provider import Provider, build_providers
 from mmclr.features.student import Student
 from mmclr.losses.objective import Facts
 from mmclr.losses.weighted_sum import build_terms, needs
-from mmclr.models import freeze
-from mmclr.models import init
+from mmclr.models import freeze, init
 from mmclr.models.activation_checkpointing import recompute
 from mmclr.models.compile import compile_blocks
 from mmclr.models.config import ModelConfig

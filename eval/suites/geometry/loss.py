@@ -57,8 +57,8 @@ def confidence(x: Tensor, y: Tensor, scale: float, negatives: int) -> dict[str, 
         most = [p.max(1).values for p in each]
         # of equal ones each is as likely to be taken
         hits = [(p.diagonal() == top).double() / (p == top[:, None]).sum(1) for p, top in zip(each, most)]
-        sure.append(sum(most) / 2)
-        right.append(sum(hits) / 2)
+        sure.append((most[0] + most[1]) / 2)
+        right.append((hits[0] + hits[1]) / 2)
     p, hit = torch.cat(sure).numpy(), torch.cat(right).numpy()
     return {
         "confidence": Measurement(p),

@@ -64,13 +64,13 @@ class Siblings(Shuffled, key="siblings"):
 
     def _drawn(self, source: int, epoch: int) -> tuple[Ints, Ints]:
         """Return the chunks of a source in an epoch's order, and at which place each ends. Kept until another comes."""
-        if self.parts[source].drawn[:1] != (epoch,):
-            part = self.parts[source]
+        part = self.parts[source]
+        if part.drawn is None or part.drawn[0] != epoch:
             count = len(part.size)
             keys = key(np.full(count, self.seed), source, epoch, CHUNKS)
             order = epoch_order(np.arange(count), count, keys, self.block, self.window)
             part.drawn = epoch, order, np.cumsum(part.size[order])
-        return self.parts[source].drawn[1], self.parts[source].drawn[2]
+        return part.drawn[1], part.drawn[2]
 
 
 class _Part:
@@ -90,7 +90,7 @@ class _Part:
         number = np.arange(len(self.group)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
         self.offset = number * most
         self.size = np.minimum(self.count[self.group] - self.offset, most)
-        self.drawn: tuple[int, Ints, Ints] | tuple[()] = ()
+        self.drawn: tuple[int, Ints, Ints] | None = None
 
 
 def _within(slot: Ints, count: Ints, keys: Any) -> Ints:

@@ -207,14 +207,17 @@ class DataConfig:
         return {name: counts[name] for name in SETS if counts.get(name)}
 
     def asked_alone(self, needs: Iterable[str]) -> DataConfig:
-        """Return the config without the members and families of views that none of these features tells of.
+        """Return the config without the pixel sets that none of these features tells of.
 
         data.views stay: which patches are left out depends on their number.
         """
-        asked = {FEATURES[name].pixels for name in needs}
+        asked, how = {FEATURES[name].pixels for name in needs}, self.degrade
+        blur, sharpen = how.blur if "blurred" in asked else 0, how.sharpen if "sharpened" in asked else 0
         return dataclasses.replace(
             self,
             view_augments={name: one for name, one in self.view_augments.items() if name in asked},
+            degrade=dataclasses.replace(how, blur=blur, sharpen=sharpen),
+            turned=self.turned if "turned" in asked else "none",
             companion=self.companion if "companion" in asked else "",
             generated=self.generated if "generated" in asked else "",
         )

@@ -4,12 +4,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from mmclr.config import ConfigError, load, to_tree
+from mmclr.data import columns
+from mmclr.data.shards.index import open_indices
 from mmclr.losses.weighted_sum import build_terms
 from mmclr.train.run import RunConfig
+from tests.data.made import pair, write_tar
 
 ROOT = Path(__file__).parent.parent.parent / "configs"
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*.yaml") if "accelerate" not in p.parts)
@@ -45,16 +49,36 @@ def teacher(shards, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Return a shard whose samples have a target, and numbers of classes and domains beside it."""
+    folder = tmp_path_factory.mktemp("numbered")
+    told = json.dumps({"target": 1.5}).encode()
+    members = [(f"{i:02d}.{end}", data) for i in range(16) for end, data in {**pair(i), "json": told}.items()]
+    write_tar(folder / "0.tar", members)
+    for index in open_indices([str(folder / "0.tar")]):
+        for name, classes in (("label", 4), ("domain", 2)):
+            with columns.write(index, name, columns.Kind("int32")) as column:
+                column.put(np.arange(16), np.arange(16, dtype=np.int32) % classes)
+    return folder / "0.tar"
+
+
+NUMBERED = {"column:label", "column:domain", "json:target"}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_takes_a_step(name, shards, tmp_path, request):
     from mmclr.train.trainer import train
 
     tree = yaml.safe_load((ROOT / name).read_text())
-    sources = tree.get("data", {}).get("train", "")
+    data = tree.get("data", {})
+    asked = NUMBERED & {data.get("label"), *data.get("fields", {}).values()}
+    shards = request.getfixturevalue("numbered") if asked else shards
+    sources = data.get("train", "")
     train_on = (
         json.dumps({source: {"urls": str(shards)} for source in sources}) if isinstance(sources, dict) else shards
     )
-    more = ["data.label=txt"] if tree.get("data", {}).get("label") else []  # a field that no sample has is refused
+    more = ["data.label=txt"] if data.get("label") and not asked else []  # a field that no sample has is refused
     more += [f"teacher={request.getfixturevalue('teacher')}"] if tree.get("teacher") else []
     run = load(RunConfig, ROOT / name, [f"data.train={train_on}", f"out={tmp_path}", *TINY, *more])
     assert train(run, quiet=True).name == "step-00000001"

@@ -37,8 +37,8 @@ class Hydra(Objective, key="hydra"):
     def setup(self, facts: Facts) -> None:
         if not facts.classes:
             raise ConfigError(
-                "objectives.hydra: nobody counted the classes of data.label: number them with mmclr data label SHARDS "
-                "FIELD, and write data.label=column:label"
+                "objectives: hydra needs classes, and nobody counted the classes of data.label: number them with "
+                "mmclr data label SHARDS FIELD, and write data.label=column:label"
             )
         self.code = nn.Embedding(facts.classes, CODE)
         self.made = Gate(CODE, self.gate, facts.width)

@@ -161,3 +161,17 @@ def test_compressed_strips_cannot_grow_beyond_their_size():
     other = tiff(values(3, dtype=np.uint8).transpose(1, 2, 0), photometric="rgb", compression="jpeg2000")
     with pytest.raises(Fault, match="compression JPEG.*which is not opened; store it as none, LZW"):
         medium.open(other)
+
+
+def test_pages_in_a_circle_and_unknown_compressions_are_faults():
+    circle = bytearray(tiff(values(2), photometric="minisblack"))
+    with tifffile.TiffFile(io.BytesIO(bytes(circle))) as file:
+        first, second = (page.offset for page in file.pages)
+    count = struct.unpack_from("<H", circle, second)[0]
+    struct.pack_into("<I", circle, second + 2 + 12 * count, first)
+    with pytest.raises(Fault, match="more than 256 pages"):
+        Bands(24, 1, WINDOW).open(bytes(circle))
+    odd = bytearray(bands_tiff(values(1)))
+    overwrite(odd, 259, 12345)
+    with pytest.raises(Fault, match="compression 12345, which is not opened"):
+        Bands(24, 1, WINDOW).open(bytes(odd))

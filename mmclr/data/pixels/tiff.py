@@ -17,7 +17,7 @@ from mmclr.data.pixels.npy import check_dtype
 from mmclr.data.samples.skipped import Fault
 from mmclr.errors import UserError
 
-PAGES = 64  # that are looked for: models have no more bands
+LOOKED_AT = 256  # pages: a band is one at most, and models have 64
 JPEG = (6, 7)  # of 8 bits, which Pillow opens
 BOUNDED = {1: "none", 5: "LZW", 8: "Deflate", 32946: "Deflate", 32773: "PackBits", 50000: "Zstandard", 34925: "LZMA"}
 WHITE_IS_ZERO, PALETTE, YCBCR = 0, 3, 6  # of PhotometricInterpretation
@@ -36,49 +36,52 @@ class TiffFile:
         try:
             self._file = library.TiffFile(io.BytesIO(data))
             self._pages = self._same_pages()
-        except Fault:
+            self._describe(self._pages[0])
+        except (Fault, UserError):
             raise
         except Exception as error:  # whatever a stranger's bytes make of it
             raise Fault("bad_image", f"TIFF that cannot be read: {error or type(error).__name__}"[:200]) from error
-        first = self._pages[0]
-        self.jpeg = int(first.compression) in JPEG
-        if not self.jpeg:
-            self._check(first)
-        self.dtype = np.dtype(first.dtype)
-        samples = int(first.samplesperpixel)
-        if samples > 1 and len(self._pages) > 1:
-            found = [len(self._pages), first.imagelength, first.imagewidth, samples]
-            raise Fault(
-                "bad_image", f"4 dimensions, {found}; store bands as samples of a pixel, or as pages of one each"
-            )
-        self.bands = samples * len(self._pages)
-        self.size = (int(first.imagewidth), int(first.imagelength))  # as stored
-        self.alpha = tuple(first.extrasamples or ()) == (STRAIGHT_ALPHA,) and samples in (2, 4)
-        self.turn = int(first.tags.valueof(274, 1))
-        self.bits = first.bitspersample
 
     def array(self) -> NDArray[Any]:
         """Return the numbers as they are stored, [bands, H, W]. Raises Fault."""
         try:
             planes = [page.asarray(squeeze=False, maxworkers=1) for page in self._pages]
+            apart = [plane[:, 0] for plane in planes]  # [separate samples, H, W, samples side by side]
+            bands = [part[..., 0] if len(part) > 1 else np.moveaxis(part[0], -1, 0) for part in apart]
+            found = np.concatenate(bands)
+            if self._pages[0].photometric == WHITE_IS_ZERO and self.dtype.kind == "u":
+                found = ((1 << int(self._pages[0].bitspersample)) - 1 - found).astype(self.dtype)
         except Exception as error:
             raise Fault("bad_image", f"TIFF that cannot be decoded: {error or type(error).__name__}"[:200]) from error
-        apart = [plane[:, 0] for plane in planes]  # [separate samples, H, W, samples side by side]
-        found = np.concatenate([part[..., 0] if len(part) > 1 else np.moveaxis(part[0], -1, 0) for part in apart])
-        if self._pages[0].photometric == WHITE_IS_ZERO and self.dtype.kind == "u":
-            found = ((1 << self.bits) - 1 - found).astype(self.dtype)
         return found
+
+    def _describe(self, page: Any) -> None:
+        """Take what is the same for all pages from the first. Raises Fault, UserError."""
+        self.jpeg = int(page.compression) in JPEG
+        if not self.jpeg:
+            self._check(page)
+        self.dtype = np.dtype(page.dtype)
+        samples = int(page.samplesperpixel)
+        if samples > 1 and len(self._pages) > 1:
+            found = [len(self._pages), page.imagelength, page.imagewidth, samples]
+            raise Fault(
+                "bad_image", f"4 dimensions, {found}; store bands as samples of a pixel, or as pages of one each"
+            )
+        self.bands = samples * len(self._pages)
+        self.size = (int(page.imagewidth), int(page.imagelength))  # as stored
+        self.alpha = tuple(page.extrasamples or ()) == (STRAIGHT_ALPHA,) and samples in (2, 4)
+        self.turn = int(page.tags.valueof(274, 1))
 
     def _same_pages(self) -> list[Any]:
         """Return the first page and those that are like it, without masks and smaller copies."""
         pages: list[Any] = []
         for number, page in enumerate(self._file.pages):
+            if number >= LOOKED_AT:  # a chain of pages may lead back to its beginning
+                raise Fault("bad_image", f"a TIFF of more than {LOOKED_AT} pages")
             if number and (page.keyframe.shaped, page.dtype) != (pages[0].shaped, pages[0].dtype):
                 continue
             if not number or not int(page.aspage().subfiletype) & REDUCED_OR_MASK:
                 pages.append(page.aspage())
-            if number >= 4 * PAGES:
-                raise Fault("bad_image", f"a TIFF of more than {4 * PAGES} pages")
         if not pages:
             raise Fault("bad_image", "a TIFF without pages")
         return pages
@@ -91,13 +94,20 @@ class TiffFile:
         if page.imagedepth > 1:
             raise Fault("bad_image", f"a volume of {page.imagedepth} slices, not an image")
         if page.photometric in (PALETTE, YCBCR):
-            raise Fault("bad_image", f"{page.photometric.name} pixels, which are not opened; store grey, RGB or bands")
+            raise Fault(
+                "bad_image", f"{_name(page.photometric)} pixels, which are not opened; store grey, RGB or bands"
+            )
         compression = int(page.compression)
         if compression not in BOUNDED:
             known = ", ".join(dict.fromkeys(BOUNDED.values()))
-            raise Fault("bad_image", f"compression {page.compression.name}, which is not opened; store it as {known}")
+            raise Fault("bad_image", f"compression {_name(page.compression)}, which is not opened; store it as {known}")
         if compression != 1 or page.bitspersample not in (8, 16, 32, 64):
             imagecodecs()
+
+
+def _name(value: Any) -> str:
+    """Return what tifffile calls a number, or the number."""
+    return str(getattr(value, "name", value))
 
 
 def tifffile() -> Any:

@@ -7,16 +7,17 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from rich.progress import Progress
 
+from mmclr.data.pixels.medium import Medium
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
 from mmclr.data.shards.index import open_indices
-from mmclr.data.shards.shards import IMAGES, Shards
+from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.workers import run_ahead
 from mmclr.data.tabular.rows import read_image
@@ -49,9 +50,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=64, help="images at a time (default 64)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     args = parser.parse_intermixed_args(argv)
-    images, how = open_images(args.images), decoding(args)
+    encoder, how = Encoder.load(args.model, device=args.device), decoding(args)
+    images = open_images(args.images, encoder.medium)
     out = claim(args.out, "captions", _is_line) if args.out else None
-    encoder = Encoder.load(args.model, device=args.device)
     done = _done(out, images)
     ledger = Ledger()
     with open(out, "a", encoding="utf-8") if out else contextlib.nullcontext(sys.stdout) as file:
@@ -82,38 +83,39 @@ class Images:
             return Entry(str(place), 0, "", fault.reason, fault.detail)
         return place[0].entry(place[1], fault)
 
-    def read(self, number: int) -> bytes:
-        """Return an image's bytes. Raises Fault."""
+    def read(self, number: int, medium: Medium) -> tuple[bytes, Mapping[str, bytes]]:
+        """Return an image's bytes, and the members or files beside it. Raises Fault."""
         place = self.places[number]
-        if not isinstance(place, Path):
-            shards, sample = place
-            return shards.read(sample).image()
-        return read_image(place)
+        if isinstance(place, Path):
+            return read_image(place), medium.lying_beside(place)
+        sample = place[0].read(place[1])
+        return sample.image(medium.members), sample.members
 
 
-def open_images(sources: Iterable[str]) -> Images:
+def open_images(sources: Iterable[str], medium: Medium) -> Images:
     """Return the images that the command line names, in its order, those of a folder sorted."""
     found = Images([], [])
     for source in sources:
-        for name, place in _open(source):
+        for name, place in _open(source, medium):
             found.names.append(name)
             found.places.append(place)
     return found
 
 
-def _open(source: str) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
+def _open(source: str, medium: Medium) -> Iterator[tuple[str, Path | tuple[Shards, int]]]:
     path = Path(source)
     if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower().lstrip(".") in IMAGES]
+        files = [file for file in sorted(path.rglob("*")) if file.suffix.lower().lstrip(".") in medium.members]
         if not files:
-            raise UserError(f"{source}: no images in this folder ({', '.join(IMAGES)}); for its shards: {source}/*.tar")
+            known = ", ".join(medium.members)
+            raise UserError(f"{source}: no images in this folder ({known}); for its shards: {source}/*.tar")
         yield from ((str(file), file) for file in files)
     elif path.is_file() and path.suffix != ".tar":
         yield source, path
-    elif path.suffix.lower().lstrip(".") in IMAGES and not set(source) & set("*{:"):
+    elif path.suffix.lower().lstrip(".") in medium.members and not set(source) & set("*{:"):
         raise UserError(f"{source}: there is no such file")
     else:
-        shards = Shards(open_indices(expand(source)), (), (), Ledger())
+        shards = Shards(open_indices(expand(source)), (), medium.beside, Ledger(), medium.members)
         for number in range(len(shards)):
             entry = shards.where(number)
             yield f"{entry.shard}#{entry.key}", (shards, number)
@@ -145,7 +147,7 @@ def written(
 
 def _read(encoder: Encoder, images: Images, number: int) -> Prepared | Fault:
     try:
-        return encoder.prepare(images.read(number))
+        return encoder.prepare(*images.read(number, encoder.medium))
     except Fault as fault:
         return fault
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mmclr.eval.sets.evaluation_set import PLAIN, EvalSet, Templates, counted, c
 
 from mmclr.data.samples import fields
 from mmclr.data.samples.skipped import Entry, Fault, Ledger
-from mmclr.data.shards.shards import IMAGES
+from mmclr.data.shards.shards import IMAGES, Sample
 from mmclr.data.tabular import rows, tables
 from mmclr.data.tabular.rows import Row
 from mmclr.errors import UserError
@@ -29,8 +29,8 @@ def folder(root: Path, *, name: str = "", classnames: Sequence[str] = (), templa
     keys = [str(path.relative_to(root)) for path, _ in found]
     return EvalSet(
         name or root.name,
-        _reader([path for path, _ in found]),
-        keys,
+        **_readers([path for path, _ in found], keys),
+        keys=keys,
         labels=labels,
         classnames=names,
         templates=templates,
@@ -150,17 +150,31 @@ class _Captions:
         keys = [file for file in self.found if file not in gone]
         return EvalSet(
             name,
-            _reader([self.root / file for file in keys]),
-            keys,
+            **_readers([self.root / file for file in keys], keys),
+            keys=keys,
             captions=[self.found[key] for key in keys],
             where=lambda i: entry._replace(row=self.number[keys[i]], key=keys[i]),
             **counted(self.ledger),
         )
 
 
-def _reader(paths: Sequence[Path]) -> Callable[[int], bytes]:
-    return lambda number: rows.read_image(paths[number])
+def _readers(paths: Sequence[Path], keys: Sequence[str]) -> dict[str, Any]:
+    """Return how a set reads its files: image by image, or with what lies beside each (KEY.json of KEY.tif)."""
+
+    def sample(number: int, members: frozenset[str]) -> Sample:
+        path = paths[number]
+        ending = path.suffix.lower().lstrip(".")
+        found = {ending if ending in members else "jpg": rows.read_image(path)}  # what it is its first bytes say
+        beside = path.with_suffix(".json")
+        if "json" in members and beside.is_file():
+            found["json"] = rows.read_image(beside)
+        return Sample(str(path), 0, keys[number], found)
+
+    return {"read": lambda number: rows.read_image(paths[number]), "sample": sample}
 
 
 def _image_files(place: Path) -> list[Path]:
-    return sorted(path for path in place.rglob("*") if path.suffix.lower().lstrip(".") in IMAGES)
+    """Return the images in a folder; .npy where there are no others, for they may be anything."""
+    files = sorted(path for path in place.rglob("*") if path.suffix)
+    images = [path for path in files if path.suffix.lower().lstrip(".") in IMAGES]
+    return images or [path for path in files if path.suffix.lower() == ".npy"]

@@ -79,10 +79,11 @@ def main(argv: list[str]) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Embed, cluster and write; return the numbers of it, and `lines` that say them."""
     ledger = Ledger()
-    shards = Shards(open_indices(expand(args.shards)), (), (), ledger)
+    indices = open_indices(expand(args.shards))
     for name in filter(None, (args.name, args.features)):
-        columns.check(shards.indices, name)  # before hours of work
+        columns.check(indices, name)  # before hours of work
     encoder, column = embedding.load(args.model, args.device, args.features, args.dtype)
+    shards = Shards(indices, (), encoder.medium.beside, ledger, encoder.medium.members)
     if args.dry_run:
         line = f"{len(shards):,} images would be embedded, and {len(shards.indices)} files {args.name} written"
         return {"dry_run": True, "images": len(shards), "shards": len(shards.indices), "lines": [line]}

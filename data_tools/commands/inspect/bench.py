@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mmclr.config import load
+from mmclr.data.pixels.choose import Square
 from mmclr.data.random import key
 from mmclr.data.samples.skipped import Fault
 from mmclr.data.samples.text import Tokenizer
@@ -30,10 +31,12 @@ def main(argv: list[str]) -> None:
         epilog="example: mmclr data bench 'shards/*.tar' size=224 workers=4 rate=2000   (also any key of data:)",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
-    parser.add_argument("settings", nargs="*", help="key=value of data:, and size=PX, seconds=S, rate=SAMPLES_A_SECOND")
+    parser.add_argument(
+        "settings", nargs="*", help="key=value of data:, and size=PX, channels=N, seconds=S, rate=SAMPLES_A_SECOND"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     args = parser.parse_intermixed_args(argv)
-    own = {"size": 224.0, "seconds": 5.0, "rate": 0.0}
+    own = {"size": 224.0, "channels": 3.0, "seconds": 5.0, "rate": 0.0}
     rest = []
     for text in args.settings:
         name, _, value = text.partition("=")
@@ -42,7 +45,7 @@ def main(argv: list[str]) -> None:
         else:
             rest.append(text)
     config = load(DataConfig, {"train": args.shards}, rest)
-    loader = Loader(config, Tokenizer.load("clip"), int(own["size"]), seed=0)
+    loader = Loader(config, Tokenizer.load("clip"), Square(int(own["size"]), channels=int(own["channels"])), seed=0)
     torch.set_num_threads(1)
     costs, rate = stages(loader), through(loader, own["seconds"])
     if args.json:

@@ -109,8 +109,12 @@ class Medium(ABC):
 
     def file(self, path: Path) -> Opened:
         """Read the header of a file; `open` looks into files beside it, KEY.json of KEY.tif. Raises Fault, OSError."""
+        return self.open(path.read_bytes(), self.lying_beside(path))
+
+    def lying_beside(self, path: Path) -> dict[str, bytes]:
+        """Return the files beside an image that `open` looks into, by extension."""
         files = {name: path.with_suffix(f".{name}") for name in self.beside}
-        return self.open(path.read_bytes(), {name: file.read_bytes() for name, file in files.items() if file.is_file()})
+        return {name: file.read_bytes() for name, file in files.items() if file.is_file()}
 
     @abstractmethod
     def given(self, value: Any) -> Opened:

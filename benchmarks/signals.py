@@ -40,7 +40,7 @@ SETS: dict[str, dict[str, Any]] = {
         "array": {"channels": 1, "length": 1000, "patch": 25},
         "augment": {"crop": [0.5, 1.0], "jitter": 0.05, "scale": 0.1},
         "batch": 104,
-        "steps": 500,
+        "steps": 200,
     },
 }
 
@@ -95,7 +95,7 @@ def mmclr(*words: object) -> str:
 def prepare(folder: Path, how: dict[str, Any]) -> Path:
     """Pack the recordings, measure their channels, learn the captions' words, and return the config of a training."""
     array = json.dumps(how["array"])
-    mmclr("data", "pack", folder / "train", folder / "shards")
+    mmclr("data", "pack", folder / "train", folder / "shards", "--array", array)
     mmclr("data", "verify", folder / "shards/*.tar", "--array", array)
     mmclr("data", "stats", folder / "shards/*.tar", "--array", array, "--write", folder / "channels.yaml")
     mmclr("data", "tokenizer", folder / "shards/*.tar", folder / "tokenizer", "--size", 600, "--context", 16)

@@ -42,7 +42,8 @@ def waves(tmp_path_factory):
 def settings(waves, tmp_path):
     image = {**TOWER, "array": {"channels": 2, "length": 24, "patch": 4}}
     return [
-        f"data.train={waves}", f"out={tmp_path / 'run'}", "steps=12", "data.batch=24", "data.views=2", "data.text_views=1",
+        f"data.train={waves}", f"out={tmp_path / 'run'}", "steps=12", "data.batch=24", "data.views=2",
+        "data.text_views=1",
         f"model={json.dumps({'preset': None, 'embed': 24, 'image': image, 'text': {**TOWER, 'context': 12}})}",
         "data.array_augment={crop: [0.8, 1.0], jitter: 0.1, mask: 0.1}", "patch_dropout=0.25", "optim.lr=3e-3",
         "objectives={clip: {}, siamlip: {weight: 0.1}}", "precision=float32", "threads=1",
@@ -54,14 +55,13 @@ def weights(checkpoint):
 
 
 def test_a_run_learns_to_name_signals_and_goes_on_to_the_bit(settings, tmp_path):
-    whole = run_here([*settings, "steps=24"])
+    whole = run_here([*settings, "steps=24", "save.every_steps=9", "save.keep=0"])
     model = mmclr.load(whole, device="cpu")
     unseen = [wave(number) for number in range(100, 130)]
     found = model.similarity([x for x, _ in unseen], list(WORDS)).argmax(1)
     assert np.mean([WORDS[i] == word for i, (_, word) in zip(found, unseen)]) > 0.8
-    run_here([*settings, "steps=24", f"out={tmp_path / 'parts'}", "save.every_steps=9", "save.keep=0"])
     again = [*settings, "steps=24", f"out={tmp_path / 'again'}"]
-    resumed = run_here([*again, f"resume={tmp_path / 'parts' / 'checkpoints' / 'step-00000009'}"])
+    resumed = run_here([*again, f"resume={whole.parent / 'step-00000009'}"])
     ours, theirs = weights(whole), weights(resumed)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
@@ -75,10 +75,10 @@ def test_micro_batches_and_two_processes_give_the_same(settings, tmp_path):
         ("two", [], ["--processes", "2"]),
     ):
         out = tmp_path / name
-        finish(start([*settings, "steps=4", "log_every=1", f"out={out}", *more], launch))
+        finish(start([*settings, "steps=2", "log_every=1", f"out={out}", *more], launch))
         rows[name] = np.array(log(out, "step", "loss", "grad_norm"))
     for name in ("micro", "two"):
-        np.testing.assert_allclose(rows[name], rows["one"], rtol=1e-3)
+        np.testing.assert_allclose(rows[name], rows["one"], rtol=1e-4)
         np.testing.assert_allclose(rows[name][0], rows["one"][0], rtol=bounds.bound(terms=1 << 14))
 
 

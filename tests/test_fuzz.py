@@ -7,7 +7,7 @@ import pytest
 from mmclr.errors import UserError
 from tests.data import mixed
 from tests.fuzz import guard
-from tests.fuzz.parts import columns, reader, tables
+from tests.fuzz.parts import columns, reader, scans, tables
 from tests.overrides import drawn
 
 
@@ -42,7 +42,7 @@ def test_the_guard_tells_what_is_wrong(monkeypatch):
     assert guard.outcome(lambda: None, healthy).wrong == ""
 
 
-@pytest.mark.parametrize("part", [reader, tables, columns])
+@pytest.mark.parametrize("part", [reader, tables, columns, scans])
 def test_cases_are_told_by_seed_and_number(part, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

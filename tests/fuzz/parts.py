@@ -1,4 +1,4 @@
-"""What is fuzzed: shards read, shards through commands, overrides, tables, model folders, columns.
+"""What is fuzzed: shards read, shards through commands, overrides, tables, model folders, columns, deep images.
 
 A part gives cases by number. Each is a function of (folder, seed, count): it prepares a folder, and returns the healthy
 case and a function from a number to a case, always the same for one seed.
@@ -31,6 +31,7 @@ from tests.data.damage import bits
 from tests.data.made import take
 from tests.fuzz.commands import command, commands
 from tests.fuzz.guard import Case
+from tests.fuzz.scans import scans
 
 Cases = Callable[[int], Case]
 FIELDS = ("txt", "json:title", "json:tags", "cls", "npy")
@@ -220,4 +221,5 @@ PARTS = {
     "tables": tables,
     "folders": folders,
     "columns": columns,
+    "scans": scans,
 }

@@ -33,6 +33,31 @@ EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": 
 
 def main(argv: list[str]) -> int:
     """Pack; the status is 1 when nothing could be packed, 2 when too much was left out."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    args.caption = args.caption.removeprefix("json:")  # as every other command calls it
+    medium, chosen = packed(args)
+    if medium and args.short_side:
+        parser.error(
+            "--short-side writes photographs of 8 bits; bands and arrays are packed as they are, so leave it out"
+        )
+    encoder = Encoder(args.short_side, args.quality, medium)
+    settings = _settings(args) | chosen
+    writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
+    if not writer.finished:
+        images = medium.members if medium else IMAGES
+        records = read_records(args.source, (args.image, args.caption), args.encoding, images, args.items)
+        pack(records, writer, encoder, args.workers, ledger)
+    written = sum(shard["samples"] for shard in writer.state["shards"])
+    say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
+    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
+    for line in ledger.lines(met="left out"):
+        say(f"  {line}")
+    ledger.check(written + ledger.lost, "skip", args.max_faults, "--max-faults ")
+    return int(written == 0)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write images and captions into tar shards (KEY.jpg, KEY.txt, KEY.json). SOURCE is a folder of "
         "images (caption: KEY.txt beside it, a field of KEY.json, or the name of its folder; img2dataset's `files` "
@@ -81,14 +106,11 @@ def main(argv: list[str]) -> int:
         metavar="SHARE",
         help="records that may be left out; with more the status is 2 (default 0.5, and any of the first 500)",
     )
-    args = parser.parse_args(argv)
-    args.caption = args.caption.removeprefix("json:")  # as every other command calls it
-    medium, chosen = packed(args)
-    if medium and args.short_side:
-        parser.error(
-            "--short-side writes photographs of 8 bits; bands and arrays are packed as they are, so leave it out"
-        )
-    encoder = Encoder(args.short_side, args.quality, medium)
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the bytes of the shards depend on: a folder that was begun with other settings is refused."""
     settings = {
         "source": str(Path(args.source).resolve()),
         "columns": [*args.image, args.caption],
@@ -99,19 +121,7 @@ def main(argv: list[str]) -> int:
     }
     settings |= {"encoding": args.encoding} if args.encoding else {}
     settings |= {"items": True} if args.items else {}
-    settings |= chosen
-    writer, ledger = ShardWriter(args.out, settings, args.samples, args.megabytes * 1_000_000, args.prefix), Ledger()
-    if not writer.finished:
-        images = medium.members if medium else IMAGES
-        records = read_records(args.source, (args.image, args.caption), args.encoding, images, args.items)
-        pack(records, writer, encoder, args.workers, ledger)
-    written = sum(shard["samples"] for shard in writer.state["shards"])
-    say(f"{args.out}: {len(writer.state['shards'])} shards, {written:,} samples")
-    ledger.counts = dict(writer.state["left_out"])  # those of an earlier run that was stopped, too
-    for line in ledger.lines(met="left out"):
-        say(f"  {line}")
-    ledger.check(written + ledger.lost, "skip", args.max_faults, "--max-faults ")
-    return int(written == 0)
+    return settings
 
 
 class Packed(NamedTuple):

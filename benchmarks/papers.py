@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 
 from mmclr.papers import costs
 
-SAMPLES, SHARD = 512, "00000.tar"
+SAMPLES, SHARD, TEACHER = 512, "00000.tar", "teacher"
 OVERRIDES = ["data.workers=0", "data.cache=decoded", "model.preset=icons", "epochs=null", "samples=null", "steps=100",
              "diagnose_every=0", "trackers=none", "resume=never", "precision=float32"]  # fmt: skip
 
@@ -62,6 +63,22 @@ def draw(folder: Path) -> None:
             column.put(np.arange(SAMPLES), np.arange(SAMPLES, dtype=np.int32) % classes)
 
 
+def filled(config: Path, folder: Path) -> list[str]:
+    """What a config leaves open: shards, of each source of a mixture, and an earlier model where it names one."""
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+    sources = tree.get("data", {}).get("train", "")
+    mixture = json.dumps({source: {"urls": str(folder / SHARD)} for source in sources})
+    train = mixture if isinstance(sources, dict) else folder / SHARD
+    return [f"data.train={train}", *([f"teacher={folder / TEACHER}", "init.source=''"] if "teacher" in tree else [])]
+
+
+def earlier(folder: Path) -> None:
+    """Train a step of plain InfoNCE, as the model of an earlier task; in a process whose memory is not this one's."""
+    words = [*OVERRIDES, f"data.train={folder / SHARD}", f"out={folder / TEACHER}", "steps=1", "data.batch=64"]
+    command = [sys.executable, "-m", "mmclr.train", str(costs.configs()[0]), *words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 class Runner:
     """A trainer and its batches."""
 
@@ -72,7 +89,7 @@ class Runner:
         from mmclr.train.run import RunConfig
         from mmclr.train.trainer import Trainer
 
-        more = [f"data.train={folder / SHARD}", f"data.batch={batch}", f"out={folder / config.stem}"]
+        more = [*filled(config, folder), f"data.batch={batch}", f"out={folder / config.stem}"]
         self.trainer = Trainer(load(RunConfig, config, [*OVERRIDES, *more]), Accelerator(cpu=True))
         self.batches = iter(self.trainer.loader)
 
@@ -128,6 +145,8 @@ def main() -> None:
     found, base = {}, 0.0
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder))
+        if any("teacher" in yaml.safe_load(path.read_text(encoding="utf-8")) for path in chosen.values()):
+            earlier(Path(folder))
         for stem, path in chosen.items():
             command = [
                 sys.executable,

@@ -3,6 +3,7 @@
 import io
 import resource
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmclr.data.pixels.intensity import Intensity
 from mmclr.data.pixels.numbers import open_numbers
 from mmclr.data.pixels.photo import Photo
 from mmclr.data.samples.skipped import Fault
+from mmclr.errors import UserError
 from tests.data.deep import bands_tiff, npy, png16, tiff, values
 
 WINDOW = Intensity(low=0, high=4095)
@@ -175,3 +177,11 @@ def test_pages_in_a_circle_and_unknown_compressions_are_faults():
     overwrite(odd, 259, 12345)
     with pytest.raises(Fault, match="compression 12345, which is not opened"):
         Bands(24, 1, WINDOW).open(bytes(odd))
+
+
+@pytest.mark.parametrize(("library", "how"), [("tifffile", {}), ("imagecodecs", {"compression": "lzw"})])
+def test_a_library_that_is_missing_is_named(monkeypatch, library, how):
+    data = bands_tiff(values(2), **how)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=rf"needs {library}: pip install 'mmclr\[tiff\]'"):
+        Bands(24, 2, WINDOW).open(data)

@@ -30,7 +30,10 @@ RESAMPLING = {
 
 @config
 class Augment:
-    """Changes of a training image. The defaults are open_clip's: a crop of at least 0.9 of the area."""
+    """Changes of a training image. The defaults are open_clip's: a crop of at least 0.9 of the area.
+
+    Of deep images with other than three bands each has its own brightness and contrast, and none the other colours.
+    """
 
     crop_scale: tuple[float, float] = (0.9, 1.0)  # share of the area that is kept
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop

@@ -195,13 +195,17 @@ class Encoder:
         rows = self._run(self.model.encode_text, parts, len(ids), progress)
         return _as(torch.empty_like(rows).index_copy_(0, torch.tensor(order, dtype=torch.long), rows), output)
 
+    @property
+    def encode_seen(self) -> Callable[..., Any]:
+        """`encode_image`, or `encode_array` of a model that takes arrays."""
+        return self.encode_image if self.model.config.image.array is None else self.encode_array
+
     def similarity(self, images: Any, texts: Any) -> Array:
         """Return the cosines [n, m] of images and texts: embeddings are taken as they are, the rest is encoded.
 
         Rows of numbers [n, D] are embeddings: arrays, of a model that takes such, come in a list.
         """
-        encode = self.encode_image if self.model.config.image.array is None else self.encode_array
-        x = images if _is_embedding(images) else encode(images)
+        x = images if _is_embedding(images) else self.encode_seen(images)
         y = texts if _is_embedding(texts) else self.encode_text(texts)
         return np.asarray(x, np.float32) @ np.asarray(y, np.float32).T
 

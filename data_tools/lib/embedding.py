@@ -94,7 +94,7 @@ def _computed(
         good = [(number, image) for number, image in found if not isinstance(image, Fault)]
         ledger.add(shards.entry(number, image) for number, image in found if isinstance(image, Fault))
         if good:
-            rows.append(encoder.encode_image([image for _, image in good], batch=batch, output="torch"))
+            rows.append(encoder.encode_seen([image for _, image in good], batch=batch, output="torch"))
         kept += [number for number, _ in good]
         advance(len(found))
     return torch.cat(rows) if rows else torch.empty(0, 1), kept

@@ -52,5 +52,5 @@ class Similarity(Scorer, key="similarity"):
         encoder, _ = self._opened
         distinct = {id(image): image for image in images}  # the captions of an image share it
         place = {key: number for number, key in enumerate(distinct)}
-        x = encoder.encode_image(list(distinct.values()))[[place[id(image)] for image in images]]
+        x = encoder.encode_seen(list(distinct.values()))[[place[id(image)] for image in images]]
         return np.asarray((x * encoder.encode_text(list(texts))).sum(1), np.float32)

@@ -116,7 +116,8 @@ class Assembler:
             if isinstance(stored, Stored):
                 try:
                     lost = self._paint(rows, row, images[i], words[i : i + 1], [drawn[i] for drawn in recipes])
-                    faults += [self.store.entry(int(sample[row]), fault) for fault in lost]
+                    if lost:
+                        faults += [self.store.entry(int(sample[row]), fault) for fault in lost]
                     self._write(rows, row, stored, text_words[i : i + 1], int(sample[row]), faults)
                     continue
                 except Fault as fault:
@@ -127,6 +128,8 @@ class Assembler:
 
     def _chosen(self, stored: Stored, word: Words) -> Images:
         """Return the images of a sample that this step sees: of those that are many a random part, in their order."""
+        if not stored.others:
+            return stored.images
         several = stored.several
         if len(several) > len(self.several):
             draws = uniform(key(word, IMAGES), len(several))[0].argsort()[: len(self.several)]
@@ -156,16 +159,20 @@ class Assembler:
             if cut.image in images:
                 rows.pixels[at, row] = self.medium.cut(wholes[cut.image], drawn)
                 rows.boxes[row, at] = drawn.place(images[cut.image].size)
-        rows.counts[row] = sum(name in images for name in self.several)
+        rows.counts[row] = 1 if len(images) == 1 else sum(name in images for name in self.several)
         return lost
 
     def _decode(self, images: Images, recipes: list[Drawn], lost: list[Fault]) -> dict[str, Whole]:
         """Return images decoded, as small as their cuts need them; one of several that cannot be is `lost`."""
 
         def one(name: str) -> tuple[str, Whole]:
+            if images[name].opened is None:  # in memory, whole
+                return name, images[name].decode(self.medium)
             shrinks = [drawn.shrink(self.medium.size) for cut, drawn in zip(self.cuts, recipes) if cut.image == name]
             return name, images[name].decode(self.medium, min(shrinks))
 
+        if len(images) == 1:
+            return dict(map(one, images))
         found = usable([name for name in self.several if name in images], one, lost)
         return dict([*found, *(one(name) for name in images if name not in self.several)])
 

@@ -6,14 +6,15 @@ import dataclasses
 import statistics
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from mmclr.config import ConfigError, load
-from mmclr.data.pixels.medium import Medium
+from mmclr.data.pixels.medium import Medium, Opened
 from mmclr.data.samples import field_readers
 from mmclr.data.samples.captions import Chooser
+from mmclr.data.samples.images import Images, usable
 from mmclr.data.samples.skipped import REASONS, Entry, Fault
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import open_index
@@ -178,8 +179,8 @@ def read(data: DataConfig, medium: Medium, part: Shards, at: int) -> Read | Entr
     chooser = Chooser(data.captions(), data.split, data.edits)
     try:
         sample = part.read(at)
-        image = medium.open(sample.image(medium.members), sample.members)
-        medium.decode(image, min(image.size) / medium.size)
+        files = Images(data.images).of(sample, medium.members, [])
+        image = usable(files, lambda file: _decoded(medium, file, sample.members), [])[0]
         for member in data.members().values():
             further = medium.open(sample.further(member), sample.members)
             medium.decode(further, min(further.size) / medium.size)
@@ -189,6 +190,13 @@ def read(data: DataConfig, medium: Medium, part: Shards, at: int) -> Read | Entr
     except Fault as fault:
         return part.where(at)._replace(reason=fault.reason, detail=fault.detail)
     return Read(image.size, texts)
+
+
+def _decoded(medium: Medium, file: bytes, beside: Mapping[str, bytes]) -> Opened:
+    """Return an image that can be decoded. Raises Fault."""
+    image = medium.open(file, beside)
+    medium.decode(image, min(image.size) / medium.size)
+    return image
 
 
 def images(reads: list[Read], size: int) -> Iterator[Finding]:

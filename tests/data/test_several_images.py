@@ -227,3 +227,20 @@ def test_what_no_sample_has_is_said(shards, loader):
         loader(shards, images="json:imagess", images_at_most=2)
     with pytest.raises(UserError, match="no usable sample"):
         loader(shards, images=["jpg", "1.jpg"])
+
+
+def test_tools_look_at_the_images_that_are_named(shards, loader, tmp_path):
+    """Members of which none is called as a single image is; one that is damaged loses the sample to nobody."""
+    from mmclr.data_tools.commands.inspect.bench import _usable
+
+    from mmclr.doctor.run import Read, read
+
+    samples = {n: several.sample(n, 2) for n in range(12)}
+    for members in samples.values():
+        members["front.png"], members["back.png"] = members.pop("png"), members.pop("1.png")
+    samples[3]["front.png"] = samples[3]["front.png"][:-40]
+    made = loader(several.write(tmp_path, samples), images=["front.png", "back.png"])
+    found = [read(made.config, made.assembler.medium, made.parts[0], at) for at in range(12)]
+    assert all(isinstance(one, Read) for one in found)
+    assert found[3].size == (41, 32)
+    assert _usable(made, 0).key == "000000"

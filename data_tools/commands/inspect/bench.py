@@ -67,12 +67,12 @@ def stages(loader: Loader, samples: int = 256) -> dict[str, float]:
         raise UserError(f"none of the first {len(numbers)} samples can be used; mmclr data verify says why")
 
     def decode(sample: Any) -> Any:
-        opened = medium.open(sample.image(medium.members), sample.members)
+        opened = loader.assembler.store.first(sample)
         return medium.decode(opened, min(opened.size) / medium.size)
 
     out["decode"] = _each(stored, decode)
     some = stored[:32]
-    sizes = np.array([medium.open(sample.image(medium.members), sample.members).size for sample in some])
+    sizes = np.array([loader.assembler.store.first(sample).size for sample in some])
     drawn = medium.draw(loader.config.augment, sizes, key(np.arange(len(some))))
     images = list(zip(map(decode, some), drawn))
     out["crop"] = _each(images * 4, lambda pair: medium.cut(*pair))
@@ -119,7 +119,7 @@ def _usable(loader: Loader, number: int, only_read: bool = False) -> Sample | No
         sample = loader.parts[part].read(number - int(begins[part]))
         if not only_read:
             medium = loader.assembler.medium
-            medium.decode(medium.open(sample.image(medium.members), sample.members))
+            medium.decode(loader.assembler.store.first(sample))
             loader.assembler.chooser.candidates(sample)
     except Fault:
         return None

@@ -95,6 +95,10 @@ class Store:
         """Yield each sample, or why it cannot be used; remote ones are read several at a time."""
         return map(self._open, numbers, self._read_all(numbers))
 
+    def first(self, sample: Sample) -> Opened:
+        """Open the first image of a sample. Raises Fault."""
+        return self.medium.open(self.images.of(sample, self.medium.members, [])[0], sample.members)
+
     def bytes_of(self, numbers: Ints) -> Ints:
         """Return how many bytes the members of samples have, about; 0 for those in memory."""
         sizes = np.zeros(len(numbers), np.int64)

@@ -40,6 +40,8 @@ KEYS = {  # with the fields that are not at their default
     "hallucinator_texts": {},
     "mclrec": {},
     "coconut": {},
+    "comet": {},
+    "group_clip": {"mode": "attract"},
 }
 
 
@@ -50,7 +52,7 @@ def prepared(key: str, b: int, width: int) -> tuple[Any, dict[str, Tensor]]:
     made.setup(Facts.example(samples=4 * b, width=width, batch=b, classes=CLASSES))
     sizes, generator = Sizes(b=b, D=width, R=width, dtype=torch.float32), torch.Generator().manual_seed(0)
     found = {name: example(name, sizes, generator) for name in made.needs}
-    for name in {"label", "domain"} & found.keys():
+    for name in {"label", "domain", "group", "origin"} & found.keys():
         found[name] = found[name] % CLASSES
     return made, {name: x.requires_grad_() if wants_gradient(name) else x for name, x in found.items()}
 

@@ -34,6 +34,7 @@ NAMES = {
     "2402.11928": "sepclr",
     "2310.14017": "comet",
     "2310.01376": "bacon",
+    "2006.10511": "global_local_seg",
     "2407.05528": "lsa_web_noise",
 }
 

@@ -51,19 +51,19 @@ def teacher(shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """Return a shard whose samples have a target, and numbers of classes and domains beside it."""
+    """Return a shard whose samples have a target, and numbers of classes, domains and groups beside it."""
     folder = tmp_path_factory.mktemp("numbered")
     told = json.dumps({"target": 1.5}).encode()
     members = [(f"{i:02d}.{end}", data) for i in range(16) for end, data in {**pair(i), "json": told}.items()]
     write_tar(folder / "0.tar", members)
     for index in open_indices([str(folder / "0.tar")]):
-        for name, classes in (("label", 4), ("domain", 2)):
+        for name, classes in (("label", 4), ("domain", 2), ("group", 4)):
             with columns.write(index, name, columns.Kind("int32")) as column:
                 column.put(np.arange(16), np.arange(16, dtype=np.int32) % classes)
     return folder / "0.tar"
 
 
-NUMBERED = {"column:label", "column:domain", "json:target"}
+NUMBERED = {"column:label", "column:domain", "column:group", "json:target"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -132,7 +132,7 @@ def test_siblings_are_no_negatives_of_each_other():
 
 def test_a_batch_without_siblings_or_of_one_origin_is_told():
     pairs, apart = random_pairs(40), torch.arange(40)
-    with pytest.warns(UserWarning, match="comet: no two of 40 samples are of one group, .* order={use: siblings"):
+    with pytest.warns(UserWarning, match="comet: no two of 40 samples are of one group, .*order=.use: siblings"):
         call(pairs, apart, {"by_group": 0.1})
     with pytest.warns(UserWarning, match="comet: all 40 samples are of one origin, .* set by_origin to 0"):
         call(pairs, apart, {"by_origin": 0.1}, origin=[0] * 40)

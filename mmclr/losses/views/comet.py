@@ -23,7 +23,7 @@ class Comet(Objective, key="comet"):
     L_k = mean over N_k of (R_i + C_j) / 2 - s_ij, and 0 where N_k is empty,
     L = pair * L_clip + by_group * L_group + by_origin * L_origin; the group is no negative in L_clip.
     Wants data.order: {use: siblings, column: NAME}, or few batches have two of one group.
-    Reduces to: clip, where all groups and origins differ, or for pair 1 and the rest 0 without exclude_siblings.
+    Reduces to: pair * clip, where all groups and origins differ, or for both levels 0 without exclude_siblings.
     Differs from the paper: images and captions in place of two views; R and C for every pair, where its code has R for
     i < j and C for i > j, and so depends on the order (`paper_split`); clip's scale in place of 10; weights that are
     weights, where its code only switches the levels off by them; the level within a sample is left out.
@@ -75,8 +75,8 @@ def agreement(
     mean is linear in s, so sums of equals are enough: a sample counts by its weight [b] once for each of its siblings.
     """
     siblings = (members - 1).to(u.dtype)
-    of_v, of_u = (members[:, None] * mean_of_equals(torch.cat([v, u], 1), ids)).chunk(2, 1)
-    near = (u * (of_v - v)).sum(1) + (v * (of_u - u)).sum(1)
+    of_v, of_u = mean_of_equals(torch.cat([v, u], 1), ids).chunk(2, 1)
+    near = members * ((u * of_v).sum(1) + (v * of_u).sum(1)) - 2 * (u * v).sum(1)  # of the others, not of itself
     return parallel.mean(ends - scale * near / siblings.clamp_min(1), weights * siblings) / 2
 
 

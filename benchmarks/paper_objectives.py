@@ -26,6 +26,8 @@ from mmclr.vocabulary import example
 CLASSES = 100
 KEYS = {  # with the fields that are not at their default
     "clip": {},
+    "pamc": {},
+    "pamc_label": {},
     "conr": {"quantile": 0.01},
     "conr_target": {"quantile": 0.05, "rarity": "inverse"},
     "supremix": {},
@@ -54,7 +56,11 @@ def prepared(key: str, b: int, width: int) -> tuple[Any, dict[str, Tensor]]:
     found = {name: example(name, sizes, generator) for name in made.needs}
     for name in {"label", "domain", "group", "origin"} & found.keys():
         found[name] = found[name] % CLASSES
-    return made, {name: x.requires_grad_() if wants_gradient(name) else x for name, x in found.items()}
+    found = {name: x.requires_grad_() if wants_gradient(name) else x for name, x in found.items()}
+    while hasattr(made, "clustering") and not made.clustering.ready:  # before, it is InfoNCE
+        made(**found)
+        made.after_step()
+    return made, found
 
 
 def measure(key: str, b: int, width: int = 512) -> dict[str, float]:

@@ -62,6 +62,12 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "mclrec": [{"ntxent": True, "every": 2}, {"beta": 0.0, "duplicates": "negative"}, {"gamma": 0.0}],
     "mlcd": [{"share": 1.0, "scale": 10.0, "margin": 0.2}, {"share": 0.5, "joint": True}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
+    "pamc": [
+        {"clusters": 3, "refresh": 1},
+        {"clusters": 3, "refresh": 1, "soft": True, "drop_diag": True},
+        {"clusters": 3, "refresh": 1, "by_mass": False},
+    ],
+    "pamc_label": [{"drop_diag": True, "by_mass": False}],
     "pixpro": [{"loss": "contrast", "hidden": 0}, {"loss": "plain", "near": 1.5}, {"power": 0.5, "transform": False}],
     "whitened_cse": [{"group": 2, "copies": 3, "shared": False, "tail": False}],
     "siglip": [{"duplicates": "negative"}],

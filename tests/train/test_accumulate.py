@@ -54,6 +54,8 @@ def make_batch(b=10, captions=1):
             "replayed": torch.arange(b) % 2 == 0,
             "target": torch.where(torch.arange(b) == 4, torch.nan, torch.rand(b, generator=g)),
             "domain": torch.arange(b) % 4 - 1,
+            "group": torch.arange(b) // 3 - 1,
+            "origin": torch.arange(b) % 2,
         },
         keys=[str(i) for i in range(b)],
         sets={n: torch.randint(0, 256, (b, c, 3, 32, 32), generator=g, dtype=torch.uint8) for n, c in LOADED.items()},

@@ -18,7 +18,7 @@ TRIES = 10  # at a crop that fits, before the largest one in the middle is taken
 BOX, MOVE, FLIP, COLOUR, GREY, BLUR, TONES = range(7)  # stages
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.float32]
-LUMA = np.array([0.299, 0.587, 0.114])
+LUMA, EYE = np.array([0.299, 0.587, 0.114]), np.eye(3)
 RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -214,17 +214,16 @@ def toned(view: Pixels, tones: Floats) -> Pixels:
 
 
 def _mix(brightness: float, contrast: float, saturation: float, hue: float) -> Floats:
-    return brightness * contrast * _saturate(saturation) @ _turn_hue(hue)
+    matrix = brightness * contrast * _saturate(saturation)
+    return matrix @ _turn_hue(hue) if hue else matrix
 
 
 def _saturate(factor: float) -> Floats:
-    return factor * np.eye(3) + (1 - factor) * LUMA[None, :]
+    return factor * EYE + (1 - factor) * LUMA[None, :]
 
 
 def _turn_hue(turns: float) -> Floats:
     """Turn colours about the grey axis (Rodrigues' formula with the axis (1, 1, 1) / sqrt 3)."""
-    if turns == 0:
-        return np.eye(3)
     angle = 2 * np.pi * turns
     across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    return np.cos(angle) * np.eye(3) + np.sin(angle) * across + (1 - np.cos(angle)) / 3 * np.ones((3, 3))
+    return np.cos(angle) * EYE + np.sin(angle) * across + (1 - np.cos(angle)) / 3 * np.ones((3, 3))

@@ -80,6 +80,7 @@ class Assembler:
         )
         self.made, self.cuts = config.makers(), cuts(config, medium)
         self.places = places(self.cuts)
+        self.alone = [at for at, cut in enumerate(self.cuts) if cut.image == "image"]
         self.several = ["image", *(cut.image for cut in self.cuts if cut.of == MORE)]
         self.store = Store(config, parts, readers, self.chooser, medium)
 
@@ -101,7 +102,8 @@ class Assembler:
             sample[pending] = self.order.others(sample[pending], words)
         else:
             raise UserError(f"{ATTEMPTS} samples in a row cannot be used, the last: {faults[-1]}")
-        rows.draws[:real] = key(np.full(real, self.seed), epoch, sample, SETS)
+        if self.made:
+            rows.draws[:real] = key(np.full(real, self.seed), epoch, sample, SETS)
         return self._batch(rows, np.concatenate([sample, np.full(self.rows - real, -1)]), faults)
 
     def _fill(self, rows: Rows, part: Ints, sample: Ints, epoch: Ints, faults: list[Entry]) -> list[int]:
@@ -109,7 +111,10 @@ class Assembler:
         words = key(np.full(len(part), self.seed), epoch[part], sample[part])
         text_words = key(words, TEXT)
         opened = list(self.store.open(sample[part].tolist()))
-        images = [self._chosen(s, words[i : i + 1]) if isinstance(s, Stored) else {} for i, s in enumerate(opened)]
+        images = [
+            {} if not isinstance(s, Stored) else s.images if not s.others else self._chosen(s, words[i : i + 1])
+            for i, s in enumerate(opened)
+        ]
         recipes = self._draw(images, words)
         bad = []
         for i, (row, stored) in enumerate(zip(part.tolist(), opened)):
@@ -128,8 +133,6 @@ class Assembler:
 
     def _chosen(self, stored: Stored, word: Words) -> Images:
         """Return the images of a sample that this step sees: of those that are many a random part, in their order."""
-        if not stored.others:
-            return stored.images
         several = stored.several
         if len(several) > len(self.several):
             draws = uniform(key(word, IMAGES), len(several))[0].argsort()[: len(self.several)]
@@ -149,6 +152,14 @@ class Assembler:
 
         Those of several that cannot be decoded are returned: the others move up, and are drawn anew.
         """
+        if len(images) == 1:  # as in most data
+            image = images["image"]
+            shrink = 1.0 if image.opened is None else min(recipes[at].shrink(self.medium.size) for at in self.alone)
+            whole = image.decode(self.medium, shrink)
+            for at in self.alone:
+                rows.pixels[at, row] = self.medium.cut(whole, recipes[at])
+                rows.boxes[row, at] = recipes[at].place(image.size)
+            return []
         lost: list[Fault] = []
         while len(wholes := self._decode(images, recipes, lost)) < len(images):
             left = [images[name] for name in self.several if name in wholes]
@@ -159,7 +170,7 @@ class Assembler:
             if cut.image in images:
                 rows.pixels[at, row] = self.medium.cut(wholes[cut.image], drawn)
                 rows.boxes[row, at] = drawn.place(images[cut.image].size)
-        rows.counts[row] = 1 if len(images) == 1 else sum(name in images for name in self.several)
+        rows.counts[row] = sum(name in images for name in self.several)
         return lost
 
     def _decode(self, images: Images, recipes: list[Drawn], lost: list[Fault]) -> dict[str, Whole]:
@@ -171,8 +182,6 @@ class Assembler:
             shrinks = [drawn.shrink(self.medium.size) for cut, drawn in zip(self.cuts, recipes) if cut.image == name]
             return name, images[name].decode(self.medium, min(shrinks))
 
-        if len(images) == 1:
-            return dict(map(one, images))
         found = usable([name for name in self.several if name in images], one, lost)
         return dict([*found, *(one(name) for name in images if name not in self.several)])
 

@@ -18,6 +18,7 @@ __all__ = ["CASES", "NAMES", "OURS", "SETTINGS", "close", "features", "gradients
 # Settings beyond the defaults that take another path through an objective's code, by key.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "amcl": [{"form": "top", "k": 3}, {"heads": 1, "duplicates": "negative"}],
+    "bacon": [{"clusters": 3, "refresh": 1, "reg": 0.3}],
     "byolip": [{"head": {"use": "mlp", "hidden": 6, "out": 5}}],
     "cacr": [{"detach_weights": False, "t_push": 0.9}],
     "clip": [
@@ -60,6 +61,12 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "isogclr": [{"eta": 0.0}, {"duplicates": "negative", "gamma": 1.0, "tau": 0.5}],
     "m3col": [{"switch": 0.0}, {"mixed": 1.0, "beta": 1.0}],
     "mclrec": [{"ntxent": True, "every": 2}, {"beta": 0.0, "duplicates": "negative"}, {"gamma": 0.0}],
+    "meow": [
+        {"clusters": [3, 2], "refresh": 1},
+        {"clusters": [3], "refresh": 1, "include_pos": False, "proto": 0.0},
+    ],
+    "meow_adaptive": [{"sign": -1}, {"include_pos": False, "hidden": 2}],
+    "meow_given": [{"include_pos": False}],
     "mlcd": [{"share": 1.0, "scale": 10.0, "margin": 0.2}, {"share": 0.5, "joint": True}],
     "mochi": [{"n": 3, "s": 2, "t": 3}, {"s": 0, "t": 4, "duplicates": "negative"}],
     "pamc": [

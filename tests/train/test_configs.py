@@ -51,9 +51,9 @@ def teacher(shards, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """Return a shard whose samples have a target, and numbers of classes, domains and groups beside it."""
+    """Return a shard whose samples have a target and tags, and numbers of classes, domains and groups beside it."""
     folder = tmp_path_factory.mktemp("numbered")
-    told = json.dumps({"target": 1.5}).encode()
+    told = json.dumps({"target": 1.5, "tags": ["wood", "green"]}).encode()
     members = [(f"{i:02d}.{end}", data) for i in range(16) for end, data in {**pair(i), "json": told}.items()]
     write_tar(folder / "0.tar", members)
     for index in open_indices([str(folder / "0.tar")]):
@@ -63,7 +63,7 @@ def numbered(tmp_path_factory):
     return folder / "0.tar"
 
 
-NUMBERED = {"column:label", "column:domain", "column:group", "json:target"}
+NUMBERED = {"column:label", "column:domain", "column:group", "json:target", "json:tags"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,4 +1,4 @@
-"""Write the few samples of a task that a later one trains on again: as many of each class, typical or random ones.
+"""Write a few samples of each class, a memory that the next task trains on again.
 
 Cappellazzo et al., Continual Contrastive Spoken Language Understanding, ACL Findings 2024, arXiv 2310.02699, whose
 memory is chosen as by Rebuffi et al., iCaRL, CVPR 2017, arXiv 1611.07725. Of a class with mean mu of unit-norm image
@@ -11,6 +11,7 @@ Differs from the paper: the memory is a share of the data; what a class has less
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
+from mmclr.display.secrets import redact_tree
 from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
@@ -59,17 +61,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of random picks")
     parser.add_argument("--batch", type=int, default=256, help="images at a time")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--json", action="store_true", help="say what was written as one JSON object")
     args = parser.parse_args(argv)
     if not 0 < args.share <= 1:
         raise UserError(f"--share {args.share:g}: it is above 0 to 1")
     if args.pick == "herding" and not args.model:
         raise UserError("--pick herding takes the embeddings of a model: name the task's run with --model")
-    for line in run(args):
-        say(line)
+    done = run(args)
+    if args.json:
+        say(json.dumps(redact_tree({name: value for name, value in done.items() if name != "lines"}), indent=2))
+    else:
+        for line in done["lines"]:
+            say(line)
 
 
-def run(args: argparse.Namespace) -> list[str]:
-    """Choose and write; return lines that say what was done. Raises UserError."""
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Choose and write; return the numbers of it, and `lines` that say them. Raises UserError."""
     urls = expand(args.shards)
     names = ("label", "share", "pick", "model", "seed")
     settings: dict[str, Any] = {"shards": urls, **{name: getattr(args, name) for name in names}}
@@ -83,8 +90,17 @@ def run(args: argparse.Namespace) -> list[str]:
     counts = writer.state.get("classes", {})
     written = sum(shard["samples"] for shard in writer.state["shards"])
     each = f"{min(counts.values())} to {max(counts.values())}" if counts else "none"
-    lines = [f"{args.out}: {written:,} samples of {len(counts):,} classes, {each} of each"]
-    return lines + [f"  {line}" for line in [*ledger.lines(met="left out"), *carry(writer, indices)]]
+    more = [*ledger.lines(met="left out"), *carry(writer, indices)]
+    return {
+        "out": args.out,
+        "samples": written,
+        "classes": counts,
+        "skipped": dict(ledger.counts),
+        "lines": [
+            f"{args.out}: {written:,} samples of {len(counts):,} classes, {each} of each",
+            *(f"  {line}" for line in more),
+        ],
+    }
 
 
 def choose(args: argparse.Namespace, indices: Sequence[ShardIndex], ledger: Ledger) -> dict[str, list[Place]]:

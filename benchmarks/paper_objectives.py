@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmclr.laws.case import wants_gradient
 from mmclr.losses import Facts, build
+from mmclr.losses.clusters.clustering import Clustering
 from mmclr.random_features import Sizes
 from mmclr.vocabulary import example
 
@@ -32,6 +33,7 @@ KEYS = {  # with the fields that are not at their default
     "meow": {},
     "meow_given": {},
     "meow_adaptive": {},
+    "beclr": {},
     "conr": {"quantile": 0.01},
     "conr_target": {"quantile": 0.05, "rarity": "inverse"},
     "supremix": {},
@@ -61,7 +63,8 @@ def prepared(key: str, b: int, width: int) -> tuple[Any, dict[str, Tensor]]:
     for name in {"label", "domain", "group", "origin"} & found.keys():
         found[name] = found[name] % CLASSES
     found = {name: x.requires_grad_() if wants_gradient(name) else x for name, x in found.items()}
-    while hasattr(made, "clustering") and not made.clustering.ready:  # before, it is InfoNCE
+    clusterings = [module for module in made.modules() if isinstance(module, Clustering)]
+    while not all(clustering.ready for clustering in clusterings):  # before, it is InfoNCE
         made(**found)
         made.after_step()
     return made, found

@@ -19,6 +19,7 @@ __all__ = ["CASES", "NAMES", "OURS", "SETTINGS", "close", "features", "gradients
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "amcl": [{"form": "top", "k": 3}, {"heads": 1, "duplicates": "negative"}],
     "bacon": [{"clusters": 3, "refresh": 1, "reg": 0.3}],
+    "beclr": [{"clusters": 3, "refresh": 1}, {"clusters": 2, "refresh": 1, "k": 1, "duplicates": "negative"}],
     "byolip": [{"head": {"use": "mlp", "hidden": 6, "out": 5}}],
     "cacr": [{"detach_weights": False, "t_push": 0.9}],
     "clip": [

@@ -39,6 +39,7 @@ REASONS = {
     "bad_row": "the row of the table cannot be read",
     "missing_file": "there is no such file",
     "no_label": "the sample has no class",
+    "blank_image": "the image shows nothing",
     "lost_caption": "one of its captions cannot be used; the others are, and the sample is kept",
     "cut_list": "it has more tags or boxes than are kept (data.fields.NAME.most); the sample is kept",
     "missing_image": "one of the images that data.images names is not there; the others are, and the sample is kept",

@@ -48,6 +48,7 @@ KEYS = {  # with the fields that are not at their default
     "hallucinator_texts": {},
     "mclrec": {},
     "coconut": {},
+    "collossl": {},
     "comet": {},
     "group_clip": {"mode": "attract"},
 }

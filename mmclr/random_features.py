@@ -32,6 +32,7 @@ class Sizes:
     C: int = 3
     G: int = 4
     O: int = 2  # noqa: E741
+    S: int = 2
     dtype: torch.dtype = torch.float64
 
     def shape(self, letters: Iterable[str]) -> list[int]:
@@ -104,6 +105,11 @@ def boxes(sizes: Sizes, generator: torch.Generator) -> Tensor:
     first = (1 - size) * room
     box = torch.cat([first, first + size], -1)
     return torch.where(draws[..., 4:] < 0.5, box, box[..., [2, 1, 0, 3]]).to(sizes.dtype)
+
+
+def present(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    """Draw which sources samples have a caption of: most."""
+    return torch.rand(sizes.b, sizes.S, generator=generator) < 0.8
 
 
 def widths(sizes: Sizes, generator: torch.Generator) -> Tensor:

@@ -3,8 +3,8 @@
 Letters for shapes, used in the whole tree: B global batch, b local batch (this rank's rows), D embedding,
 L text tokens, P patches, M captions per image, V views of an image, X sharpened and Q blurred copies of it, T forms of
 a caption, K prototypes, R reference features, H the image tower's width below its projection, N tokens of the
-vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one. A new feature is one row
-here and a provider in `features/` that computes it; nothing else changes. Those that come with a sample from the data
+vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one, S sources of captions. A
+new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with a sample from the data
 are rows of `batch_fields`, and so are those of what the image tower sees beside the image itself.
 
 A dense feature has a row per token, so it is never kept for a batch that is larger than memory. An objective that asks
@@ -181,6 +181,14 @@ _ROWS: dict[str, Feature] = {
         side="text",
         gradient=True,
     ),
+    "text_sources": Feature(
+        "[b, S, D]",
+        "student",
+        "unit-norm embeddings of a caption of each of data.text_sources; that of an empty text where there is none",
+        unit("b", "S", "D"),
+        side="text",
+        gradient=True,
+    ),
     "view_tokens": Feature(
         "[b, V, P, D]",
         "student",
@@ -242,6 +250,12 @@ _ROWS: dict[str, Feature] = {
         "left, top, right, bottom of each further view in shares of its image; left > right where it is mirrored",
         boxes,
         pixels="views",
+    ),
+    "has_text": Feature(
+        "[b, S]",
+        "batch",
+        "bool, whether the sample has a caption of each of data.text_sources",
+        random_features.present,
     ),
     "blur": Feature(
         "[b, Q]",

@@ -101,6 +101,7 @@ class DataConfig:
     edits: TextEdits = TextEdits()
     texts: int = 1  # captions of each image in a batch, different ones as long as a sample has them
     text_views: int = 0  # further, edited forms of each (first) caption, for self-supervised parts
+    text_sources: tuple[str, ...] = ()  # fields with captions of different origin: [txt, json:alt, json:ocr]
     view_edits: TextEdits = TextEdits(probability=1.0, stop_words=0.8)
     faults: Literal["skip", "substitute", "raise"] = "substitute"  # a bad sample: a blank row, another, or an error
     max_faults: float = 0.01  # share of bad samples above which the run ends
@@ -132,6 +133,8 @@ class DataConfig:
             raise ValueError("tail: pad needs one source: the sources of a mixture end their epochs at different times")
         if wrong := wrong_images(self.images, self.images_at_most):
             raise ValueError(wrong)
+        if not all(self.text_sources) or len({*self.text_sources}) < len(self.text_sources):
+            raise ValueError(f"text_sources are different fields, [txt, json:alt], not {list(self.text_sources)}")
         self._check_order()
         self._check_fields()
         self._check_sets()
@@ -207,10 +210,11 @@ class DataConfig:
         return {name: counts[name] for name in SETS if counts.get(name)}
 
     def asked_alone(self, needs: Iterable[str]) -> DataConfig:
-        """Return the config without the pixel sets that none of these features tells of.
+        """Return the config without the pixel sets and the sources of texts that none of these features tells of.
 
         data.views stay: which patches are left out depends on their number.
         """
+        needs = {*needs}
         asked, how = {FEATURES[name].pixels for name in needs}, self.degrade
         blur, sharpen = how.blur if "blurred" in asked else 0, how.sharpen if "sharpened" in asked else 0
         return dataclasses.replace(
@@ -220,6 +224,7 @@ class DataConfig:
             turned=self.turned if "turned" in asked else "none",
             companion=self.companion if "companion" in asked else "",
             generated=self.generated if "generated" in asked else "",
+            text_sources=self.text_sources if needs & {"text_sources", "has_text"} else (),
         )
 
     def _families(self) -> list[tuple[str, Views]]:

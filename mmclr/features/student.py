@@ -33,11 +33,12 @@ class Student(Provider, key="student", made_by="model"):
         sets: Collection[str] = (),
         text_views: int = 0,
         several: bool = False,
+        text_sources: int = 0,
     ) -> None:
         """`patch_dropout` is the share of patches left out in training (FLIP, CVPR 2023, arXiv 2212.00794) for now.
 
-        sets are the names of the pixel sets in a batch, text_views is how many further forms of a text there are;
-        several: samples may have several images.
+        sets are the names of the pixel sets in a batch, text_views is how many further forms of a text there are, and
+        text_sources how many sources of texts; several: samples may have several images.
         """
         self.model = model
         self.patch_dropout, self.several = patch_dropout, several
@@ -45,7 +46,7 @@ class Student(Provider, key="student", made_by="model"):
         self.provides = {"image", "text", "texts", "scale", "bias"}
         self.provides |= CAPTION if model.captioner is not None else set()
         self.provides |= vocabulary.of_sets(sets, self.key, dense=isinstance(model.vision_model, VisionTower))
-        self.provides |= {"text_views"} if text_views else set()
+        self.provides |= {name for name, n in (("text_views", text_views), ("text_sources", text_sources)) if n}
         self.provides |= {name for name in FROZEN if name.removeprefix("frozen_") in self.provides}
 
     def forward(

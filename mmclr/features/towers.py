@@ -101,15 +101,17 @@ def _embed(
 
 
 def read(model: TwoTower, batch: Any, wanted: Set[str]) -> dict[str, Tensor]:
-    """Return those of text, texts and text_views that are wanted, from one pass through the tower."""
-    b = len(batch.weights)
-    tokens, lengths = batch.tokens.unflatten(0, (b, -1)), batch.lengths.unflatten(0, (b, -1))  # [b, M, L], [b, M]
-    captions = lengths.shape[1]
-    if not wanted & {"text", "texts"}:
-        tokens, lengths, captions = batch.text_view_tokens, batch.text_view_lengths, 0
-    elif "text_views" in wanted:
-        tokens = torch.cat([tokens, batch.text_view_tokens], 1)
-        lengths = torch.cat([lengths, batch.text_view_lengths], 1)
+    """Return those of text, texts, text_views and text_sources that are wanted, from one pass through the tower."""
+    b, parts = len(batch.weights), {}
+    if wanted & {"text", "texts"}:
+        parts["texts"] = batch.tokens.unflatten(0, (b, -1)), batch.lengths.unflatten(0, (b, -1))  # [b, M, L], [b, M]
+    if "text_views" in wanted:
+        parts["text_views"] = batch.text_view_tokens, batch.text_view_lengths
+    if "text_sources" in wanted:
+        parts["text_sources"] = batch.text_source_tokens, batch.text_source_lengths
+    tokens, lengths = (torch.cat(each, 1) if len(each) > 1 else each[0] for each in zip(*parts.values()))
     texts = model.encode_text(tokens.flatten(0, 1), lengths.flatten()).unflatten(0, lengths.shape)
-    out = {"texts": texts[:, :captions], "text": texts[:, 0], "text_views": texts[:, captions:]}
+    out = dict(zip(parts, texts.split([own.shape[1] for _, own in parts.values()], 1)))
+    if "texts" in out:
+        out["text"] = out["texts"][:, 0]
     return {name: out[name] for name in out.keys() & wanted}

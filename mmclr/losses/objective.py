@@ -55,7 +55,7 @@ class Facts:
     tower: int = 0  # H, the width of the image tower, below its projection
     turns: int = 0  # ways of turning an image that `turn` tells apart
     sources: int = 0  # sources of data that are mixed
-    text_sources: int = 0  # fields from which the captions of an image come (data.caption)
+    text_sources: int = 0  # S, sources of captions (data.text_sources)
 
     @classmethod
     def example(cls, **known: Any) -> Facts:

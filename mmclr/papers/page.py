@@ -13,6 +13,7 @@ from mmclr.papers.entry import Entry
 # What a user must have beyond images with captions, by the feature that an objective asks for.
 BEYOND = {
     "texts": "Several captions of an image help (one works)",
+    "text_sources": "Several captions of different origin (`data.text_sources:`)",
     "frozen_image": "A frozen image model (`teacher:`, or a locked tower)",
     "frozen_text": "A frozen text model (`teacher:`, or a locked tower)",
     "label": "Classes of the samples (`data.label:`)",

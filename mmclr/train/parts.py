@@ -63,7 +63,8 @@ class Parts:
         self.model = TwoTower(config, bias="bias" in wanted)
         self.shell = hollow(self.model)
         sets, several = data.pixel_sets(), run.data.image_slots() > 1
-        self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views, several)
+        sources = len(run.data.text_sources)
+        self.student = Student(self.model, run.patch_dropout.first, sets, run.data.text_views, several, sources)
         providers: dict[str, Provider] = {}
         if run.teacher:  # before the student, which else stands in for it
             providers["frozen"] = Frozen(run.teacher, t, run.model.image, sets)
@@ -96,7 +97,7 @@ class Parts:
             tower=self.model.config.image.width,
             turns=self.run.data.turns(),
             sources=len(self.run.data.sources()),
-            text_sources=len(self.run.data.captions()),
+            text_sources=len(self.run.data.text_sources),
         )
 
     def begin(self, anew: bool) -> None:

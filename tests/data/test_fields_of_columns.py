@@ -97,16 +97,14 @@ def test_objectives_are_told_the_classes_of_a_column(make_loader, tmp_path):
     run = SimpleNamespace(data=loader.config)
     model = SimpleNamespace(config=SimpleNamespace(embed=8, image=SimpleNamespace(width=16)))
     facts = Parts.facts(SimpleNamespace(loader=loader, model=model, steps=3, run=run))
-    assert (facts.classes, facts.class_counts, facts.text_sources) == (4, (5, 5, 5, 4), 1)
+    assert (facts.classes, facts.class_counts, facts.text_sources) == (4, (5, 5, 5, 4), 0)
     unread = make_loader(train=urls, label="json:number")  # nobody reads all samples before training
     assert (unread.classes("label"), unread.class_counts("label")) == (0, [])
 
 
 def test_objectives_are_told_how_many_samples_each_source_has(make_loader, tmp_path):
     train = {"a": {"urls": write_shards(tmp_path / "a", [24])}, "b": {"urls": write_shards(tmp_path / "b", [5, 8])}}
-    loader = make_loader(
-        train=train, fields={"group": "source", "label": "source"}, caption={"txt": 0.5, "json:title": 1}
-    )
+    loader = make_loader(train=train, fields={"group": "source", "label": "source"}, text_sources=["txt", "json:title"])
     assert (loader.classes("label"), loader.class_counts("label")) == (2, [24, 13])
     run = SimpleNamespace(data=loader.config)
     model = SimpleNamespace(config=SimpleNamespace(embed=8, image=SimpleNamespace(width=16)))

@@ -39,6 +39,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"key_by": "index", "aux_weight": 1.0, "memory": 1.0, "noise": 0.5},
         {"key_by": "caption_id", "noise": 0.5, "spoil": "jitter", "duplicates": "negative", "capacity": 5},
     ],
+    "collossl": [{"positives": 2, "every": 1, "momentum": 0.5, "centre": False}],
     "comet": [{"exclude_siblings": False, "duplicates": "negative"}, {"by_group": 0.0, "by_origin": 0.0}],
     "conr": [{"quantile": 0.3, "e": 0.5, "tau": 0.3}],
     "conr_target": [{"quantile": 0.3, "rarity": "inverse", "tau": 0.3}],

@@ -97,7 +97,7 @@ def make_step(key: str, fields: dict[str, Any], folder: Any, seed: int = 0) -> S
     """Return a step of a tiny model in float64 in which objectives ask for all that the provider gives."""
     torch.manual_seed(seed)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
-    student = Student(model, patch_dropout=0.4, sets=SETS, text_views=2)
+    student = Student(model, patch_dropout=0.4, sets=SETS, text_views=2, text_sources=2)
     made: dict[str, Provider] = {"student": student}
     if key == "frozen":
         words = tokenizer()

@@ -64,6 +64,9 @@ def make_batch(b=10, captions=1):
         view_boxes=torch.tensor([0.0, 0, 0.6, 0.6, 0.3, 0.3, 1, 1]).view(1, 2, 4).repeat(b, 1, 1),
         text_view_tokens=torch.randint(0, 90, (b, 2, 8), generator=g),
         text_view_lengths=torch.randint(2, 9, (b, 2), generator=g),
+        text_source_tokens=torch.randint(0, 90, (b, 2, 8), generator=g),
+        text_source_lengths=torch.randint(2, 9, (b, 2), generator=g),
+        has_text=torch.arange(b)[:, None] % torch.tensor([4, 3]) > 0,
     )
 
 
@@ -80,7 +83,7 @@ class Earlier(Frozen):
 def make_step(objectives, captions):
     torch.manual_seed(0)
     model = TwoTower(with_tokenizer(check(ModelConfig, TREE), 90, 1, 2, 2), bias=True).double()
-    student, terms = Student(model, patch_dropout=0.4, sets=SETS, text_views=2), build_terms(objectives)
+    student, terms = Student(model, patch_dropout=0.4, sets=SETS, text_views=2, text_sources=2), build_terms(objectives)
     providers = {"student": student, "ema": Ema(student, needs(terms))}
     teachers = any(term.objective.needs_teacher or term.objective.key == "conr" for term in terms.values())
     if teachers:  # itself would not do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from mmclr.data.samples.skipped import REASONS, Fault
 
 __all__ = ["Chooser", "Field", "TextEdits", "edit", "extensions", "identity", "text_id"]
 
-FIELD, CHOICE, PART, EDIT, VIEW = range(16, 21)  # stages; those of images are below
+FIELD, CHOICE, PART, EDIT, VIEW, SOURCE = range(16, 22)  # stages; those of images are below
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+")
 STOP_WORDS = """
 a an and are as at be been being but by for from had has have he her his i in into is it its my of on or our she so
@@ -32,7 +33,7 @@ class TextEdits:
 
 
 class Chooser:
-    """Takes M captions from each sample, and T more forms of the first, by keyed draws."""
+    """Takes M captions from each sample, T more forms of the first, and one of each source, by keyed draws."""
 
     def __init__(
         self,
@@ -42,10 +43,12 @@ class Chooser:
         captions: int = 1,
         views: int = 0,
         view_edits: TextEdits | None = None,
+        sources: Sequence[str] = (),
     ) -> None:
         self.fields = [(Field(text), weight) for text, weight in fields.items()]
         self.split, self.edits, self.captions = split, edits or TextEdits(), captions
         self.views, self.view_edits = views, view_edits or TextEdits()
+        self.sources = [Field(text) for text in sources]
 
     def candidates(self, sample: Members, lost: list[Fault] | None = None) -> list[tuple[float, list[str]]]:
         """Return (weight, captions) of each field that has any. Raises Fault when none has.
@@ -69,6 +72,25 @@ class Chooser:
         if lost is not None:
             lost += left_out + [Fault("lost_caption", f"{REASONS[fault.reason]}: {fault.detail}") for fault in bad]
         return found
+
+    def of_sources(self, sample: Members, lost: list[Fault]) -> tuple[list[str], ...]:
+        """Return the captions of each source, [] where a sample has none; what cannot be read is added to `lost`."""
+        found: list[list[str]] = []
+        for field in self.sources:
+            try:
+                found.append(self._captions(field, sample, lost) or [])
+            except Fault as fault:
+                lost.append(Fault("lost_caption", f"{REASONS[fault.reason]}: {fault.detail}"))
+                found.append([])
+        return tuple(found)
+
+    def choose_of_sources(self, found: Sequence[list[str]], word: Words) -> list[str]:
+        """Return a caption of each source, edited as others are, "" where there is none. word: [1], as in `choose`."""
+        draws = [key(word, SOURCE, number) for number in range(len(found))]
+        return [
+            edit(self.edits, texts[int(uniform(own, 1)[0, 0] * len(texts))], key(own, EDIT)) if texts else ""
+            for texts, own in zip(found, draws)
+        ]
 
     def _captions(self, field: Field, sample: Members, lost: list[Fault]) -> list[str] | None:
         """Return the captions of a field, None when it is not there. Raises Fault."""

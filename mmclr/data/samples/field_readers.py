@@ -157,13 +157,18 @@ def members(config: DataConfig) -> dict[str, Member]:
 
 
 def check_asked(config: DataConfig, needs: Iterable[str]) -> None:
-    """Raise ConfigError where a feature that is needed is of a batch field or a pixel set that the config lacks."""
+    """Raise ConfigError where a feature that is needed is of a batch field, a pixel set or sources of texts that are not there."""
     given, sets, needed = config.given(), config.pixel_sets(), sorted(needs)
     asked = [name for name in needed if name in FIELDS and not FIELDS[name].always]
     faults = [lacking(name) for name in asked if name not in given]
     for pixels in [name for name in SETS if name not in sets]:
         if seen := [name for name in needed if FEATURES[name].pixels == pixels]:
             faults.append(lacking_set(seen, pixels))
+    if not config.text_sources and (told := [name for name in needed if name in ("has_text", "text_sources")]):
+        faults.append(
+            f"data.text_sources: an objective or provider asks for {', '.join(told)} (captions of different origin), "
+            "and there are none; write data.text_sources=[txt,json:FIELD]"
+        )
     if faults:
         raise ConfigError("\n".join(faults))
 

@@ -54,6 +54,7 @@ class Stored(NamedTuple):
     key: str
     lost: tuple[Fault, ...] = ()  # captions, images and entries that cannot be used, beside others
     others: tuple[Image, ...] = ()  # those of data.images behind the first
+    sources: tuple[list[str], ...] = ()  # captions of each of data.text_sources, [] where there is none
 
     @property
     def several(self) -> tuple[Image, ...]:
@@ -63,7 +64,8 @@ class Stored(NamedTuple):
     @property
     def cost(self) -> int:
         """Return the bytes that all but the images takes in memory, about."""
-        return ABOUT + 2 * sum(len(text) for _, texts in self.texts for text in texts)
+        captions = [*(texts for _, texts in self.texts), *self.sources]
+        return ABOUT + 2 * sum(len(text) for texts in captions for text in texts)
 
 
 class Store:
@@ -168,7 +170,8 @@ class Store:
         others = tuple(Image(one.size, one) for one in found[1:])
         texts = self.chooser.candidates(sample, lost)
         values = {name: reader.value(sample, number_, lost) for name, reader in self.readers.items()}
-        return Stored(images, texts, together(data), values, sample.key, tuple(lost), others)
+        sources = self.chooser.of_sources(sample, lost)
+        return Stored(images, texts, together(data), values, sample.key, tuple(lost), others, sources)
 
     def _decoded(self, stored: Stored) -> Stored:
         """Return a sample with its images decoded. Raises Fault where one cannot be, or, of several, none can."""

@@ -41,7 +41,7 @@ class Maker(Protocol):
 class Batch:
     """This rank's rows of a global batch. b rows, M captions per image, L tokens of the longest caption.
 
-    T further forms of each first caption.
+    T further forms of each first caption, S sources of captions.
 
     A row of weight 0 whose image and caption have no ids (-1) is blank, and no sample: it pads the last batch of an
     epoch (index -1, too), or stands for one that was skipped. A sample may have weight 0: it counts in no mean, and is
@@ -65,6 +65,11 @@ class Batch:
     view_boxes: Tensor | None = None  # float32 [b, V, 4], left, top, right, bottom of each in shares of the image
     text_view_tokens: Tensor | None = None  # int64 [b, T, L], further forms of each (first) caption
     text_view_lengths: Tensor | None = None  # int64 [b, T]
+    text_source_tokens: Tensor | None = (
+        None  # int64 [b, S, L], a caption of each source, that of "" where there is none
+    )
+    text_source_lengths: Tensor | None = None  # int64 [b, S]
+    has_text: Tensor | None = None  # bool [b, S], whether a sample has a caption of each source
     faults: list[Entry] = field(default_factory=list)  # samples that could not be used on the way to these rows
 
     def __getattr__(self, name: str) -> Tensor:

@@ -44,11 +44,14 @@ class Start:
 class Rows:
     """The arrays of a batch while they are filled."""
 
-    def __init__(self, count: int, medium: Medium, cuts: int, texts: int, readers: Mapping[str, Reader]) -> None:
+    def __init__(
+        self, count: int, medium: Medium, cuts: int, texts: int, readers: Mapping[str, Reader], sources: int = 0
+    ) -> None:
         self.pixels = np.zeros((cuts, count, *medium.shape), medium.dtype)
         self.boxes = np.zeros((count, cuts, 4), np.float32)
         self.counts = np.ones(count, np.int64)  # of images that become one
         self.texts = [[""] * texts for _ in range(count)]
+        self.has_text = np.zeros((count, sources), bool)  # which of them have a caption
         self.ids = np.full((count, 2), -1, np.int64)  # image, caption
         self.draws = np.zeros(count, np.uint64)
         self.fields = arrays(readers, count)
@@ -76,8 +79,15 @@ class Assembler:
         self.rows = config.batch // world
         self.first = rank * self.rows
         self.chooser = Chooser(
-            config.captions(), config.split, config.edits, captions, config.text_views, config.view_edits
+            config.captions(),
+            config.split,
+            config.edits,
+            captions,
+            config.text_views,
+            config.view_edits,
+            config.text_sources,
         )
+        self.of_sources = captions + config.text_views  # where the texts of sources begin among those of a sample
         self.made, self.cuts = config.makers(), cuts(config, medium)
         self.places = places(self.cuts)
         self.alone = [at for at, cut in enumerate(self.cuts) if cut.image == "image"]
@@ -88,8 +98,8 @@ class Assembler:
         """Return the rows of this rank in the global batch that begins at `start`."""
         real = max(0, min(self.rows, start.count - self.first))
         sample, epoch = self.order.at(start.position + self.first + np.arange(real, dtype=np.int64))
-        texts = self.captions + self.config.text_views
-        rows = Rows(self.rows, self.medium, len(self.cuts), texts, self.store.readers)
+        sources = len(self.config.text_sources)
+        rows = Rows(self.rows, self.medium, len(self.cuts), self.of_sources + sources, self.store.readers, sources)
         faults: list[Entry] = []
         pending = np.arange(real)
         for attempt in range(ATTEMPTS):
@@ -188,12 +198,13 @@ class Assembler:
     def _write(self, rows: Rows, row: int, stored: Stored, word: Words, sample: int, faults: list[Entry]) -> None:
         """Put everything but the pixels of a sample into its place."""
         faults += [self.store.entry(sample, fault) for fault in stored.lost]
-        texts = self.chooser.choose(stored.texts, word)
+        texts = self.chooser.choose(stored.texts, word) + self.chooser.choose_of_sources(stored.sources, word)
         for at, text in enumerate(texts):
             if len(text) > self.config.max_characters:
                 faults.append(self.store.entry(sample, Fault("cut_caption", f"{len(text)} characters")))
                 texts[at] = text[: self.config.max_characters]
         rows.texts[row] = texts
+        rows.has_text[row] = [bool(found) for found in stored.sources]
         rows.ids[row] = stored.image_id, text_id(texts[0])
         rows.keys[row] = stored.key
         for name, value in stored.fields.items():
@@ -218,8 +229,11 @@ class Assembler:
             view_boxes=boxes[:, self.places["views"]].contiguous() if self.config.views else None,
             tokens=tokens[:, : self.captions].flatten(0, 1),
             lengths=lengths[:, : self.captions].flatten(0, 1),
-            text_view_tokens=tokens[:, self.captions :] if self.config.text_views else None,
-            text_view_lengths=lengths[:, self.captions :] if self.config.text_views else None,
+            text_view_tokens=tokens[:, self.captions : self.of_sources] if self.config.text_views else None,
+            text_view_lengths=lengths[:, self.captions : self.of_sources] if self.config.text_views else None,
+            text_source_tokens=tokens[:, self.of_sources :] if self.config.text_sources else None,
+            text_source_lengths=lengths[:, self.of_sources :] if self.config.text_sources else None,
+            has_text=torch.from_numpy(rows.has_text[order]) if self.config.text_sources else None,
             image_id=image_id,
             caption_id=caption_id,
             index=torch.from_numpy(index[order]),

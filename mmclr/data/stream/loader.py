@@ -152,6 +152,7 @@ class Loader:
 def _fields(config: DataConfig) -> dict[str, list[str]]:
     """Return the fields of samples that each setting names."""
     named = {"data.caption": list(config.captions()), "data.images": Images(config.images).addresses}
+    named["data.text_sources"] = list(config.text_sources)
     for name, reader in field_readers.members(config).items():
         short = "" if name in config.fields else FIELDS[name].short
         named[f"data.{short or f'fields.{name}'}"] = [reader.field.text]
@@ -162,7 +163,8 @@ def _open(config: DataConfig, medium: Medium, ledger: Ledger) -> list[Shards]:
     """Return the usable samples of each source."""
     captions = extensions(list(config.captions()))
     images, fields = Images(config.images), field_readers.members(config).values()
-    extras = medium.beside + images.beside + extensions([reader.field.text for reader in fields])
+    addresses = [*config.text_sources, *(reader.field.text for reader in fields)]
+    extras = medium.beside + images.beside + extensions(addresses)
     further = [*config.members().values()]
     subset = read_subset(config.subset) if config.subset else None
     parts = []

@@ -69,6 +69,8 @@ def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> flo
     images, texts = sum(seen(run).values()), run.data.texts
     if "text_views" in asked(run):
         texts += run.data.text_views
+    if "text_sources" in asked(run):
+        texts += len(run.data.text_sources)
     total = 0.0
     for length, tower in ((patches * images, image), (tokens * texts, text)):
         if run.activation_checkpointing:  # each block's input, and all of one block

@@ -4,8 +4,9 @@ Letters for shapes, used in the whole tree: B global batch, b local batch (this 
 L text tokens, P patches, M captions per image, V views of an image, X sharpened and Q blurred copies of it, T forms of
 a caption, K prototypes, R reference features, H the image tower's width below its projection, N tokens of the
 vocabulary, W the caption decoder's width, C clusters of an image, G tags and O boxes of one, S sources of captions. A
-new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with a sample from the data
-are rows of `batch_fields`, and so are those of what the image tower sees beside the image itself.
+new feature is one row here and a provider in `features/` that computes it; nothing else changes. Those that come with
+a sample from the data are rows of `batch_fields`, and so are those of what the image tower sees beside the image
+itself.
 
 A dense feature has a row per token, so it is never kept for a batch that is larger than memory. An objective that asks
 for one must be a sum over samples whose weights (a feature of the batch, like `caption_shares`) already say what each

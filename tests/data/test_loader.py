@@ -18,7 +18,7 @@ from mmclr.config import ConfigError, load
 from mmclr.data.stream.batch_builder import Start
 from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
-from tests.data.made import RANDOM, rows, take, write_shards
+from tests.data.made import RANDOM, pair, rows, take, write_shards, write_tar
 
 
 def stream(make_loader, count, state=None, world=1, **settings):
@@ -263,7 +263,7 @@ def test_captions_of_several_sources(make_loader, tmp_path):
 
 
 def test_sources_of_captions_are_different_fields(make_loader):
-    with pytest.raises(ValueError, match="text_sources are different fields"):
+    with pytest.raises(ConfigError, match="text_sources are different fields"):
         make_loader(text_sources=["txt", "txt"])
 
 

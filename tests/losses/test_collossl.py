@@ -120,8 +120,8 @@ def test_what_a_sample_lacks_changes_nothing():
         assert all(torch.equal(a, b) for a, b in zip(found[0], others))
 
 
-def test_a_source_of_shuffled_captions_is_never_chosen():
-    """Its distribution tells it only where captions are no permutation: here of other samples altogether."""
+def test_a_source_of_another_distribution_is_not_chosen():
+    """And what is only shuffled among samples is as near as before: distances compare distributions."""
     g = torch.Generator().manual_seed(1)
     image = torch.nn.functional.normalize(double([[1.0, 0, 0, 0]]) + 0.3 * torch.randn(40, 4, generator=g).double())
     near = torch.nn.functional.normalize(image + 0.1 * torch.randn(40, 4, generator=g).double())
@@ -130,6 +130,8 @@ def test_a_source_of_shuffled_captions_is_never_chosen():
     chosen, pull = choose(d, 1, 10.0)
     assert chosen.tolist() == [False, True]
     assert pull[0] < pull[1] == 1
+    shuffled = distances(image, near.flip(0)[:, None], torch.ones(40, 1, dtype=torch.bool))
+    torch.testing.assert_close(shuffled, d[1:], **bounds.near())
 
 
 def test_choice_and_weights():

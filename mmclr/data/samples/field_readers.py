@@ -157,7 +157,7 @@ def members(config: DataConfig) -> dict[str, Member]:
 
 
 def check_asked(config: DataConfig, needs: Iterable[str]) -> None:
-    """Raise ConfigError where a feature that is needed is of a batch field, a pixel set or sources of texts that are not there."""
+    """Raise ConfigError where what is needed is of a batch field, a pixel set or captions that the config lacks."""
     given, sets, needed = config.given(), config.pixel_sets(), sorted(needs)
     asked = [name for name in needed if name in FIELDS and not FIELDS[name].always]
     faults = [lacking(name) for name in asked if name not in given]

@@ -34,9 +34,9 @@ ADDED = {"order", "keys", "rows", "weights", "block", "window"}  # which older c
 MAY_CHANGE = frozenset(
     {"caption", "images", "images_at_most", "intensity", "array_augment", "array_view_augment", "fields", "label",
      "weight", "clusters", "augment", "views", "view_augment", "split", "edits", "view_augments", "companion",
-     "generated", "degrade", "turned", "texts", "text_views", "text_sources", "view_edits", "decoder", "resample", "background",
-     "max_pixels", "max_characters", "faults", "max_faults", "workers", "bucket", "cache", "cache_bytes",
-     "allow_pipe", "patience", "batch", "tail"}
+     "generated", "degrade", "turned", "texts", "text_views", "text_sources", "view_edits", "decoder", "resample",
+     "background", "max_pixels", "max_characters", "faults", "max_faults", "workers", "bucket", "cache",
+     "cache_bytes", "allow_pipe", "patience", "batch", "tail"}
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Several captions of different origin: which of them is right, and how wrong the others are, by their distributions."""
+"""Captions of several origins: which are right, and how wrong the others are, by their distributions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Collossl(Objective, key="collossl"):
     L_image = mean_i softplus(log sum_c w_c sum_{j != i that has c} exp s_ij^c - pos_i), over i that has one of P,
     L_text = mean_{i, c in P} softplus(log sum_{j != i} exp s_ji^c - s_ii^c), L = (L_image + L_text) / 2.
     MMD^2 = mean k(x, x) + mean k(y, y) - 2 mean k(x, y), k a sum of 12 Gaussians of variance 1e-4 to 100.
-    Wants data.text_sources.
+    Wants data.text_sources. Captions that are only shuffled among samples are as near: d compares distributions.
     Reduces to: clip, for one source, and captions that differ. What a sample lacks changes nothing.
     Differs from the paper: captions of images in place of devices; +cosine, where its code divides minus the cosine by
     the temperature; all other samples in place of one shuffle; d averaged over steps, without the gap between
@@ -51,12 +51,13 @@ class Collossl(Objective, key="collossl"):
         self.step = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def forward(self, image: Tensor, text_sources: Tensor, has_text: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
-        self._found = self.d
+        found: Tensor = self.d.clone()
         if self.step % self.every == 0:
             now = distances(image.detach(), text_sources.detach(), has_text, self.centre).to(self.d)
-            mixed = torch.where(self.d < torch.inf, self.momentum * self.d + (1 - self.momentum) * now, now)
-            self._found = torch.where(now < torch.inf, mixed, self.d)
-        chosen, pull = choose(self._found, self.positives, self.cap)
+            mixed = torch.where(found < torch.inf, self.momentum * found + (1 - self.momentum) * now, now)
+            found = torch.where(now < torch.inf, mixed, found)
+        self._found = found
+        chosen, pull = choose(found, self.positives, self.cap)
         sides = contrast(image, text_sources, has_text, scale, chosen, pull)
         right = has_text & chosen
         of_image = parallel.mean(sides.image, weights * right.any(1))

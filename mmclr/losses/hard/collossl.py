@@ -142,7 +142,10 @@ def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
 
 def _kernels(inner: Tensor, of_row: Tensor, of_col: Tensor) -> Tensor:
     squared = (of_row + of_col - 2 * inner).clamp_min(0)
-    return torch.stack([(squared / (-2 * width)).exp() for width in WIDTHS]).sum(0)
+    total = torch.zeros_like(squared)
+    for width in WIDTHS:
+        total += (squared / (-2 * width)).exp()
+    return total
 
 
 def _lacking(there: Tensor) -> Mask:

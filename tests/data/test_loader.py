@@ -18,7 +18,7 @@ from mmclr.config import ConfigError, load
 from mmclr.data.stream.batch_builder import Start
 from mmclr.data.stream.loader import DataConfig
 from mmclr.errors import UserError
-from tests.data.made import RANDOM, pair, rows, take, write_shards, write_tar
+from tests.data.made import RANDOM, rows, take, write_shards
 
 
 def stream(make_loader, count, state=None, world=1, **settings):
@@ -236,35 +236,6 @@ def test_further_forms_of_captions(make_loader):
     parts = batch.split(5)
     assert torch.equal(torch.cat([part.text_view_tokens for part in parts]), batch.text_view_tokens)
     assert plain.text_view_tokens is None
-
-
-def test_captions_of_several_sources(make_loader, tmp_path):
-    """One of each source, "" where a sample has none; captions and ids are what they were, with sorted rows too."""
-    members = []
-    for i in range(24):
-        told = {"alt": f"alt {i}", "many": [f"a{i}", f"b{i}"]} if i % 3 else {"alt": "  "}
-        members += [(f"{i:02d}.{end}", data) for end, data in {**pair(i), "json": json.dumps(told).encode()}.items()]
-    write_tar(tmp_path / "0.tar", members)
-    settings = {"train": str(tmp_path / "0.tar"), "bucket": True}
-    plain, sources = take(make_loader(**settings), 2), ["json:alt", "json:many", "txt"]
-    for batch, before in zip(take(make_loader(text_sources=sources, **settings), 2), plain):
-        assert torch.equal(batch.caption_id, before.caption_id)
-        assert torch.equal(batch.lengths, before.lengths)
-        assert batch.text_source_tokens.shape[:2] == batch.text_source_lengths.shape == batch.has_text.shape == (12, 3)
-        told = batch.index % 3 > 0
-        assert torch.equal(batch.has_text, torch.stack([told, told, torch.ones_like(told)], 1))
-        assert (batch.text_source_lengths[~batch.has_text] == 2).all()  # begin and end
-        assert torch.equal(batch.text_source_lengths[:, 2], batch.lengths)
-        for row, length in enumerate(batch.lengths.tolist()):
-            assert torch.equal(batch.text_source_tokens[row, 2, :length], batch.tokens[row, :length])
-        parts = batch.split(5)
-        assert torch.equal(torch.cat([part.text_source_tokens for part in parts]), batch.text_source_tokens)
-    assert plain[0].has_text is None
-
-
-def test_sources_of_captions_are_different_fields(make_loader):
-    with pytest.raises(ConfigError, match="text_sources are different fields"):
-        make_loader(text_sources=["txt", "txt"])
 
 
 def test_bucket_sorts_rows_only(make_loader):

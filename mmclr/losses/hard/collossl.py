@@ -69,7 +69,7 @@ class Collossl(Objective, key="collossl"):
 
 
 class Sides(NamedTuple):
-    """What each sample costs."""
+    """Costs of each sample."""
 
     image: Tensor  # [b] its image among captions; 0 where it has none that is right
     text: Tensor  # [b, S] its caption of each source among images; of no meaning where it has none

@@ -26,7 +26,16 @@ def test_the_page_is_fresh():
 
 def test_every_objective_has_a_whole_entry():
     found = papers.entries()
-    commands = {"conditional", "few_shot", "geometry", "linear_probe", "remember", "separability", "temperature"}
+    commands = {
+        "clustering",
+        "conditional",
+        "few_shot",
+        "geometry",
+        "linear_probe",
+        "remember",
+        "separability",
+        "temperature",
+    }
     known = {*catalogue(), *heads.catalogue(), *reweighters.catalogue(), "mcl", "siblings", "balanced", *commands}
     assert {entry.key for entry in found} == known
     for entry in found:

@@ -47,7 +47,8 @@ def clustering(clusters: int, batch: int, device: str) -> tuple[float, float]:
     made.samples.rows.copy_(torch.arange(RESERVOIR)[:, None])
     every, index = made.memory(), torch.arange(batch, device=device)
     salt = iter(range(1, 100))
-    refresh = seconds(lambda: made[0].fit(*every, False, made.rounds, next(salt)), device, 1)
+    passes = seconds(lambda: made[0].fit(*every, False, 1, next(salt)), device, 1)  # two: a round, and the counts
+    refresh = passes / 2 * (made.rounds + 1)
     made.steps.fill_(1 << 20)
     made.moved.fill_(1 << 20)
 

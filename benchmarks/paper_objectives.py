@@ -66,6 +66,7 @@ def prepared(key: str, b: int, width: int) -> tuple[Any, dict[str, Tensor]]:
     found = {name: x.requires_grad_() if wants_gradient(name) else x for name, x in found.items()}
     clusterings = [module for module in made.modules() if isinstance(module, Clustering)]
     while not all(clustering.ready for clustering in clusterings):  # before, it is InfoNCE
+        found["index"] = (found["index"] + b // 2) % (4 * b)
         made(**found)
         made.after_step()
     return made, found

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from mmclr.data_tools.lib import items
 from numpy.typing import NDArray
 
 from mmclr.data.pixels.array import Array
 from mmclr.data.pixels.medium import Medium
+from mmclr.data.samples.images import Images
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.shards import Shards
 
@@ -26,25 +28,27 @@ class Spread(NamedTuple):
     images: int
 
 
-def measure(shards: Shards, numbers: Sequence[int], medium: Medium, ledger: Ledger) -> Spread:
-    """Return mean and standard deviation of the bands of samples; those that cannot be decoded go into `ledger`.
+def measure(shards: Shards, numbers: Sequence[int], medium: Medium, ledger: Ledger, images: Images) -> Spread:
+    """Return mean and standard deviation of the bands of all images of samples; `ledger` counts what cannot be decoded.
 
     Of a short array the steps that it has are counted.
     """
     sums, count = np.zeros((2, medium.shape[-1])), 0
     whole, arrays = 255 if medium.dtype is np.uint8 else 1, isinstance(medium, Array)
     for number in numbers:
+        lost, views = list[Fault](), list[NDArray[Any]]()
         try:
             sample = shards.read(number)
-            seen = medium.plain(medium.open(sample.image(medium.members), sample.members))
+            views = items.each(sample, images, medium, lambda _, opened: medium.plain(opened), lost)
         except Fault as fault:
-            ledger.add([shards.entry(number, fault)])
-            continue
-        pixels = seen.reshape(-1, seen.shape[-1]).astype(np.float64) / whole
-        if arrays:
-            pixels = pixels[~np.isnan(pixels[:, 0])]
-        sums += [pixels.mean(0), (pixels**2).mean(0)]
-        count += 1
+            lost = [fault]
+        ledger.add(shards.entry(number, fault) for fault in lost)
+        for seen in views:
+            pixels = seen.reshape(-1, seen.shape[-1]).astype(np.float64) / whole
+            if arrays:
+                pixels = pixels[~np.isnan(pixels[:, 0])]
+            sums += [pixels.mean(0), (pixels**2).mean(0)]
+            count += 1
     mean, square = sums / max(count, 1)
     std = np.sqrt(np.maximum(square - mean**2, 0))
     if arrays:

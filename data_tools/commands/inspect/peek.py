@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from mmclr.data_tools.lib import items
 from mmclr.data_tools.lib.medium import add_arguments, medium
 from PIL import Image, ImageDraw, ImageFont
 
-from mmclr.data.pixels.choose import choose
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.random import key
-from mmclr.data.samples import absent
-from mmclr.data.samples.captions import Chooser, extensions
+from mmclr.data.samples.captions import Chooser
+from mmclr.data.samples.images import Images, usable
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import open_indices
-from mmclr.data.shards.shards import Shards
+from mmclr.data.shards.shards import Sample, Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.html import render
@@ -47,12 +48,14 @@ class Look(NamedTuple):
 def main(argv: list[str]) -> None:
     """Write a contact sheet."""
     parser = argparse.ArgumentParser(
-        description="Show random samples of shards: images with their captions, as a PNG or an HTML page.",
+        description="Show random samples of shards: images with their captions, as a PNG or an HTML page. "
+        "Several images of a sample (--image-members) stand in one place, smaller.",
         epilog="example: mmclr data peek 'shards/*.tar' sheet.png --samples 40",
     )
     parser.add_argument("shards", help="shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::")
     parser.add_argument("out", help="file.png or file.html")
     parser.add_argument("--caption", default="txt", help="caption field: txt, or json:title (default txt)")
+    items.add_arguments(parser)
     add_arguments(parser)
     parser.add_argument("--samples", type=int, default=40, help="how many (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
@@ -61,10 +64,16 @@ def main(argv: list[str]) -> None:
     if suffix not in (".png", ".html"):
         raise UserError(f"{args.out}: name a .png or .html file")
     written.check(args.out, KIND)
-    ledger, seen = Ledger(), medium(args, SIDE)
-    shards = Shards(open_indices(expand(args.shards)), extensions([args.caption]), seen.beside, ledger, seen.members)
-    absent.check([shards], {"--caption": [args.caption]})
-    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger, seen))
+    ledger, seen, images = Ledger(), medium(args, SIDE), items.chosen(args)
+    shards = items.open_shards(
+        open_indices(expand(args.shards)),
+        images,
+        seen.members,
+        caption=args.caption,
+        beside=seen.beside,
+        ledger=ledger,
+    )
+    found = list(looks(shards, args.caption, min(args.samples, len(shards)), args.seed, ledger, seen, images))
     data = page(found, address(args.shards)).encode() if suffix == ".html" else _png(sheet(found))
     written.write(args.out, data, KIND)
     say(f"{args.out}: {len(found)} of {len(shards):,} samples")
@@ -73,17 +82,39 @@ def main(argv: list[str]) -> None:
 
 
 def looks(
-    shards: Shards, caption: str, count: int, seed: int, ledger: Ledger, medium: Medium | None = None
+    shards: Shards,
+    caption: str,
+    count: int,
+    seed: int,
+    ledger: Ledger,
+    medium: Medium,
+    images: Images,
 ) -> Iterator[Look]:
-    """Yield random samples; those that cannot be read are counted in `ledger`. Without a medium: photographs."""
-    chooser, medium = Chooser({caption: 1.0}), medium or choose(SIDE)
+    """Yield random samples; those that cannot be read are counted in `ledger`, and so are images beside others."""
+    chooser = Chooser({caption: 1.0})
     for number in permute(positions(0, count), len(shards), key(np.full(count, seed))).tolist():
+        lost: list[Fault] = []
         try:
             sample = shards.read(number)
-            image = medium.show(medium.open(sample.image(medium.members), sample.members), SIDE)
+            image = _shown(sample, images.of(sample, medium.members, lost), medium, lost)
             yield Look(image, [text for _, texts in chooser.candidates(sample) for text in texts], sample.key)
         except Fault as fault:
-            ledger.add([shards.entry(number, fault)])
+            lost = [fault]
+        ledger.add(shards.entry(number, fault) for fault in lost)
+
+
+def _shown(sample: Sample, files: Sequence[bytes], medium: Medium, lost: list[Fault]) -> Image.Image:
+    """Return the image of a sample, or its images row by row, in SIDE x SIDE pixels at most. Raises Fault."""
+    across = math.ceil(math.sqrt(len(files)))
+    side = SIDE // across
+    shown = usable(files, lambda data: medium.show(medium.open(data, sample.members), side), lost)
+    if len(files) == 1:
+        return shown[0]
+    out = Image.new("RGB", (across * side, -(-len(shown) // across) * side), (255, 255, 255))
+    for place, image in enumerate(shown):
+        x, y = place % across * side, place // across * side
+        out.paste(image, (x + (side - image.width) // 2, y + (side - image.height) // 2))
+    return out
 
 
 def sheet(found: Sequence[Look], columns: int = 8) -> Image.Image:

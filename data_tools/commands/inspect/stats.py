@@ -9,20 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmclr.data_tools.lib import contents, spread
+from mmclr.data_tools.lib import contents, items, spread
 from mmclr.data_tools.lib.medium import add_arguments, chosen, medium
 
 from mmclr.data.pixels.array import Array
-from mmclr.data.pixels.choose import choose
 from mmclr.data.pixels.decode import LARGEST
 from mmclr.data.pixels.medium import Medium
 from mmclr.data.random import key
-from mmclr.data.samples import absent
-from mmclr.data.samples.captions import Chooser, extensions, identity, text_id
+from mmclr.data.samples.captions import Chooser, identity, text_id
+from mmclr.data.samples.images import Images
 from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.samples.text import Tokenizer
 from mmclr.data.shards.index import ShardIndex, open_indices
-from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.data.stream.permutation import permute, positions
 from mmclr.display.secrets import redact_tree
@@ -47,6 +45,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tokenizer", default="clip", help='"clip" or a tokenizer folder (default clip)')
     parser.add_argument("--samples", type=int, default=2000, help="how many are looked into (default 2000; 0 = all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    items.add_arguments(parser)
     add_arguments(parser)
     parser.add_argument("--write", metavar="FILE", help="YAML with model.image.mean and .std as measured")
     parser.add_argument("--size", type=int, default=224, help="pixels of the model for which they are (default 224)")
@@ -54,11 +53,9 @@ def main(argv: list[str]) -> None:
     if args.write:
         written.check(args.write, spread.KIND)
     indices = open_indices(expand(args.shards))
-    how = medium(args, max_pixels=LARGEST)
-    found, seen = (
-        contents.facts(indices),
-        look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples, how),
-    )
+    how, images = medium(args, max_pixels=LARGEST), items.chosen(args)
+    found = contents.facts(indices)
+    seen = look(indices, args.caption, Tokenizer.load(args.tokenizer), args.samples, how, images)
     if args.write:
         seen["bands"] = write(args, indices)
     if args.json:
@@ -70,15 +67,17 @@ def main(argv: list[str]) -> None:
 
 def write(args: argparse.Namespace, indices: Sequence[ShardIndex]) -> dict[str, Any]:
     """Measure the bands of a random part of the images, and write what a config takes. Raises UserError."""
-    ledger, how = Ledger(), medium(args, args.size)
-    shards = Shards(indices, (), how.beside, ledger, how.members)
-    measured = spread.measure(shards, some(len(shards), args.samples), how, ledger)
+    ledger, how, images = Ledger(), medium(args, args.size), items.chosen(args)
+    shards = items.open_shards(indices, images, how.members, beside=how.beside, ledger=ledger)
+    measured = spread.measure(shards, some(len(shards), args.samples), how, ledger, images)
     if not measured.images:
         raise UserError(
             "\n".join([f"none of the images can be measured for {args.write}", *ledger.lines(met="left out")])
         )
     seen = f"arrays as a model of {how.size} steps" if args.array else f"images as a model of {args.size} px"
     what = f"{measured.images:,} of {len(shards):,} {seen} sees them (mmclr data stats)"
+    if images.several:
+        what = f"{measured.images:,} {seen} sees them, of {len(shards):,} samples (mmclr data stats)"
     written.write(args.write, spread.text(measured, chosen(args), what), spread.KIND)
     return {**measured._asdict(), "file": args.write, "constant": spread.constant(measured)}
 
@@ -91,34 +90,39 @@ def some(total: int, most: int) -> list[int]:
 
 
 def look(
-    indices: Sequence[ShardIndex], caption: str, tokenizer: Tokenizer, most: int = 0, medium: Medium | None = None
+    indices: Sequence[ShardIndex],
+    caption: str,
+    tokenizer: Tokenizer,
+    most: int,
+    medium: Medium,
+    images: Images,
 ) -> dict[str, Any]:
     """Return facts about a random part of the samples (`most` 0: all); what cannot be read is counted."""
-    ledger, medium = Ledger(), medium or choose(1, max_pixels=LARGEST)
-    shards = Shards(indices, extensions([caption]), medium.beside, ledger, medium.members)
-    absent.check([shards], {"--caption": [caption]})
+    ledger = Ledger()
+    shards = items.open_shards(indices, images, medium.members, caption=caption, beside=medium.beside, ledger=ledger)
     chooser = Chooser({caption: 1.0})
     numbers = some(len(shards), most)
-    sizes, bytes_ = [], []
+    sizes, bytes_, images_each = [], [], []
     formats: Counter[str] = Counter()
-    images: Counter[Any] = Counter()
+    ids: Counter[Any] = Counter()
     texts: list[str] = []
     captions_each = []
     for number in numbers:
         lost: list[Fault] = []
         try:
             sample = shards.read(number)
-            data = sample.image(medium.members)
-            image = medium.open(data, sample.members)
+            opened = items.each(sample, images, medium, lambda *image: image, lost)
             found = [text for _, part in chooser.candidates(sample, lost) for text in part]
         except Fault as fault:
             ledger.add([shards.entry(number, fault)])
             continue
         ledger.add(shards.entry(number, fault) for fault in lost)
-        sizes.append(image.size)
-        bytes_.append(len(data))
-        formats[image.format] += 1
-        images[identity(data)] += 1
+        images_each.append(len(opened))
+        for data, image in opened:
+            sizes.append(image.size)
+            bytes_.append(len(data))
+            formats[image.format] += 1
+            ids[identity(data)] += 1
         captions_each.append(len(found))
         texts += found
     width, height = np.array(sizes).reshape(-1, 2).T
@@ -133,13 +137,14 @@ def look(
             for name, values in {
                 **_sides(width, height, medium),
                 "bytes of an image": bytes_,
+                **({"images of a sample": images_each} if images.several else {}),
                 "captions of a sample": captions_each,
                 "words of a caption": [len(text.split()) for text in texts],
                 "tokens of a caption": tokens,
             }.items()
             if len(values)
         },
-        "images that repeat another": sum(n - 1 for n in images.values()),
+        "images that repeat another": sum(n - 1 for n in ids.values()),
         "captions that repeat another": sum(n - 1 for n in same.values()),
         "context": tokenizer.context,
         "captions that fill the context": int((tokens >= tokenizer.context).sum()),

@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.eval.sets.sources import open_set
 
 from mmclr.config import load
+from mmclr.data.pixels.choose import choose
 from mmclr.data.samples.fields import IMAGE_BYTES, JSON_BYTES
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Fault, Ledger
@@ -62,6 +64,7 @@ FIELD = {"png": "txt", "json": "json:title", "txt": "txt"}
 
 @pytest.mark.parametrize("large", FIELD)
 def test_all_readers_count_it_and_read_no_more_than_tells_so(tmp_path, tokenizer, asked, large):
+    photos = choose(16)
     url, field = shard(tmp_path / "a.tar", large), FIELD[large]
     reason = "bad_image" if large == "png" else "bad_text"
     config = load(DataConfig, {"train": url, "batch": GOOD + 1, "workers": 0, "caption": field, "max_faults": 1})
@@ -78,7 +81,7 @@ def test_all_readers_count_it_and_read_no_more_than_tells_so(tmp_path, tokenizer
     assert max(asked) <= JSON_BYTES + 4096
     if large == "png":
         assert [entry.reason for entry in verify([open_index(url)]).faults] == [reason]
-        assert sum(faulty(open_images([url]).read, i) for i in range(GOOD + 1)) == 1
+        assert sum(faulty(partial(open_images([url], photos).read, medium=photos), i) for i in range(GOOD + 1)) == 1
         assert max(asked) <= JSON_BYTES + 4096
 
 
@@ -111,6 +114,7 @@ def test_what_is_copied_is_copied_whole(tmp_path, monkeypatch):
 
 def test_files_of_images(tmp_path):
     """A folder's image that is too large is not read, nor is one that is a pipe waited for."""
+    photos = choose(16)
     with open(tmp_path / "a.png", "wb") as file:
         file.truncate(IMAGE_BYTES + 1)
     os.mkfifo(tmp_path / "b.png")
@@ -119,7 +123,7 @@ def test_files_of_images(tmp_path):
             read_image(tmp_path / name)
         assert said in found.value.detail
         with pytest.raises(Fault):
-            open_images([str(tmp_path)]).read({"a.png": 0, "b.png": 1}.get(name, 1))
+            open_images([str(tmp_path)], photos).read({"a.png": 0, "b.png": 1}.get(name, 1), photos)
 
 
 @given(st.lists(st.integers(0, 3 * batch_builder.ROOM) | st.integers(0, 9), max_size=300))

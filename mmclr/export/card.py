@@ -182,10 +182,8 @@ def _encoders(source: Source) -> list[str]:
     ]
     bias = source.model.logit_bias
     seen = (
-        f"- image: {kinds[0]}, {image.size} px of {image.channels} channels in patches of {image.patch}, width "
-        f"{image.width}, {image.layers} "
-        f"layers; to evaluate: {image.resize}, {image.resample}, pixels minus {_short(image.mean)} over "
-        f"{_short(image.std)}"
+        f"- image: {_seeing(image, kinds[0])}; to evaluate: {image.resize}, {image.resample}, pixels minus "
+        f"{_short(image.mean)} over {_short(image.std)}"
     )
     return [
         seen if image.array is None else arrays.encoder(image, _short),
@@ -193,6 +191,16 @@ def _encoders(source: Source) -> list[str]:
         f"- scale of the logits: {source.model.scale.item():.4g}"
         + (f", bias {bias.item():.4g}" if bias is not None else ""),
     ]
+
+
+def _seeing(image: ImageConfig, kind: str) -> str:
+    pixels = f"{image.size} px of {image.channels} channels"
+    if (s := image.scatter) is not None:
+        return (
+            f"fixed wavelets (scattering transform, J {s.J}, L {s.L}) and {s.blocks} residual blocks, {pixels}, width "
+            f"{image.width}"
+        )
+    return f"{kind}, {pixels} in patches of {image.patch}, width {image.width}, {image.layers} layers"
 
 
 def _decoder(source: Source) -> list[str]:

@@ -28,6 +28,11 @@ def form(model: TwoTower) -> Form:
     c = model.config
     if c.image.array is not None:
         return arrays.form(model)
+    if c.image.scatter is not None:
+        raise UserError(
+            "no class of transformers can hold this model: none has a scattering transform (model.image.scatter); "
+            "`mmclr export onnx` can"
+        )
     if c.image.foreign is None and c.text.foreign is None:
         return _clip(model)
     if _is_siglip(c.image.foreign, "siglip_vision_model") and _is_siglip(c.text.foreign, "siglip_text_model"):
@@ -109,7 +114,7 @@ def halves(model: TwoTower) -> Mapping[str, Callable[[], Any]]:
         CLIPVisionModelWithProjection,
     )
 
-    if model.config.image.foreign or model.config.text.foreign or model.config.image.array:
+    if not model.config.image.clip or model.config.text.foreign:
         raise UserError("--halves writes the two towers of a CLIPModel, and this model has others")
     tree, state = _clip(model)
 

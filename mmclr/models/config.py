@@ -16,6 +16,7 @@ Count = Annotated[int, Ge(1)]
 Activation = Literal["gelu", "quick_gelu"]
 Pool = Literal["mean", "attention", "first"]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
+FILTERS = 2**28  # numbers that the filters of a scattering transform may have: 1 GiB
 HALF, QUARTER = 0.5, 0.25  # mean and std of a channel that nobody has measured
 
 
@@ -71,6 +72,20 @@ class ArrayConfig:
 
 
 @config
+class ScatterConfig:
+    """A fixed wavelet scattering transform and residual blocks behind it: see `models.clip.scatter`."""
+
+    J: Annotated[int, Ge(1), Le(8)] = 2  # scales: the coefficients of an image stand 2^J pixels apart
+    L: Annotated[int, Ge(1), Le(64)] = 16  # angles
+    blocks: Count = 30  # residual blocks of two convolutions each, of width / 16 channels
+
+    @property
+    def paths(self) -> int:
+        """Number of coefficients of each channel of an image, at each place."""
+        return 1 + self.L * self.J + self.L**2 * self.J * (self.J - 1) // 2
+
+
+@config
 class ImageConfig:
     """A vision transformer."""
 
@@ -92,8 +107,11 @@ class ImageConfig:
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     foreign: Foreign | None = None  # a tower of another library, instead of width to eps
     array: ArrayConfig | None = None  # arrays in place of images, instead of size, patch, channels, resize, resample
+    scatter: ScatterConfig | None = None  # wavelets and convolutions in place of patch, layers, heads, mlp, .. eps
 
     def __post_init__(self) -> None:
+        if self.scatter is not None and (self.foreign or self.array):
+            raise ValueError("scatter: it is a tower of its own; leave out foreign and array, or scatter")
         if self.array is not None and self.foreign is not None:
             raise ValueError("array: it is for our own tower; leave out foreign, or array")
         channels = self.channels if self.array is None else self.array.channels
@@ -109,6 +127,11 @@ class ImageConfig:
                 )
         if min(self.std) <= 0:
             raise ValueError("std: a channel is divided by it, so each is above 0")
+
+    @property
+    def clip(self) -> bool:
+        """Whether it is a tower of CLIP's own kind, which other libraries have too."""
+        return self.foreign is None and self.array is None and self.scatter is None
 
     @property
     def patches(self) -> int:
@@ -169,6 +192,8 @@ class ModelConfig:
             raise ValueError("captioner: it reads the tokens of our own towers only; leave out captioner, or foreign")
         if self.captioner is not None and self.image.array:
             raise ValueError("captioner: it writes of images, and image.array takes arrays; leave out one of them")
+        if self.captioner is not None and self.image.scatter:
+            raise ValueError("captioner: it reads tokens of an image, and image.scatter gives none; leave out one")
         if self.preset is None or self.preset in PRESETS:
             _check_sizes(self.image, self.text)
 
@@ -198,11 +223,32 @@ class ModelConfig:
 
 def _check_sizes(image: ImageConfig, text: TextConfig) -> None:
     """Raise ValueError where the sizes of our own towers do not fit together."""
-    if image.foreign is None and image.array is None and image.size % image.patch:
+    if image.scatter is not None:
+        _check_scatter(image, image.scatter)
+    elif image.clip and image.size % image.patch:
         raise ValueError(f"image.size {image.size} is not a multiple of image.patch {image.patch}: choose one that is")
     for part, c in (("image", image), ("text", text)):
-        if c.foreign is None and c.width % c.heads:
+        if c.foreign is None and not (c is image and image.scatter) and c.width % c.heads:
             raise ValueError(f"{part}.width {c.width} is not a multiple of {part}.heads {c.heads}: choose one that is")
+
+
+def _check_scatter(image: ImageConfig, s: ScatterConfig) -> None:
+    """Raise ValueError where images do not fit a scattering transform, or its blocks the width."""
+    cell = 2**s.J
+    if image.size % cell:
+        raise ValueError(f"image.size {image.size} is not a multiple of 2^J = {cell} (image.scatter.J): choose one")
+    if image.size < 4 * cell:
+        raise ValueError(
+            f"image.scatter.J {s.J} leaves {image.size // cell} x {image.size // cell} places of images of "
+            f"{image.size} pixels, and the tower wants 4 x 4 or more: a smaller J, or a larger image.size"
+        )
+    if image.width % 16:
+        raise ValueError(
+            f"image.width {image.width} is not a multiple of 16, and image.scatter gives width / 16 channels at 4 x 4 "
+            f"places: choose one that is"
+        )
+    if (held := s.J * s.L * (image.size + 2 * cell) ** 2) > FILTERS:
+        raise ValueError(f"image.scatter: its filters would be {held:,} numbers; smaller images (image.size), or L")
 
 
 def check_whole(config: ModelConfig) -> None:

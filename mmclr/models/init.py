@@ -26,6 +26,7 @@ TEXT_POSITIONS = "text_model.embeddings.position_embedding.weight"
 PATCHES = "vision_model.embeddings.patch_embedding.weight"
 MAY_DIFFER = {"size", "context", "bos", "eos", "pad", "vocab", "foreign", "resize", "resample", "intensity", "array"}
 OF_CHANNELS = {"channels", "mean", "std"}  # may differ together
+IDLE = {"patch", "layers", "heads", "mlp", "activation", "eps"}  # where a tower scatters
 
 
 @config
@@ -89,8 +90,9 @@ def _check(here: ModelConfig, there: ModelConfig, parts: list[str], source: str)
             _check_arrays(ours.get("array"), theirs.get("array"), source)
         if _architecture(ours) != _architecture(theirs):
             raise UserError(f"init: the {part} tower of {source} is not one of this kind; set model.preset={source}")
-        ignored = MAY_DIFFER
-        if theirs.get("channels") != ours.get("channels"):
+        scatters = part == "image" and ours.get("scatter") is not None and theirs.get("scatter") is not None
+        ignored = MAY_DIFFER | (IDLE if scatters else set())
+        if theirs.get("channels") != ours.get("channels") and not scatters:
             rechannel.refuse_unknown(theirs["channels"], ours["channels"], f"init: {source}")
             ignored = MAY_DIFFER | OF_CHANNELS
         differ = {key: value for key, value in theirs.items() if key not in ignored and value != ours[key]}
@@ -121,7 +123,7 @@ def _architecture(tree: dict[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return str(value).replace(" ", "").replace("'", "")
+    return "null" if value is None else str(value).replace(" ", "").replace("'", "")
 
 
 def _fit(name: str, value: Tensor, own: dict[str, Tensor], arrays: bool) -> Tensor:

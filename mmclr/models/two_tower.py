@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from mmclr.config import ConfigError
 from mmclr.models.captioning import decoder
 from mmclr.models.captioning.decoder import Captioner
-from mmclr.models.clip import arrays, towers
+from mmclr.models.clip import arrays, scatter, towers
 from mmclr.models.clip.arrays import ArrayTower
+from mmclr.models.clip.scatter import ScatterTower
 from mmclr.models.clip.towers import TextTower, VisionTower
 from mmclr.models.config import ImageConfig, ModelConfig, TextConfig, check_whole
 from mmclr.models.foreign import build
@@ -192,6 +193,10 @@ def _image_tower(c: ImageConfig) -> Tower:
         array_tower = ArrayTower(c)
         arrays.initialise_arrays(array_tower)
         return array_tower
+    if c.scatter is not None:
+        scatter_tower = ScatterTower(c)
+        scatter.initialise_scatter(scatter_tower)
+        return scatter_tower
     tower = VisionTower(c)
     towers.initialise_vision(tower)
     return tower

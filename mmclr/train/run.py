@@ -95,6 +95,8 @@ class RunConfig:
             raise ValueError(f"ema: a momentum is 0 to 1, not {self.ema.first} to {self.ema.last}")
         if not all(0 <= share < 1 for share in (self.patch_dropout.first, self.patch_dropout.last)):
             raise ValueError("patch_dropout: a share is at least 0 and below 1")
+        if self.model.image.scatter and max(self.patch_dropout.first, self.patch_dropout.last):
+            raise ValueError("patch_dropout: model.image.scatter has no patches to leave out; set patch_dropout=0")
 
     @staticmethod
     def beside(tree: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -130,6 +130,6 @@ class Trainer(Parts):
 
 
 def running_statistics(model: TwoTower) -> list[Tensor]:
-    """Return the buffers that a forward changes: those of the batch norms of foreign towers that are not locked."""
+    """Return the buffers that a forward changes: those of batch norms in towers that are not locked."""
     found = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return [buffer for module in found if module not in model.locked for buffer in module.buffers()]

@@ -138,6 +138,11 @@ def write_config(config: ModelConfig, bias: bool) -> Tree:
         raise UserError(
             "open_clip has no tower for arrays, and this model takes no images; use `mmclr export transformers` or onnx"
         )
+    if image.scatter is not None:
+        raise UserError(
+            "open_clip has no scattering transform (model.image.scatter), so no tower of its holds this model; use "
+            "`mmclr export onnx`"
+        )
     if image.deep:
         asks = f"{image.channels} channels" if image.channels != 3 else "deep pixels (model.image.intensity)"
         raise UserError(

@@ -21,10 +21,11 @@ def check(config: ModelConfig, folder: Path, names: tuple[str, ...]) -> None:
     for part in ("image", "text"):
         tower = getattr(config, part)
         asked = sum(_parameters(tower))
-        if asked > (PARAMETERS if held is None else held) or tower.layers > LAYERS:
+        layers = tower.scatter.blocks if isinstance(tower, ImageConfig) and tower.scatter else tower.layers
+        if asked > (PARAMETERS if held is None else held) or layers > LAYERS:
             has = f"its weights have {held:,}" if held is not None else f"at most {PARAMETERS:,} are read"
             raise UserError(
-                f"{folder}: its config asks for a {part} tower of {tower.layers} layers and {asked:,} parameters or "
+                f"{folder}: its config asks for a {part} tower of {layers} layers and {asked:,} parameters or "
                 f"more, and {has}; copy the folder again"
             )
 
@@ -33,6 +34,10 @@ def _parameters(tower: ImageConfig | TextConfig) -> Iterator[int]:
     """Yield parts of the number of parameters that a tower has at least."""
     if tower.foreign is not None:
         yield from _foreign(tower.foreign.architecture)
+        return
+    if isinstance(tower, ImageConfig) and (s := tower.scatter) is not None:
+        inner = tower.width // 16
+        yield 9 * inner * (2 * inner * s.blocks + 2 * tower.channels * s.paths)
         return
     yield tower.layers * (4 * tower.width**2 + 2 * tower.width * tower.mlp)
     if isinstance(tower, ImageConfig):

@@ -36,9 +36,10 @@ OURS = ("preset", "scale", "bias", "max_scale")
 def to_transformers(config: ModelConfig) -> Tree:
     """Return the model as transformers' CLIPConfig tree; what it has no word for lies under "mmclr".
 
-    A model with foreign towers, or of arrays, is no CLIPModel: its tree is our own, of model_type "mmclr".
+    A model with foreign towers, of arrays or with a scattering transform is no CLIPModel: its tree is our own, of
+    model_type "mmclr".
     """
-    if config.image.foreign or config.text.foreign or config.image.array:
+    if not config.image.clip or config.text.foreign:
         return {"model_type": "mmclr", "mmclr": to_tree(config)}
     projection = {"projection_dim": config.embed}
     ours = {name: getattr(config, name) for name in OURS}

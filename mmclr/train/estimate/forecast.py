@@ -10,6 +10,7 @@ import numpy as np
 from mmclr.data.pixels.choose import choose
 from mmclr.features.provider import build_providers
 from mmclr.losses.weighted_sum import build_terms, needs
+from mmclr.models.config import ImageConfig
 from mmclr.train.run import RunConfig
 from mmclr.vocabulary import FEATURES
 
@@ -17,6 +18,8 @@ from mmclr.vocabulary import FEATURES
 # what they give (2), queries, keys, values (3), attention's output (1), the MLP's hidden units before and after the
 # activation (8), and copies that attention makes (1). The last block computes one token only, from keys and values.
 KEPT_PER_BLOCK, KEPT_IN_LAST = 17, 5
+KEPT_PER_RESIDUAL = 4  # what its two convolutions and its two batch norms take in, of maps as large as the block's
+SPECTRA = 32  # bytes of a pixel and angle in a scattering transform: three complex numbers at once, two real ones
 BYTES = {"float32": 4.0, "bf16": 2.25, "fp16": 2.25}  # of each: under autocast, norms and residuals stay in float32
 GIB = 2**30
 
@@ -71,7 +74,9 @@ def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> flo
         texts += run.data.text_views
     if "text_sources" in asked(run):
         texts += len(run.data.text_sources)
-    total = 0.0
+    total = pairs * images * scattered(image, size) if image.scatter else 0.0
+    if image.scatter:
+        images = 0  # of which the transformer's blocks keep nothing
     for length, tower in ((patches * images, image), (tokens * texts, text)):
         if run.activation_checkpointing:  # each block's input, and all of one block
             kept = tower.layers + KEPT_PER_BLOCK
@@ -81,3 +86,14 @@ def activations(run: RunConfig, pairs: float, tokens: float, size: float) -> flo
     if image.deep:  # the batch in float32, and the patches that the first layer keeps; of RGB a few per cent
         total += pairs * (4 + size) * image.channels * image.size**2
     return total
+
+
+def scattered(image: ImageConfig, size: float) -> float:
+    """Return the bytes that a scattering tower needs for an image: what it keeps, or its transform before that."""
+    s = image.scatter
+    assert s is not None
+    places, inner = (image.size // 2**s.J) ** 2, image.width // 16
+    coefficients = places * image.channels * s.paths
+    kept = coefficients * (4 + size) + size * places * (4 * inner + KEPT_PER_RESIDUAL * inner * s.blocks)
+    spectra = image.channels * s.L * (image.size + 2 * 2**s.J) ** 2
+    return max(kept, 2 * 4 * coefficients + SPECTRA * spectra)

@@ -161,5 +161,5 @@ def test_importing_is_light_and_running_code_is_not_offered(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree))
     (tmp_path / "evil.py").write_text("raise SystemExit('run')")
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="a 'mine' model; only clip, siglip, mmclr are read as a whole"):
+    with pytest.raises(UserError, match="a 'mine' model; only clip, siglip, mmclr, mmclr_arrays are read as a whole"):
         mmclr.load(tmp_path)

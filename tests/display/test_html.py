@@ -2,6 +2,7 @@
 
 import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from mmclr.display.html import FOLDER, code, markdown, render, to_json
 from mmclr.export import card
 from mmclr.export.commands.transformers import FORMAT
+from mmclr.models.config import ImageConfig
 
 HOSTILE = (
     "<script>XSS</script>", '"><img src=x onerror=XSS>', "</style><script>XSS</script>", "<!--XSS", "{{XSS}}",
@@ -70,7 +72,8 @@ def test_markdown_has_no_element_and_no_other_cell(text):
 @given(texts, texts)
 def test_the_head_of_a_card_is_one_yaml_document(name, dataset):
     result = {"dataset": dataset, "task": name, "metrics": {name: 0.5}}
-    head = card._head(FORMAT, name, card.About(license=name), [result])
+    source = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(image=ImageConfig())))
+    head = card._head(FORMAT, name, source, card.About(license=name), [result])
     text = yaml.safe_dump(head, sort_keys=False)
     assert yaml.safe_load(text) == head
     assert "\n---" not in text

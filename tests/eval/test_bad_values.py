@@ -13,6 +13,8 @@ from mmclr.eval.suites.classification import zero_shot
 from mmclr.eval.suites.retrieval import compositional, retrieval
 
 from mmclr.config import load
+from mmclr.data.pixels.choose import choose
+from mmclr.data.samples.images import Images
 from mmclr.data.samples.reader import read_all
 from mmclr.data.samples.skipped import Ledger
 from mmclr.data.samples.text import Tokenizer
@@ -87,7 +89,8 @@ def test_a_bad_caption_is_one_sample_for_all(toy, tokenizer, tmp_path, field, ex
     ledger = Ledger()
     assert len(list(tokenizers.captions(path, field, ledger))) == SAMPLES - 1
     assert ledger.counts == why
-    said = "\n".join(stats.lines(stats.look([open_index(path)], field, tokenizer)))
+    seen = stats.look([open_index(path)], field, tokenizer, 0, choose(16), Images(""))
+    said = "\n".join(stats.lines(seen))
     assert said.count("left out") == 1
     assert f"a.tar, sample {BAD} (s05)" in said
     reshard.main([path, str(tmp_path / "out")])

@@ -56,6 +56,7 @@ def make_batch(b=10, captions=1):
             "domain": torch.arange(b) % 4 - 1,
             "group": torch.arange(b) // 3 - 1,
             "origin": torch.arange(b) % 2,
+            "tags": torch.stack([torch.arange(b) % 3, torch.arange(b) % 4 + 3, torch.arange(b) % 2 * 8 - 1], 1),
         },
         keys=[str(i) for i in range(b)],
         sets={n: torch.randint(0, 256, (b, c, 3, 32, 32), generator=g, dtype=torch.uint8) for n, c in LOADED.items()},

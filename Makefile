@@ -29,7 +29,7 @@ setup: .venv/.ready  ## create .venv and install everything (the other targets d
 demo: .venv/.demo  ## train, evaluate and export on about 14,000 real icons (6 minutes on 2 cores), then open runs/demo/report.html
 	$(BIN)/mmclr demo
 
-test: setup  ## run the default tests (13 minutes on 2 cores, no network)
+test: setup  ## run the default tests (16 minutes on 2 cores, no network)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup  ## run every test, the long ones too

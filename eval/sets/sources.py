@@ -67,14 +67,19 @@ def open_set(
             name=name or (path.name if path.is_dir() else ""),
             images=image_members,
         )
+    _check_named(found, data, target, image_members)
+    found = replace(found, language=language, max_faults=max_faults, templates=templates or found.templates)
+    return found.check()
+
+
+def _check_named(found: EvalSet, data: str, target: str, image_members: Names) -> None:
+    """Raise UserError where what was named is something that only shards have, and the set is none of them."""
     if image_members and found.items is None:
         raise UserError(f"--image-members: only shards name the images of a sample; mmclr data pack writes {data} so")
     if target and found.targets is None:
         raise UserError(
             f"{data}: a target ({target}) is read from shards; mmclr data pack makes some, and keeps numbers"
         )
-    found = replace(found, language=language, max_faults=max_faults, templates=templates or found.templates)
-    return found.check()
 
 
 def _renamed(data: EvalSet, classnames: Sequence[str]) -> EvalSet:

@@ -32,8 +32,6 @@ from mmclr.config import ConfigError, check, nearest
 from mmclr.losses.objective import Facts, fields_of
 from mmclr.models.two_tower import TwoTower
 
-HANDED = frozenset({"progress"})  # what the step itself knows, besides the features of the batch
-
 
 @dataclass_transform(kw_only_default=True)
 class Provider(nn.Module):

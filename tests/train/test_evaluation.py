@@ -117,9 +117,8 @@ def test_a_set_that_has_gone_ends_no_run(settings, shards, tmp_path, capfd):
     said = capfd.readouterr().err.replace("\n", " ")
     assert folder.name == "step-00000012"
     assert "step 4: the evaluation held failed, the run goes on: " in said
-    ((row,),) = log(tmp_path / "run", "eval")
-    assert "set/loss" in row
-    assert not [name for name in row if name.startswith("held/")]
+    measured = {f"set/{name}" for name in ("loss", "confidence", "accuracy", "overconfidence")}
+    assert [set(row) for row in [dict(row[0]) for row in log(tmp_path / "run", "eval")]] == [measured]
 
 
 def test_a_result_that_cannot_be_written_ends_no_run(settings, shards, tmp_path, capfd):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from mmclr.data_tools.lib.collages import Maker
 from mmclr.data_tools.lib.shard_writer import ShardWriter
+from mmclr.data_tools.lib.tell import tell
 from rich.progress import track
 
 from mmclr.data import columns
@@ -21,8 +21,6 @@ from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.display.console import Console
-from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
 MEGABYTES = 1000  # of a shard, at most
@@ -62,12 +60,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="say what was made as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="make all and count, write nothing")
     args = parser.parse_args(argv)
-    result = run(args)
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in result.items() if name != "lines"}), indent=2))
-    else:
-        for line in result["lines"]:
-            say(line)
+    tell(run(args), args.json)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

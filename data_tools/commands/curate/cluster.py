@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmclr.data_tools.lib import embedding, kmeans
+from mmclr.data_tools.lib.tell import tell
 from torch import Tensor
 
 from mmclr.data import columns
@@ -19,8 +19,6 @@ from mmclr.data.samples.skipped import Ledger
 from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
-from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
 EXAMPLES = """examples:
@@ -68,12 +66,7 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not 1 <= args.top <= args.k:
         raise UserError(f"--top {args.top}: it is at least 1 and at most --k {args.k}")
-    result = run(args)
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in result.items() if name != "lines"}), indent=2))
-    else:
-        for line in result["lines"]:
-            say(line)
+    tell(run(args), args.json)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

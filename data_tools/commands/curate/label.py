@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from mmclr.data_tools.lib.tell import tell
 from numpy.typing import NDArray
 from rich.progress import track
 
@@ -22,8 +22,6 @@ from mmclr.data.shards.index import open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.display.console import Console
-from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 from mmclr.errors import UserError
 from mmclr.storage import written
 
@@ -62,12 +60,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="say what was made as one JSON object, with all counts")
     parser.add_argument("--dry-run", action="store_true", help="read and count, write nothing")
     args = parser.parse_args(argv)
-    result = run(args)
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in result.items() if name != "lines"}), indent=2))
-    else:
-        for line in result["lines"]:
-            say(line)
+    tell(run(args), args.json)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

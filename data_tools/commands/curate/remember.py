@@ -11,7 +11,6 @@ Differs from the paper: the memory is a share of the data; what a class has less
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from mmclr.data_tools.lib import embedding
 from mmclr.data_tools.lib.carry import carried, carry
 from mmclr.data_tools.lib.every_sample import every_sample
 from mmclr.data_tools.lib.shard_writer import ShardWriter
+from mmclr.data_tools.lib.tell import tell
 from rich.progress import track
 from torch import Tensor
 
@@ -31,8 +31,6 @@ from mmclr.data.samples.skipped import Fault, Ledger
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
-from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
 EXAMPLES = """examples:
@@ -67,12 +65,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--share {args.share:g}: it is above 0 to 1")
     if args.pick == "herding" and not args.model:
         raise UserError("--pick herding takes the embeddings of a model: name the task's run with --model")
-    done = run(args)
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in done.items() if name != "lines"}), indent=2))
-    else:
-        for line in done["lines"]:
-            say(line)
+    tell(run(args), args.json)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

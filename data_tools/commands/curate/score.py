@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 import numpy as np
 from mmclr.data_tools.lib.scoring import Scoring
+from mmclr.data_tools.lib.tell import tell
 from rich.progress import Progress
 
 from mmclr import scorers
@@ -22,7 +22,6 @@ from mmclr.data.shards.shards import Shards
 from mmclr.data.shards.sources import expand
 from mmclr.display.console import Console
 from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 
 PERCENTILES = (0, 5, 50, 95, 100)
 EXAMPLES = """examples:
@@ -53,12 +52,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="say what was made as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="open all and check the places, score and write nothing")
     args = parser.parse_intermixed_args(argv)
-    result = run(args)
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in result.items() if name != "lines"}), indent=2))
-        return
-    for line in result["lines"]:
-        say(line)
+    tell(run(args), args.json)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

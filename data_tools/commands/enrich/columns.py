@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmclr.data_tools.lib.tell import tell
 from rich.progress import Progress
 
 from mmclr.data import columns
@@ -17,8 +17,6 @@ from mmclr.data.columns import Kind, exchange
 from mmclr.data.shards.index import ShardIndex, open_indices
 from mmclr.data.shards.sources import expand
 from mmclr.display.console import Console
-from mmclr.display.secrets import redact_tree
-from mmclr.display.terminal import say
 from mmclr.errors import UserError
 
 SHARDS = "shards as in a config: 'data/{00000..00009}.tar', a glob, several with ::"
@@ -48,11 +46,7 @@ def main(argv: list[str]) -> int:
         ACTIONS[name][0](action)
     args = parser.parse_args(argv)
     found = ACTIONS[args.action][1](args, open_indices(expand(args.shards)))
-    if args.json:
-        say(json.dumps(redact_tree({name: value for name, value in found.items() if name != "lines"}), indent=2))
-    else:
-        for line in found["lines"]:
-            say(line)
+    tell(found, args.json)
     return 1 if found.get("faults_of_columns") else 0
 
 

@@ -132,18 +132,16 @@ def look(
         "looked_into": len(numbers),
         "samples": len(shards),
         "formats": dict(formats.most_common()),
-        "numbers": {
-            name: _spread(np.asarray(values))
-            for name, values in {
+        "numbers": _spreads(
+            {
                 **_sides(width, height, medium),
                 "bytes of an image": bytes_,
                 **({"images of a sample": images_each} if images.several else {}),
                 "captions of a sample": captions_each,
                 "words of a caption": [len(text.split()) for text in texts],
                 "tokens of a caption": tokens,
-            }.items()
-            if len(values)
-        },
+            }
+        ),
         "images that repeat another": sum(n - 1 for n in ids.values()),
         "captions that repeat another": sum(n - 1 for n in same.values()),
         "context": tokenizer.context,
@@ -181,6 +179,11 @@ def _sides(width: np.ndarray, height: np.ndarray, medium: Medium) -> dict[str, A
     if isinstance(medium, Array):
         return {"steps": width, "channels": height}
     return {"width, px": width, "height, px": height, "short side, px": np.minimum(width, height)}
+
+
+def _spreads(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spread of each list of numbers that is not empty."""
+    return {name: _spread(np.asarray(own)) for name, own in values.items() if len(own)}
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
